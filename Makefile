@@ -1,0 +1,41 @@
+# The common tasks; the README's two commands are `make serve` and `make check` spelt out.
+
+BENCH ?= .
+BENCHTIME ?= 1s
+
+.PHONY: build serve check test lint e2e bench fuzz spec launch-build
+
+build: ## the one binary, in bin/
+	go build -trimpath -o bin/hanok ./cmd/hanok
+
+serve: ## a server on this machine, see README.md
+	go run ./cmd/hanok quickstart
+
+check: ## install what the tests need, then run them all
+	./.ci/run
+
+lint:
+	go vet ./...
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
+
+test: lint ## all Go tests, end-to-end test included
+	go test ./...
+
+e2e: ## two servers and a real client, a line per step; needs `npm ci` in sytest/e2e
+	go test ./sytest -run 'TestEndToEnd' -count=1 -v
+
+bench: ## BENCH=regexp selects, as in make bench BENCH=Append
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+
+fuzz: ## every fuzz target for FUZZTIME
+	@for target in $$(grep -rlE '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u); do \
+		for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$target/*_test.go | cut -d' ' -f2); do \
+			echo "$$target $$f"; go test $$target -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-10s} || exit 1; \
+		done; \
+	done
+
+spec: ## operations of the specification that have no handler
+	go test ./internal/specref -run TestHandlers -count=1 -v
+
+launch-build: ## the binary that sytest/launch starts
+	sytest/launch --build
