@@ -1,0 +1,189 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-chi/chi/v5"
+
+	"hanok/internal/strictjson"
+	"hanok/matrix"
+)
+
+// Request is one call of an endpoint.
+type Request struct {
+	*http.Request
+	W     http.ResponseWriter
+	Route Route
+
+	query    url.Values
+	identity any
+	body     []byte
+	read     bool
+	deadline bool // for reading the body
+}
+
+// Ctx is the request's context.
+func (r *Request) Ctx() context.Context { return r.Request.Context() }
+
+// SetIdentity keeps what Authorise found out about the caller; Identity gives it back.
+func (r *Request) SetIdentity(v any) { r.identity = v }
+
+// Identity is what Authorise attached, nil if nothing.
+func (r *Request) Identity() any { return r.identity }
+
+// Var is a path variable, unescaped once. Invalid escapes, invalid UTF-8 and NUL are refused
+// before any handler runs, so the result is always clean text.
+func (r *Request) Var(name string) string {
+	s, err := url.PathUnescape(chi.URLParam(r.Request, name))
+	if err != nil {
+		return ""
+	}
+	return s
+}
+
+// checkVars refuses path variables that cannot be identifiers of anything.
+func (r *Request) checkVars() error {
+	rc := chi.RouteContext(r.Ctx())
+	if rc == nil {
+		return nil
+	}
+	for i, name := range rc.URLParams.Keys {
+		s, err := url.PathUnescape(rc.URLParams.Values[i])
+		if err != nil || !cleanText(s) {
+			return matrix.InvalidParam("The %s in the path is not valid UTF-8 text.", name)
+		}
+	}
+	return nil
+}
+
+func cleanText(s string) bool {
+	return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0
+}
+
+// Query is a query parameter, "" if absent.
+func (r *Request) Query(name string) string {
+	return r.values().Get(name)
+}
+
+// QueryAll is every value of a query parameter that may be repeated.
+func (r *Request) QueryAll(name string) []string { return r.values()[name] }
+
+// HasQuery tells an empty parameter from an absent one.
+func (r *Request) HasQuery(name string) bool { return r.values().Has(name) }
+
+func (r *Request) values() url.Values {
+	if r.query == nil {
+		r.query = r.URL.Query()
+	}
+	return r.query
+}
+
+func (r *Request) checkQuery() error {
+	for name, values := range r.values() {
+		for _, v := range values {
+			if !cleanText(v) {
+				return matrix.InvalidParam("The query parameter %q is not valid UTF-8 text.", name)
+			}
+		}
+	}
+	return nil
+}
+
+// QueryInt is a query parameter that is an integer, def if absent.
+func (r *Request) QueryInt(name string, def int64) (int64, error) {
+	s := r.Query(name)
+	if s == "" {
+		return def, nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return 0, matrix.InvalidParam("The query parameter %q must be an integer.", name)
+	}
+	return n, nil
+}
+
+// QueryBool is a query parameter that is "true" or "false", def if absent.
+func (r *Request) QueryBool(name string, def bool) (bool, error) {
+	switch r.Query(name) {
+	case "":
+		return def, nil
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, matrix.InvalidParam("The query parameter %q must be true or false.", name)
+}
+
+// A client that sends more slowly than this is cut off: bodyTime for all, and a second for each bodyRate bytes of the limit.
+const (
+	bodyTime = 30 * time.Second
+	bodyRate = 32 << 10
+)
+
+// limitReading sets the time in which the body has to come.
+func (r *Request) limitReading() {
+	if r.ContentLength == 0 { // nothing comes, and net/http watches the connection by reading from it
+		return
+	}
+	until := time.Now().Add(bodyTime + time.Duration(r.maxBody()/bodyRate)*time.Second)
+	r.deadline = http.NewResponseController(r.W).SetReadDeadline(until) == nil
+}
+
+func (r *Request) maxBody() int64 {
+	if r.Route.MaxBody != 0 {
+		return r.Route.MaxBody
+	}
+	return DefaultMaxBody
+}
+
+// Body reads the whole body, at most the route's limit.
+func (r *Request) Body() ([]byte, error) {
+	if r.read {
+		return r.body, nil
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(r.W, r.Request.Body, r.maxBody()))
+	if err == nil && r.deadline {
+		// It would end the connection under a long poll. (After an error it stays: net/http reads on before it answers.)
+		err = http.NewResponseController(r.W).SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return nil, matrix.TooLarge("The request body is over %d bytes.", tooLarge.Limit)
+		}
+		return nil, matrix.Errorf(http.StatusBadRequest, "M_UNKNOWN", "The request body could not be read.").Because(err)
+	}
+	r.body, r.read = b, true
+	return b, nil
+}
+
+// Decode reads the body into v. Anything that is not JSON gives M_NOT_JSON, JSON of the wrong shape
+// M_BAD_JSON. Duplicate keys are refused, unknown members are ignored.
+func (r *Request) Decode(v any) error {
+	b, err := r.Body()
+	if err != nil {
+		return err
+	}
+	return strictjson.Unmarshal(b, v)
+}
+
+// DecodeOptional is Decode for endpoints whose body may be missing altogether.
+func (r *Request) DecodeOptional(v any) error {
+	b, err := r.Body()
+	if err != nil {
+		return err
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	return strictjson.Unmarshal(b, v)
+}

@@ -1,0 +1,176 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/rs/zerolog"
+
+	"hanok/matrix"
+)
+
+// Raw is an answer that is already JSON.
+type Raw []byte
+
+// Status is an answer with a status other than 200.
+type Status struct {
+	Code int
+	Body any
+}
+
+// Written says that the handler wrote the response itself.
+type Written struct{}
+
+// Serve makes an http.Handler of a route: limits, authorisation, the handler, and one place where
+// values and errors become responses.
+func Serve(o Options, rt Route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
+		start := time.Now()
+		sw := &statusWriter{ResponseWriter: w}
+		r := &Request{Request: hr, W: sw, Route: rt}
+		r.limitReading()
+		answer, err := run(o, rt, r)
+		switch {
+		case err != nil:
+			writeError(o.Log, sw, r, rt, err)
+		default:
+			if _, ok := answer.(Written); !ok {
+				writeAnswer(o.Log, sw, r, rt, answer)
+			}
+		}
+		if o.Observe != nil {
+			o.Observe(rt.Operation, hr.Method, sw.status(), time.Since(start))
+		}
+		if e := o.Log.Debug(); e.Enabled() {
+			e.Str("op", rt.Operation).Str("method", hr.Method).Int("status", sw.status()).
+				Dur("took", time.Since(start)).Msg("request")
+		}
+	})
+}
+
+func run(o Options, rt Route, r *Request) (answer any, err error) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		if p == http.ErrAbortHandler { //nolint:errorlint // net/http compares it by identity too
+			panic(p)
+		}
+		err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+	}()
+	if err := r.checkVars(); err != nil {
+		return nil, err
+	}
+	if err := r.checkQuery(); err != nil {
+		return nil, err
+	}
+	if rt.Auth != None {
+		if err := o.Authorise(r, rt); err != nil {
+			return nil, err
+		}
+	}
+	if rt.Limit != "" && o.RateLimit != nil {
+		if err := o.RateLimit(r, rt); err != nil {
+			return nil, err
+		}
+	}
+	return rt.Handle(r)
+}
+
+func writeAnswer(log zerolog.Logger, w http.ResponseWriter, r *Request, rt Route, answer any) {
+	status := http.StatusOK
+	if s, ok := answer.(Status); ok {
+		status, answer = s.Code, s.Body
+	}
+	var body []byte
+	switch a := answer.(type) {
+	case nil:
+		body = []byte("{}")
+	case Raw:
+		body = a
+	default:
+		var err error
+		// Lists are never null on the wire: clients iterate over them unseen.
+		if body, err = json.Marshal(a, json.FormatNilSliceAsNull(false), json.FormatNilMapAsNull(false)); err != nil {
+			writeError(log, w, r, rt, fmt.Errorf("encode the answer: %w", err))
+			return
+		}
+	}
+	writeJSON(w, status, body)
+}
+
+func writeJSON(w http.ResponseWriter, status int, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the peer may be gone; there is nobody left to tell
+}
+
+func writeError(log zerolog.Logger, w http.ResponseWriter, r *Request, rt Route, err error) {
+	if errors.Is(err, context.Canceled) && r.Ctx().Err() != nil {
+		// The client went away; the status only shows in metrics.
+		w.WriteHeader(499)
+		return
+	}
+	e, ok := matrix.AsError(err)
+	if !ok {
+		log.Error().Err(err).Str("op", rt.Operation).Msg("request failed")
+		e = matrix.Errorf(http.StatusInternalServerError, "M_UNKNOWN", "Internal server error")
+	} else if e.Status >= 500 {
+		log.Warn().Err(err).Str("op", rt.Operation).Msg("request failed")
+	}
+	body := make(map[string]any, 2+len(e.Extra))
+	for k, v := range e.Extra {
+		body[k] = v
+	}
+	if e.Code != "" { // the steps of user-interactive authentication have none
+		body["errcode"], body["error"] = e.Code, e.Message
+	}
+	if ms, ok := body["retry_after_ms"].(int64); ok {
+		w.Header().Set("Retry-After", strconv.FormatInt((ms+999)/1000, 10))
+	}
+	b, merr := json.Marshal(body, json.Deterministic(true))
+	if merr != nil {
+		log.Error().Err(merr).Str("op", rt.Operation).Msg("encode an error")
+		b = []byte(`{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
+	}
+	writeJSON(w, e.Status, b)
+}
+
+// statusWriter remembers the status for the metrics.
+type statusWriter struct {
+	http.ResponseWriter
+	code int
+}
+
+func (w *statusWriter) WriteHeader(code int) {
+	if w.code == 0 {
+		w.code = code
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	if w.code == 0 {
+		w.code = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController reach the connection (flush, deadlines).
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *statusWriter) status() int {
+	if w.code == 0 {
+		return http.StatusOK
+	}
+	return w.code
+}

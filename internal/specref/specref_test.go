@@ -1,0 +1,115 @@
+// Package specref checks the references to the specification in comments.
+//
+// A reference names its place by something stable: an operationId
+// (cs/createRoom, ss/sendJoinV2), a heading (rooms/v11#authorisation-rules) or an MSC.
+// index.txt lists what there is in the release that SPEC_VERSION names; generate.go makes it.
+package specref
+
+import (
+	_ "embed"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+//go:embed index.txt
+var index string
+
+const root = "../.."
+
+var (
+	comment   = regexp.MustCompile(`//.*\bspec: (.*)$`)
+	reference = regexp.MustCompile(`\b(?:(?:cs|ss|as|push)/[A-Za-z0-9_]+|(?:rooms|rooms/v[0-9]+|rooms/\*|client-server-api|server-server-api|application-service-api|push-gateway-api|identity-service-api|appendices)(?:#[A-Za-z0-9_-]+)?)`)
+	msc       = regexp.MustCompile(`\bMSC[0-9]{3,5}\b`)
+	handler   = regexp.MustCompile(`Operation:\s*"([A-Za-z0-9_]+)"`)
+)
+
+func goFiles(t *testing.T, dir string, visit func(path string, lines []string)) {
+	t.Helper()
+	err := filepath.WalkDir(filepath.Join(root, dir), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "node_modules" || d.Name() == ".git" || d.Name() == "specref") {
+			return fs.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		visit(path, strings.Split(string(text), "\n"))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReferences(t *testing.T) {
+	known := map[string]bool{}
+	for line := range strings.Lines(index) {
+		line = strings.TrimSpace(line)
+		known[line] = true
+		if page, anchor, ok := strings.Cut(line, "#"); ok {
+			known[page] = true
+			if strings.HasPrefix(page, "rooms/") {
+				known["rooms/*#"+anchor], known["rooms/*"] = true, true
+			}
+		}
+	}
+	count := 0
+	goFiles(t, ".", func(path string, lines []string) {
+		for i, line := range lines {
+			m := comment.FindStringSubmatch(line)
+			if m == nil {
+				continue
+			}
+			refs := reference.FindAllString(m[1], -1)
+			if len(refs) == 0 && !msc.MatchString(m[1]) {
+				t.Errorf("%s:%d: %q names no place in the specification", path, i+1, m[1])
+			}
+			for _, r := range refs {
+				count++
+				if !known[r] {
+					t.Errorf("%s:%d: there is no %s in this release of the specification", path, i+1, r)
+				}
+			}
+		}
+	})
+	if count < 100 {
+		t.Errorf("only %d references were found", count)
+	}
+}
+
+// TestHandlers prints the operations that no route table mentions: run it with -v.
+func TestHandlers(t *testing.T) {
+	handled := map[string]bool{}
+	for prefix, dir := range map[string]string{"cs": "api", "ss": "federation"} {
+		goFiles(t, dir, func(_ string, lines []string) {
+			for _, line := range lines {
+				if m := handler.FindStringSubmatch(line); m != nil {
+					handled[prefix+"/"+m[1]] = true
+				}
+			}
+		})
+	}
+	if len(handled) == 0 {
+		t.Fatal("no route table was found")
+	}
+	var missing []string
+	for line := range strings.Lines(index) {
+		line = strings.TrimSpace(line)
+		if (strings.HasPrefix(line, "cs/") || strings.HasPrefix(line, "ss/")) && !handled[line] {
+			missing = append(missing, line)
+		}
+	}
+	slices.Sort(missing)
+	t.Logf("%d operations without handler:\n%s", len(missing), strings.Join(missing, "\n"))
+}

@@ -1,0 +1,33 @@
+// Package strictjson decodes JSON that a client or a peer sent: duplicate keys
+// are refused, unknown members ignored, and the error is the one to answer with.
+package strictjson
+
+import (
+	"errors"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"hanok/matrix"
+)
+
+// Unmarshal decodes b into v. Anything that is not JSON gives M_NOT_JSON, JSON of the wrong shape
+// M_BAD_JSON.
+func Unmarshal(b []byte, v any) error {
+	err := json.Unmarshal(b, v)
+	if err == nil {
+		return nil
+	}
+	var semantic *json.SemanticError
+	if errors.As(err, &semantic) {
+		at := string(semantic.JSONPointer)
+		if at == "" {
+			at = "the body"
+		}
+		return matrix.BadJSON("%s has the wrong type.", at).Because(err)
+	}
+	if errors.Is(err, jsontext.ErrDuplicateName) {
+		return matrix.BadJSON("A key occurs twice in one object.").Because(err)
+	}
+	return matrix.NotJSON("The body is not valid JSON.").Because(err)
+}
