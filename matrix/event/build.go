@@ -1,0 +1,166 @@
+package event
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"strconv"
+
+	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
+	"hanok/matrix/roomversion"
+)
+
+// Proto is an event to be built.
+type Proto struct {
+	RoomID         matrix.RoomID // empty for a v12 create event
+	Sender         matrix.UserID
+	Type           string
+	StateKey       *string
+	Content        []byte         // JSON object, not necessarily canonical
+	Redacts        matrix.EventID // of an m.room.redaction; placed as the room version says
+	PrevEvents     []matrix.EventID
+	AuthEvents     []matrix.EventID
+	Depth          int64 // is lowered to MaxDepth
+	OriginServerTS matrix.Timestamp
+
+	// ReferenceHashes of the prev and auth events, which v1 and v2 events state
+	// beside the IDs. Peers do not rely on them: what is not here is left empty.
+	ReferenceHashes map[matrix.EventID][sha256.Size]byte
+}
+
+// signatureReserve is kept free for our own signature when the size of a new
+// event is checked, so that Sign cannot fail later: 86 bytes of base64, a key ID, punctuation.
+const signatureReserve = 86 + 64
+
+// MaxDepth is the greatest depth that an event can have.
+// spec: server-server-api#pdus, rooms/v6#event-format
+func MaxDepth(v *roomversion.Version) int64 {
+	if v.JSON == canonicaljson.Strict {
+		return 1<<53 - 1
+	}
+	return 1<<63 - 1
+}
+
+// Build makes a hashed, identified, not yet signed event. origin is our server
+// name (it is part of v1/v2 event IDs). Size limits give *matrix.Error M_TOO_LARGE,
+// content that is no JSON object of the version gives M_NOT_JSON or M_BAD_JSON. Equal arguments give the same event.
+// spec: server-server-api#adding-hashes-and-signatures-to-outgoing-events
+func Build(v *roomversion.Version, p Proto, origin matrix.ServerName) (*Event, error) {
+	content, err := canonicaljson.Canonical(p.Content, v.JSON)
+	if err != nil {
+		return nil, malformed("content", err)
+	}
+	if !canonicaljson.IsObject(content) {
+		return nil, matrix.BadJSON("content is not an object")
+	}
+	if p.Redacts != "" && v.RedactsInContent {
+		content = canonicaljson.Set(content, "redacts", canonicaljson.AppendString(nil, string(p.Redacts)))
+	}
+	d := draft{version: v, proto: &p, content: content}
+	scratch := make([]byte, 0, len(content)+1024)
+	if v.EventIDFormat == roomversion.EventIDInEvent {
+		// Any ID will do that nobody else takes. The hash of all the rest needs no source of randomness.
+		hash := sha256.Sum256(d.append(scratch))
+		d.eventID = matrix.EventID("$" + base64.RawURLEncoding.EncodeToString(hash[:]) + ":" + string(origin))
+	}
+	hash := sha256.Sum256(d.append(scratch))
+	d.hash = base64.RawStdEncoding.EncodeToString(hash[:])
+	b := d.append(make([]byte, 0, len(content)+1024))
+	if limit := MaxSize - signatureReserve - len(origin); len(b) > limit {
+		return nil, tooLarge("event", len(b), limit)
+	}
+
+	var buf [typicalMembers]member
+	ms, ok := canonicaljson.Index(b, buf[:0])
+	if !ok {
+		return nil, fmt.Errorf("build event: not an object")
+	}
+	e := &Event{version: v, json: b}
+	seen, err := e.index(ms)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.check(seen); err != nil {
+		return nil, err
+	}
+	e.identify(ms)
+	return e, nil
+}
+
+// draft is an event that is being built. As long as hash is empty it has
+// neither hashes nor signatures, which is the form that is hashed.
+type draft struct {
+	version *roomversion.Version
+	proto   *Proto
+	content []byte
+	eventID matrix.EventID
+	hash    string
+}
+
+// append appends the draft in canonical form: its members in order.
+func (d *draft) append(b []byte) []byte {
+	p := d.proto
+	b = append(b, `{"auth_events":`...)
+	b = d.appendReferences(b, p.AuthEvents)
+	b = append(b, `,"content":`...)
+	b = append(b, d.content...)
+	b = append(b, `,"depth":`...)
+	b = strconv.AppendInt(b, min(p.Depth, MaxDepth(d.version)), 10)
+	if d.eventID != "" {
+		b = appendStringMember(b, "event_id", string(d.eventID))
+	}
+	if d.hash != "" {
+		b = append(b, `,"hashes":{"sha256":"`...)
+		b = append(b, d.hash...)
+		b = append(b, `"}`...)
+	}
+	b = append(b, `,"origin_server_ts":`...)
+	b = strconv.AppendInt(b, int64(p.OriginServerTS), 10)
+	b = append(b, `,"prev_events":`...)
+	b = d.appendReferences(b, p.PrevEvents)
+	if p.Redacts != "" && !d.version.RedactsInContent {
+		b = appendStringMember(b, "redacts", string(p.Redacts))
+	}
+	if p.RoomID != "" {
+		b = appendStringMember(b, "room_id", string(p.RoomID))
+	}
+	b = appendStringMember(b, "sender", string(p.Sender))
+	if d.hash != "" {
+		b = append(b, `,"signatures":{}`...)
+	}
+	if p.StateKey != nil {
+		b = appendStringMember(b, "state_key", *p.StateKey)
+	}
+	b = appendStringMember(b, "type", p.Type)
+	return append(b, '}')
+}
+
+func (d *draft) appendReferences(b []byte, ids []matrix.EventID) []byte {
+	b = append(b, '[')
+	for i, id := range ids {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		if d.version.EventIDFormat != roomversion.EventIDInEvent {
+			b = canonicaljson.AppendString(b, string(id))
+			continue
+		}
+		b = append(b, '[')
+		b = canonicaljson.AppendString(b, string(id))
+		b = append(b, `,{"sha256":"`...)
+		if hash, ok := d.proto.ReferenceHashes[id]; ok {
+			b = base64.RawStdEncoding.AppendEncode(b, hash[:])
+		}
+		b = append(b, `"}]`...)
+	}
+	return append(b, ']')
+}
+
+// appendStringMember appends a member whose key needs no escaping, after another member.
+func appendStringMember(b []byte, key, value string) []byte {
+	b = append(b, ',', '"')
+	b = append(b, key...)
+	b = append(b, '"', ':')
+	return canonicaljson.AppendString(b, value)
+}
