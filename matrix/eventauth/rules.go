@@ -1,0 +1,195 @@
+package eventauth
+
+import (
+	"maps"
+	"strings"
+	"sync/atomic"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
+)
+
+// Check applies all rules that look at the event and at state; CheckAuthEvents
+// has the others. The result is nil, a *Rejection, or a failure of the look-up.
+// In v12 the state must give the create event although it is no auth event.
+//
+// Check reads the create event and the power levels anew each time. Who checks
+// many events of one room uses a Checker.
+// spec: rooms/*#authorisation-rules
+func Check(e *event.Event, state State) error { return (*Checker)(nil).Check(e, state) }
+
+// Checker checks the events of one room and keeps what it read from the create
+// event and from power levels events, by the identity of the *event.Event that
+// the State returns. The zero Checker is ready, and safe for concurrent use; a
+// nil one keeps nothing.
+type Checker struct {
+	known atomic.Pointer[known] // never changed, only replaced
+}
+
+// known is what a Checker keeps.
+type known struct {
+	create    *event.Event
+	federates bool
+	levels    map[*event.Event]*PowerLevels // by m.room.power_levels event; nil for none
+}
+
+// maxKeptLevels bounds a Checker: state resolution goes back and forth between
+// a few power levels events, everything else stays on one.
+const maxKeptLevels = 32
+
+// Levels is the function Levels with a memory.
+func (k *Checker) Levels(create, powerLevels *event.Event) (*PowerLevels, error) {
+	if k == nil {
+		return Levels(create, powerLevels)
+	}
+	room := k.room(create)
+	if p, ok := room.levels[powerLevels]; ok {
+		return p, nil
+	}
+	p, err := Levels(create, powerLevels)
+	if err != nil {
+		return nil, err
+	}
+	next := &known{create: create, federates: room.federates, levels: make(map[*event.Event]*PowerLevels, len(room.levels)+1)}
+	if len(room.levels) < maxKeptLevels {
+		maps.Copy(next.levels, room.levels)
+	}
+	next.levels[powerLevels] = p
+	// What somebody else stored meanwhile is read again when it is needed.
+	k.known.Store(next)
+	return p, nil
+}
+
+// isFederated reports whether users of other servers may take part.
+func (k *Checker) isFederated(create *event.Event) bool {
+	if k == nil {
+		return federates(create)
+	}
+	return k.room(create).federates
+}
+
+// room returns what is known of the room with a create event.
+func (k *Checker) room(create *event.Event) *known {
+	room := k.known.Load()
+	if room == nil || room.create != create {
+		room = &known{create: create, federates: federates(create)}
+		k.known.Store(room)
+	}
+	return room
+}
+
+// check is one run of the rules.
+type check struct {
+	e      *event.Event
+	v      *roomversion.Version
+	state  State
+	create *event.Event
+	levels *PowerLevels
+}
+
+// Check is the function Check with a memory.
+func (k *Checker) Check(e *event.Event, state State) error {
+	if e.Type() == typeCreate {
+		return checkCreate(e)
+	}
+	c := check{e: e, v: e.Version(), state: state}
+	var err error
+	if c.create, err = state.StateEvent(typeCreate, ""); err != nil {
+		return err
+	}
+	if c.v.RoomIDIsCreateHash {
+		if err := checkRoomID(e, c.create); err != nil {
+			return err
+		}
+	} else if c.create == nil {
+		return c.reject(authNoCreate, "the room has no create event")
+	}
+	// spec: rooms/v12#authorisation-rules 4
+	if !k.isFederated(c.create) && e.Sender().Server() != c.create.Sender().Server() {
+		return c.reject(ruleFederate, "the room does not federate, and the sender is of another server")
+	}
+	if c.v.AliasesAuth && e.Type() == typeAliases {
+		return c.aliases()
+	}
+	powerLevels, err := state.StateEvent(typePowerLevels, "")
+	if err != nil {
+		return err
+	}
+	if c.levels, err = k.Levels(c.create, powerLevels); err != nil {
+		return err
+	}
+	if e.Type() == typeMember {
+		return c.member()
+	}
+
+	// spec: rooms/v12#authorisation-rules 6
+	membership, err := c.membership(string(e.Sender()))
+	if err != nil {
+		return err
+	}
+	if membership != "join" {
+		return c.reject(ruleJoined, "the sender is not in the room")
+	}
+	level := c.levels.User(e.Sender())
+	// spec: rooms/v12#authorisation-rules 7
+	if e.Type() == typeThirdPartyInvite {
+		if level < c.levels.Invite() {
+			return c.reject(thirdPartyInviteLevel, "the sender's level does not suffice to invite")
+		}
+		return nil
+	}
+	// spec: rooms/v12#authorisation-rules 8
+	stateKey, isState := e.StateKey()
+	if level < c.levels.Event(e.Type(), isState) {
+		return c.reject(ruleRequiredLevel, "the sender's level does not suffice to send events of this type")
+	}
+	// spec: rooms/v12#authorisation-rules 9
+	if isState && strings.HasPrefix(stateKey, "@") && stateKey != string(e.Sender()) {
+		return c.reject(ruleUserStateKey, "the state key is the ID of another user")
+	}
+	switch {
+	case e.Type() == typePowerLevels:
+		return c.powerLevels()
+	case e.Type() == typeRedaction && c.v.RedactionAuth:
+		return c.redaction()
+	}
+	return nil
+}
+
+func (c *check) reject(r rule, reason string) error { return reject(c.v, r, reason) }
+
+// membership is a user's current membership, "" if there is none.
+func (c *check) membership(user string) (string, error) {
+	e, err := c.state.StateEvent(typeMember, user)
+	if err != nil || e == nil {
+		return "", err
+	}
+	return e.Membership(), nil
+}
+
+// aliases lets servers name their own aliases, member of the room or not.
+// spec: rooms/v5#authorisation-rules 4
+func (c *check) aliases() error {
+	stateKey, ok := c.e.StateKey()
+	if !ok {
+		return c.reject(aliasesStateKey, "the event has no state key")
+	}
+	if matrix.ServerName(stateKey) != c.e.Sender().Server() {
+		return c.reject(aliasesDomain, "the state key is not the sender's server")
+	}
+	return nil
+}
+
+// redaction is an authorisation rule in v1 and v2 only; see rooms/v3#handling-redactions for the others.
+// spec: rooms/v2#authorisation-rules 11
+func (c *check) redaction() error {
+	if c.levels.User(c.e.Sender()) >= c.levels.Redact() {
+		return nil
+	}
+	redacts, ok := c.e.Redacts()
+	if ok && domainOf(string(redacts)) == domainOf(string(c.e.ID())) {
+		return nil
+	}
+	return c.reject(redactionOtherwise, "the sender's level does not suffice to redact events of other servers")
+}

@@ -1,0 +1,173 @@
+package stateres
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"hanok/matrix"
+	"hanok/matrix/roomversion"
+)
+
+// bigRoom is a room of many members that two servers split into. On one side
+// the power levels change and `conflicts` members rename themselves twice, on the
+// other they rename themselves once: the auth difference is not empty, so that
+// also the auth chains of the shared state are asked about.
+type bigRoom struct {
+	*world
+	conflicts []Conflict
+	shared    state
+	sorted    []Ref // the shared events, by number
+}
+
+func newBigRoom(tb testing.TB, version roomversion.ID, entries, conflicts int) *bigRoom {
+	w := newWorld(version)
+	s := make(state)
+	put := func(s state, d draft) Ref {
+		d.before = s
+		ref := w.mustAdd(tb, d)
+		key, _ := keyOf(w.entries[ref])
+		s[key] = ref
+		return ref
+	}
+	member := func(i, rename int) draft {
+		user := fmt.Sprintf("@member%d:server%d", i, i%100)
+		return draft{sender: matrix.UserID(user), eventType: "m.room.member", stateKey: text(user),
+			content: fmt.Sprintf(`{"membership":"join","displayname":"%d"}`, rename)}
+	}
+	alice := users[0]
+	levels := draft{sender: alice, eventType: "m.room.power_levels", stateKey: text(""), content: `{"users":{"@bob:b":50}}`}
+	put(s, draft{sender: alice, eventType: "m.room.create", stateKey: text(""), content: fmt.Sprintf(`{"creator":%q}`, alice)})
+	put(s, draft{sender: alice, eventType: "m.room.member", stateKey: text(string(alice)), content: `{"membership":"join"}`,
+		prev: []Ref{s[matrix.StateKey{Type: "m.room.create"}]}})
+	put(s, draft{sender: alice, eventType: "m.room.join_rules", stateKey: text(""), content: `{"join_rule":"public"}`})
+	if version == "11" {
+		levels.content = `{"users":{"@alice:a":100,"@bob:b":50}}`
+	}
+	put(s, levels)
+	for i := range entries - len(s) {
+		put(s, member(i, 0))
+	}
+
+	one, other := make(state), make(state)
+	fork := func(changed state, d draft) {
+		before := make(state) // of the size of what is looked at
+		for _, key := range w.keysFor(d) {
+			before[key] = s[key]
+			if ref := changed[key]; ref != 0 {
+				before[key] = ref
+			}
+		}
+		key := matrix.StateKey{Type: d.eventType, Key: *d.stateKey}
+		changed[key] = put(before, d)
+	}
+	levels.content = levels.content[:len(levels.content)-1] + `,"kick":60}`
+	fork(one, levels)
+	for i := range conflicts - 1 {
+		fork(one, member(i, 1))
+		fork(one, member(i, 2))
+		fork(other, member(i, 3))
+	}
+	b := &bigRoom{world: w, shared: s}
+	for _, key := range slices.SortedFunc(maps.Keys(one), compareKeys) {
+		c := Conflict{key, []Ref{one[key], other[key]}}
+		for i := range c.Values {
+			if c.Values[i] == 0 {
+				c.Values[i] = s[key]
+			}
+		}
+		b.conflicts = append(b.conflicts, c)
+		delete(s, key)
+	}
+	b.sorted = slices.Sorted(maps.Values(s))
+	return b
+}
+
+// Shared implements Source as a server does that numbers events as it stores them.
+func (b *bigRoom) Shared(targets []Ref, yield func(Ref) bool) error {
+	lowest := slices.Min(targets)
+	for _, ref := range b.sorted {
+		if ref > lowest && !yield(ref) {
+			break
+		}
+	}
+	return nil
+}
+
+func (b *bigRoom) Events(refs []Ref) ([]Entry, error) {
+	return (&source{world: b.world}).Events(refs)
+}
+
+func (b *bigRoom) AuthEvents(refs []Ref) ([][]Ref, error) {
+	return (&source{world: b.world}).AuthEvents(refs)
+}
+
+func (b *bigRoom) Unconflicted(key matrix.StateKey) (Ref, error) { return b.shared[key], nil }
+
+func benchmarkResolve(b *testing.B, version roomversion.ID, warm bool) {
+	for _, entries := range []int{1_000, 10_000, 100_000} {
+		for _, conflicts := range []int{10, 100, 1_000} {
+			b.Run(fmt.Sprintf("%d-%d", entries, conflicts), func(b *testing.B) {
+				room := newBigRoom(b, version, entries, min(conflicts, entries/2))
+				chains := NewAuthChains()
+				b.ReportAllocs()
+				for b.Loop() {
+					if !warm {
+						chains = nil
+					}
+					won, err := Resolve(room.version, room.conflicts, chains, room)
+					if err != nil {
+						b.Fatal(err)
+					}
+					for _, c := range room.conflicts {
+						// The side that knows the newer power levels is the later one.
+						want := c.Values[0]
+						if won[c.Key] != want {
+							b.Fatalf("%v: got event %d, want %d of %v", c.Key, won[c.Key], want, c.Values)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkResolve resolves ENTRIES-CONFLICTS with the room's auth chains in memory.
+func BenchmarkResolve(b *testing.B) { benchmarkResolve(b, "12", true) }
+
+// BenchmarkResolveCold has to ask for all auth chains.
+func BenchmarkResolveCold(b *testing.B) { benchmarkResolve(b, "12", false) }
+
+// BenchmarkResolveV2 is BenchmarkResolve in room version 11.
+func BenchmarkResolveV2(b *testing.B) { benchmarkResolve(b, "11", true) }
+
+// What is looked up follows the size of the conflict, not that of the room.
+func TestWorkFollowsConflict(t *testing.T) {
+	for _, version := range []roomversion.ID{"11", "12"} {
+		var asked []int
+		for _, entries := range []int{100, 2_000} {
+			room := newBigRoom(t, version, entries, 10)
+			c := &counting{Source: room}
+			if _, err := Resolve(room.version, room.conflicts, nil, c); err != nil {
+				t.Fatal(err)
+			}
+			asked = append(asked, c.events)
+		}
+		// Nine members have three new events and one of before, there are two power levels, and a few that all need.
+		if asked[0] != asked[1] || asked[1] > 9*4+2+5 {
+			t.Errorf("v%s: asked for %v events", version, asked)
+		}
+	}
+}
+
+// counting counts the events that are asked for.
+type counting struct {
+	Source
+	events int
+}
+
+func (c *counting) Events(refs []Ref) ([]Entry, error) {
+	c.events += len(refs)
+	return c.Source.Events(refs)
+}

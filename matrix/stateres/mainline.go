@@ -1,0 +1,119 @@
+package stateres
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"hanok/matrix"
+)
+
+// mainlineOrder sorts events by the mainline of the power levels in the
+// partially resolved state.
+// spec: rooms/v12#definitions "Mainline ordering"
+func (r *resolution) mainlineOrder(events []int32) error {
+	powerLevels := matrix.StateKey{Type: "m.room.power_levels"}
+	tip := r.state[powerLevels]
+	if tip == 0 && !r.emptyStart() {
+		var err error
+		if tip, err = r.unconflicted(powerLevels); err != nil {
+			return err
+		}
+	}
+	m := mainline{r: r, positions: make(map[int32]int)}
+	if tip != 0 {
+		indices, err := r.chains.load(r.src, []Ref{tip})
+		if err != nil {
+			return err
+		}
+		m.positions[indices[0]] = 0
+		m.last = indices[0]
+		m.length = 1
+	}
+	of := make(map[int32]int, len(events))
+	for _, i := range events {
+		var err error
+		if of[i], err = m.position(i); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(events, func(a, b int32) int {
+		return cmp.Or(cmp.Compare(of[b], of[a]), compareAge(r.known(a).Event, r.known(b).Event))
+	})
+	return nil
+}
+
+// mainline is the list of power levels events that leads to the room's first
+// one, as far back as was needed so far.
+type mainline struct {
+	r         *resolution
+	positions map[int32]int // of power levels events, on the mainline or off it
+	last      int32         // the earliest one found
+	length    int           // 0: there are no power levels
+	complete  bool          // last has no predecessor
+}
+
+// offMainline is the position of events that do not build on the mainline.
+const offMainline = math.MaxInt
+
+// position is an event's mainline position.
+func (m *mainline) position(i int32) (int, error) {
+	var path []int32 // of power levels events whose position is that of the next one
+	position := offMainline
+	for m.length > 0 {
+		p, ok, err := m.r.powerLevelsOf(i)
+		if err != nil {
+			return 0, err
+		}
+		if !ok {
+			break
+		}
+		if err := m.extendTo(p); err != nil {
+			return 0, err
+		}
+		if known, ok := m.positions[p]; ok {
+			position = known
+			break
+		}
+		path = append(path, p)
+		i = p
+	}
+	for _, p := range path {
+		m.positions[p] = position
+	}
+	return position, nil
+}
+
+// extendTo makes the mainline reach back to the generation of an event, after
+// which it is decided whether the event is part of it.
+func (m *mainline) extendTo(i int32) error {
+	nodes := m.r.chains.nodes
+	for !m.complete && nodes[m.last].generation > nodes[i].generation {
+		p, ok, err := m.r.powerLevelsOf(m.last)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			m.complete = true
+			return nil
+		}
+		m.positions[p] = m.length
+		m.length++
+		m.last = p
+	}
+	return nil
+}
+
+// powerLevelsOf returns the m.room.power_levels event among an event's auth events.
+func (r *resolution) powerLevelsOf(i int32) (p int32, ok bool, err error) {
+	for _, a := range r.chains.auth(i) {
+		e, err := r.at(a)
+		if err != nil {
+			return 0, false, err
+		}
+		if e.Event != nil && e.Event.Is("m.room.power_levels", "") {
+			return a, true, nil
+		}
+	}
+	return 0, false, nil
+}
