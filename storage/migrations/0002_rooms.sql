@@ -1,0 +1,104 @@
+-- Rooms, their events, states and members. Written by rooms.
+
+CREATE TABLE rooms (
+    nid       INTEGER NOT NULL PRIMARY KEY,
+    room_id   TEXT    NOT NULL UNIQUE,
+    version   TEXT    NOT NULL,
+    head      BLOB    NOT NULL, -- packed numbers of the forward extremities; empty: never joined
+    state     INTEGER NOT NULL, -- tree of the current state
+    pos       INTEGER NOT NULL, -- of the newest event in the timeline
+    published INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX rooms_published ON rooms (published) WHERE published = 1;
+
+CREATE TABLE events (
+    nid          INTEGER NOT NULL PRIMARY KEY,
+    event_id     TEXT    NOT NULL UNIQUE,
+    room_nid     INTEGER NOT NULL,
+    type_nid     INTEGER NOT NULL,
+    skey_nid     INTEGER,          -- NULL: not a state event
+    sender_nid   INTEGER NOT NULL,
+    depth        INTEGER NOT NULL,
+    pos          INTEGER,          -- NULL: not in the timeline; negative: backfilled
+    ts           INTEGER NOT NULL, -- received, ms
+    origin_ts    INTEGER NOT NULL, -- origin_server_ts, ms
+    flags        INTEGER NOT NULL,
+    state_before INTEGER NOT NULL, -- tree; 0 for outliers
+    refs         BLOB    NOT NULL, -- packed numbers of prev and auth events
+    redacted_by  INTEGER,
+    txn_device   TEXT,
+    txn_id       TEXT,
+    json         BLOB    NOT NULL
+) STRICT;
+
+CREATE INDEX events_timeline ON events (room_nid, pos) WHERE pos IS NOT NULL;
+CREATE INDEX events_topology ON events (room_nid, depth, pos) WHERE pos IS NOT NULL;
+CREATE INDEX events_time ON events (room_nid, origin_ts) WHERE pos IS NOT NULL;
+CREATE INDEX events_stream ON events (pos) WHERE pos > 0;
+CREATE UNIQUE INDEX events_txn ON events (sender_nid, txn_id, txn_device, room_nid, type_nid) WHERE txn_id IS NOT NULL;
+
+-- What a room's current state was from a position on.
+CREATE TABLE room_states (
+    room_nid INTEGER NOT NULL,
+    pos      INTEGER NOT NULL,
+    state    INTEGER NOT NULL,
+    PRIMARY KEY (room_nid, pos)
+) STRICT;
+
+-- Nodes of state trees; those made by one change are one row.
+CREATE TABLE state_nodes (
+    id   INTEGER NOT NULL PRIMARY KEY,
+    data BLOB    NOT NULL
+) STRICT;
+
+-- Prev events that we do not have: the backward extremities.
+CREATE TABLE missing_prevs (
+    room_nid  INTEGER NOT NULL,
+    event_id  TEXT    NOT NULL,
+    child_nid INTEGER NOT NULL,
+    depth     INTEGER NOT NULL, -- of the child
+    PRIMARY KEY (room_nid, event_id, child_nid)
+) STRICT;
+
+CREATE INDEX missing_prevs_depth ON missing_prevs (room_nid, depth);
+
+-- Redactions that came before what they redact.
+CREATE TABLE early_redactions (
+    event_id      TEXT    NOT NULL,
+    redaction_nid INTEGER NOT NULL,
+    PRIMARY KEY (event_id, redaction_nid)
+) STRICT;
+
+-- Current memberships.
+CREATE TABLE memberships (
+    room_nid   INTEGER NOT NULL,
+    user_nid   INTEGER NOT NULL,
+    server_nid INTEGER NOT NULL,
+    membership INTEGER NOT NULL,
+    event_nid  INTEGER NOT NULL,
+    sender_nid INTEGER NOT NULL,
+    pos        INTEGER NOT NULL,
+    left_pos   INTEGER, -- when the user last ceased to be joined; NULL: never, or joined now
+    forgotten  INTEGER NOT NULL,
+    PRIMARY KEY (room_nid, user_nid)
+) STRICT;
+
+CREATE INDEX memberships_user ON memberships (user_nid, membership);
+CREATE INDEX memberships_room ON memberships (room_nid, membership, server_nid);
+
+-- Stripped state that came with an invite or a knock of a local user.
+CREATE TABLE stripped_states (
+    room_nid INTEGER NOT NULL,
+    user_nid INTEGER NOT NULL,
+    state    BLOB    NOT NULL, -- JSON array
+    PRIMARY KEY (room_nid, user_nid)
+) STRICT;
+
+CREATE TABLE aliases (
+    alias       TEXT    NOT NULL PRIMARY KEY,
+    room_nid    INTEGER NOT NULL,
+    creator_nid INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX aliases_room ON aliases (room_nid);

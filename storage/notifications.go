@@ -1,0 +1,83 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+)
+
+// Notification is an event that notifies a user, read or not.
+type Notification struct {
+	User      NameNID
+	Room      RoomNID
+	EventPos  Position
+	Event     EventNID
+	Thread    string // the root of the event's thread, "main" if it is in none
+	Highlight bool
+	Pos       Position // when it was added
+}
+
+// AddNotification stores one; an event notifies a user once.
+func AddNotification(ctx context.Context, tx *Tx, n Notification) error {
+	_, err := tx.Exec(ctx, `INSERT INTO notifications (user_nid, room_nid, event_pos, event_nid, thread, highlight, pos)
+		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (user_nid, room_nid, event_pos) DO NOTHING`,
+		int64(n.User), int64(n.Room), int64(n.EventPos), int64(n.Event), n.Thread, n.Highlight, int64(n.Pos))
+	if err != nil {
+		return fmt.Errorf("add notification: %w", err)
+	}
+	return nil
+}
+
+// TrimNotifications keeps the newest of a user's notifications in a room, up to a number.
+func TrimNotifications(ctx context.Context, tx *Tx, user NameNID, room RoomNID, keep int) error {
+	if _, err := tx.Exec(ctx, `DELETE FROM notifications WHERE user_nid = $1 AND room_nid = $2 AND event_pos <= (SELECT event_pos FROM notifications
+		WHERE user_nid = $1 AND room_nid = $2 ORDER BY event_pos DESC LIMIT 1 OFFSET $3)`, int64(user), int64(room), int64(keep)); err != nil {
+		return fmt.Errorf("trim notifications: %w", err)
+	}
+	return nil
+}
+
+// DropEventNotifications removes those that an event caused: it was redacted.
+func DropEventNotifications(ctx context.Context, tx *Tx, event EventNID) error {
+	if _, err := tx.Exec(ctx, `DELETE FROM notifications WHERE event_nid = $1`, int64(event)); err != nil {
+		return fmt.Errorf("drop notifications of an event: %w", err)
+	}
+	return nil
+}
+
+// UnreadNotifications lists a user's notifications in a room for events after a position, in order of event; those of
+// the main timeline only after a position of its own.
+func UnreadNotifications(ctx context.Context, q Querier, user NameNID, room RoomNID, after, mainAfter Position) ([]Notification, error) {
+	return notifications(q.Query(ctx, `SELECT user_nid, room_nid, event_pos, event_nid, thread, highlight, pos
+		FROM notifications WHERE user_nid = $1 AND room_nid = $2 AND event_pos > $3 AND (event_pos > $4 OR thread <> 'main') ORDER BY event_pos`,
+		int64(user), int64(room), int64(after), int64(mainAfter)))
+}
+
+// NotificationsBefore lists up to limit of a user's notifications that were added before a place, the newest first;
+// only highlights, or all.
+func NotificationsBefore(ctx context.Context, q Querier, user NameNID, pos, eventPos Position, highlights bool, limit int) ([]Notification, error) {
+	return notifications(q.Query(ctx, `SELECT user_nid, room_nid, event_pos, event_nid, thread, highlight, pos FROM notifications
+		WHERE user_nid = $1 AND (pos, event_pos) < ($2, $3) AND highlight >= $4 ORDER BY pos DESC, event_pos DESC LIMIT $5`,
+		int64(user), int64(pos), int64(eventPos), highlights, int64(limit)))
+}
+
+// NotifiedRooms lists the rooms in which a user got notifications in (from, to].
+func NotifiedRooms(ctx context.Context, q Querier, user NameNID, from, to Position) ([]RoomNID, error) {
+	return collectNumbers[RoomNID](q.Query(ctx, `SELECT DISTINCT room_nid FROM notifications WHERE user_nid = $1 AND pos > $2 AND pos <= $3`,
+		int64(user), int64(from), int64(to)))
+}
+
+func notifications(rows *Rows, err error) ([]Notification, error) {
+	if err != nil {
+		return nil, fmt.Errorf("notifications: %w", err)
+	}
+	defer rows.Close()
+	var out []Notification
+	for rows.Next() {
+		var n Notification
+		if err := rows.Scan(&n.User, &n.Room, &n.EventPos, &n.Event, &n.Thread, &n.Highlight, &n.Pos); err != nil {
+			return nil, fmt.Errorf("notifications: %w", err)
+		}
+		out = append(out, n)
+	}
+	return out, rows.Err()
+}
