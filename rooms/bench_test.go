@@ -1,0 +1,204 @@
+package rooms_test
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"hanok/matrix"
+	"hanok/rooms"
+	"hanok/storage"
+	"hanok/storage/storagetest"
+)
+
+// BenchmarkAppend sends messages through the engine, each waited for until it is durable. x-raw is the ratio of that rate
+// to the raw limit of the database: the very same rows, inserted in batches of 50 by a bare loop in the same run.
+func BenchmarkAppend(b *testing.B) {
+	b.Run("one-room", func(b *testing.B) { benchmarkAppend(b, 1) })
+	b.Run("16-rooms", func(b *testing.B) { benchmarkAppend(b, 16) })
+}
+
+// senders is how many clients send at the same time, over all rooms.
+const senders = 256
+
+var messageContent = []byte(`{"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"AwgAEpABqOCAaP6NQ1Z5xs1m3zV8RfCm7T4UJ3Eu0cZKSJ0fFzQ5bzC0QfZyKQCSzRZJ8lJtPqkwm2rqvYhRzTQ2dAvDk1rT2mYpZ3u6m9iQJcXkW8d0nF4sLhV7bO1xEyGgUaHtNiMpRqSvXwCeBfDjKlZoPuYtA5s6d7f8g9h0j1k2l3z4x5c6v7b8n9m0qwertyuiopASDFGHJKLzxcvbnmQWERTYUIOP1234567890abcdefghijklmnopqrstuvwxyzABCDEF","device_id":"ABCDEFGHIJ","sender_key":"IlRMeOPX2e0MurIyfWEucYBRVOEEUMrOHqn/8mLqMjA","session_id":"X3lUlvLELLYxeTx4yOVu6UDpasGEVO0Jbu+QFnm0cKQ"}`)
+
+func benchmarkAppend(b *testing.B, n int) {
+	net := newNetwork(b)
+	s := net.server("bench.example")
+	alice := s.user("alice")
+	ids := make([]matrix.RoomID, n)
+	for i := range ids {
+		ids[i] = s.create(alice, rooms.CreateRequest{Preset: "public_chat"})
+	}
+	send := func(from, total int) time.Duration {
+		var next atomic.Int64
+		var wg sync.WaitGroup
+		start := time.Now()
+		for range senders {
+			wg.Go(func() {
+				for {
+					i := int(next.Add(1))
+					if i > total {
+						return
+					}
+					_, err := s.Send(ctx, rooms.SendRequest{Room: ids[i%n], Sender: alice, Type: "m.room.encrypted", Content: messageContent, Device: "DEV", TxnID: fmt.Sprint("m", from+i)})
+					if err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		return time.Since(start)
+	}
+	send(0, 500)
+	first := s.db.Current()
+	b.ReportAllocs()
+	b.ResetTimer()
+	took := send(500, b.N)
+	b.StopTimer()
+	engine := float64(b.N) / took.Seconds()
+	raw := rawRate(b, s.db, first)
+	b.ReportMetric(engine, "events/s")
+	b.ReportMetric(raw, "raw-events/s")
+	b.ReportMetric(engine/raw, "x-raw")
+}
+
+// rawRate inserts the rows that were stored after a position into another database, and returns rows per second.
+func rawRate(b *testing.B, from *storage.DB, since storage.Position) float64 {
+	nids, err := storage.EventsAfter(ctx, from, since, from.Current(), 20_000)
+	if err != nil {
+		b.Fatal(err)
+	}
+	rows, err := storage.EventsByNID(ctx, from, nids)
+	if err != nil {
+		b.Fatal(err)
+	}
+	slices.SortFunc(rows, func(a, b *storage.EventRow) int { return int(a.Pos - b.Pos) })
+	to := storagetest.OpenDSN(b, storagetest.SQLiteDSN(b))
+	start := time.Now()
+	for at := 0; at < len(rows); at += 50 {
+		batch := rows[at:min(at+50, len(rows))]
+		err := to.Write(ctx, func(tx *storage.Tx) error { return storage.InsertEvents(ctx, tx, batch) })
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	return float64(len(rows)) / time.Since(start).Seconds()
+}
+
+// BenchmarkReceive takes messages of another server in transactions of 50. Its verification does what a key ring does once
+// it has the key.
+func BenchmarkReceive(b *testing.B) {
+	net := newNetwork(b)
+	from, to := net.server("from.example"), net.server("to.example")
+	alice := from.user("alice")
+	room := from.create(alice, rooms.CreateRequest{Preset: "public_chat"})
+	to.join(to.user("bob"), room, from)
+	net.settle()
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			for range b.N/50 + 1 {
+				if _, err := from.Send(ctx, rooms.SendRequest{Room: room, Sender: alice, Type: "m.room.encrypted", Content: messageContent}); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	from.mu.Lock()
+	out := from.outbox
+	from.mu.Unlock()
+	pdus := make([][]byte, len(out))
+	for i, ev := range out {
+		pdus[i] = ev.JSON()
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for at := 0; at < b.N; at += 50 {
+		for _, r := range to.Receive(ctx, from.name, room, pdus[at:min(at+50, b.N)]) {
+			if r.Err != nil {
+				b.Fatal(r.Err)
+			}
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
+// BenchmarkJoinLargeRoom joins a room with 10,000 members of another server; signatures are verified, nothing is sent over a network.
+func BenchmarkJoinLargeRoom(b *testing.B) {
+	const members = 10_000
+	net := newNetwork(b)
+	from := net.server("from.example")
+	room := from.create(from.user("alice"), rooms.CreateRequest{Preset: "public_chat"})
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			for j := range members / 100 {
+				from.join(from.user(fmt.Sprintf("u%d_%d", i, j)), room)
+			}
+		})
+	}
+	wg.Wait()
+	b.ResetTimer()
+	for i := range b.N {
+		to := net.server(matrix.ServerName(fmt.Sprintf("to%d.example", i)))
+		to.join(to.user("bob"), room, from)
+	}
+	b.ReportMetric(b.Elapsed().Seconds()/float64(b.N), "s/join")
+}
+
+// BenchmarkMessages reads pages of 100 out of a long history, with what is told to clients of each event.
+func BenchmarkMessages(b *testing.B) {
+	s := newNetwork(b).server("bench.example")
+	alice := s.user("alice")
+	room := s.create(alice, rooms.CreateRequest{Preset: "public_chat"})
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			for range 50 {
+				if _, err := s.Send(ctx, rooms.SendRequest{Room: room, Sender: alice, Type: "m.room.encrypted", Content: messageContent}); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, cold := range []bool{false, true} {
+		name := "warm"
+		if cold {
+			name = "cold"
+		}
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			var from *rooms.Token
+			for range b.N {
+				if cold && from == nil {
+					b.StopTimer()
+					s.restart()
+					b.StartTimer()
+				}
+				page, err := s.Messages(ctx, rooms.MessagesRequest{Room: room, User: alice, Backward: true, Limit: 100, From: from})
+				if err != nil {
+					b.Fatal(err)
+				}
+				for _, ev := range page.Events {
+					o, err := s.ClientOptions(ctx, ev, alice, "D")
+					if err != nil {
+						b.Fatal(err)
+					}
+					ev.AppendClient(nil, o)
+				}
+				from = page.End
+			}
+		})
+	}
+}

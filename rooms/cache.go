@@ -1,0 +1,93 @@
+package rooms
+
+import (
+	"container/list"
+	"sync"
+
+	"hanok/matrix"
+	"hanok/storage"
+)
+
+// eventCache keeps parsed events that are stored, by number and by ID, the least recently used leaving first.
+type eventCache struct {
+	mu     sync.Mutex
+	budget int64
+	size   int64
+	byNID  map[storage.EventNID]*list.Element
+	byID   map[matrix.EventID]*list.Element
+	order  list.List // of *Event, most recently used first
+}
+
+func newEventCache(budget int64) *eventCache {
+	return &eventCache{
+		budget: budget,
+		byNID:  make(map[storage.EventNID]*list.Element),
+		byID:   make(map[matrix.EventID]*list.Element),
+	}
+}
+
+// eventOverhead is about what a parsed event takes besides its bytes.
+const eventOverhead = 900
+
+func eventCost(ev *Event) int64 { return int64(len(ev.JSON())) + eventOverhead }
+
+func (c *eventCache) byNumber(nid storage.EventNID) *Event {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	el, ok := c.byNID[nid]
+	if !ok {
+		return nil
+	}
+	c.order.MoveToFront(el)
+	return el.Value.(*Event)
+}
+
+func (c *eventCache) byEventID(id matrix.EventID) *Event {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	el, ok := c.byID[id]
+	if !ok {
+		return nil
+	}
+	c.order.MoveToFront(el)
+	return el.Value.(*Event)
+}
+
+// put adds events or replaces what is known of them.
+func (c *eventCache) put(events ...*Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, ev := range events {
+		if el, ok := c.byNID[ev.NID]; ok {
+			c.size += eventCost(ev) - eventCost(el.Value.(*Event))
+			el.Value = ev
+			c.order.MoveToFront(el)
+			continue
+		}
+		el := c.order.PushFront(ev)
+		c.byNID[ev.NID] = el
+		c.byID[ev.ID()] = el
+		c.size += eventCost(ev)
+	}
+	for c.size > c.budget && c.order.Len() > 1 {
+		el := c.order.Back()
+		old := el.Value.(*Event)
+		c.order.Remove(el)
+		delete(c.byNID, old.NID)
+		delete(c.byID, old.ID())
+		c.size -= eventCost(old)
+	}
+}
+
+// fill adds events read from the database, unless something newer is known of them.
+func (c *eventCache) fill(events ...*Event) {
+	fresh := make([]*Event, 0, len(events))
+	c.mu.Lock()
+	for _, ev := range events {
+		if _, ok := c.byNID[ev.NID]; !ok {
+			fresh = append(fresh, ev)
+		}
+	}
+	c.mu.Unlock()
+	c.put(fresh...)
+}

@@ -1,0 +1,34 @@
+// Package rooms is the room engine: how events are made, accepted, ordered,
+// stored and read.
+//
+// There is one way for an event to enter a room, whoever made it: append.go
+// builds local events on the head of the room, receive.go checks events of
+// other servers, and both hand what they accept to the committer, which
+// stores it, and publishes it to the Listener once it is visible to all readers.
+//
+// Start reading at engine.go, then head.go and append.go. By concept:
+//
+//   - into a room: append.go (local), receive.go and place.go (remote), redact.go, committer.go
+//   - states: resolve.go, state.go, history.go (who may see what)
+//   - memberships: create.go, join.go, invite.go, leave.go, membership.go, upgrade.go, userrooms.go
+//   - pages: messages.go, backfill.go, timestamp.go, relations.go, aggregations.go, search.go
+//   - for other servers: serve.go, serve_join.go
+//   - the directory: alias.go, directory.go, summary.go, spaces.go, hierarchy.go
+//   - memory: cache.go (events), load.go (from the database into it), flights.go
+//
+// # Locks
+//
+// In this order; a lock may be taken while holding those above it only.
+//
+//  1. Engine.joins: one attempt per room to become resident by a remote join.
+//  2. room.inbound: held while a batch of remote events is worked on, network
+//     requests included, so that one room takes one remote batch at a time.
+//  3. room.mu: the head. Never held over a network request or a commit, but over
+//     reads of the database when something needed is not in a cache.
+//  4. room.chainsMu: held while states are resolved, over reads of the database.
+//  5. Engine.mu (the table of loaded rooms), room.pending, committer.mu, userRooms.mu,
+//     recentChanges.mu, cache locks: leaves, held for a few instructions.
+//
+// The committer takes room.mu only to drop a head after a failed commit, and
+// not at all while it publishes, which happens on the database's goroutine.
+package rooms

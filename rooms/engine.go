@@ -1,0 +1,285 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
+	"hanok/matrix/signing"
+	"hanok/storage"
+	"hanok/storage/statetree"
+)
+
+// Options are what an Engine works with.
+type Options struct {
+	DB         *storage.DB
+	ServerName matrix.ServerName
+	Key        signing.Key
+	Remote     Remote   // nil: federation is off
+	Policy     Policy   // nil: everything is allowed
+	Listener   Listener // nil: nobody listens
+	// Profile gives a local user's display name and avatar URL for membership events; nil means none.
+	Profile func(ctx context.Context, user matrix.UserID) (displayName, avatarURL string, err error)
+	// MayInvite refuses an invite that a local user does not want; nil means all may be invited. spec: client-server-api#invite-permission
+	MayInvite func(ctx context.Context, invited, inviter matrix.UserID) error
+	// Now is the clock; nil means the system's.
+	Now func() matrix.Timestamp
+	Log zerolog.Logger
+
+	CacheBytes int64 // memory for events and state nodes; 0 means 64 MiB
+	CacheRooms int   // loaded rooms kept while idle; 0 means 1000
+}
+
+// Policy is what the operator's rules say about events. A refusal is a *matrix.Error.
+type Policy interface {
+	// CheckLocal decides whether a local user's event may be sent. encrypted says whether the room is.
+	CheckLocal(ctx context.Context, e *event.Event, encrypted bool) error
+	// CheckRemote decides about an accepted event of another server. redact means: keep
+	// its redacted form only and soft-fail it.
+	CheckRemote(ctx context.Context, e *event.Event, encrypted bool) (redact bool)
+	// InitialState returns further initial state of a room about to be created
+	// (m.room.encryption), or refuses the creation.
+	InitialState(ctx context.Context, r *CreateRequest) ([]StateInput, error)
+}
+
+// Listener is told what happened, after the commit, in order of position, from one goroutine: it must not block.
+type Listener interface {
+	RoomUpdated(u *Update)
+}
+
+// Update is one commit to one room. It and what it points to is shared: do not change it.
+type Update struct {
+	Room        matrix.RoomID
+	RoomNID     storage.RoomNID
+	Events      []*Event           // in order of position
+	Memberships []MembershipChange // changes of current memberships, in order
+	Local       []matrix.UserID    // local users joined after this update
+	Position    storage.Position   // the highest position in the update
+}
+
+// MembershipChange is a user's new membership in a room.
+type MembershipChange struct {
+	User     matrix.UserID
+	Local    bool   // a user of this server
+	Previous string // "" if there was none
+	Current  string
+	Event    matrix.EventID
+	Position storage.Position
+}
+
+// MadeEvent is a template made by another server. spec: ss/makeJoin, ss/makeLeave, ss/makeKnock
+type MadeEvent struct {
+	Version roomversion.ID
+	Event   []byte
+}
+
+// SentJoin is the answer to a join. spec: ss/sendJoinV2
+type SentJoin struct {
+	Event     []byte   // the join as signed by the resident server; may be nil
+	State     [][]byte // the room's state before the join
+	AuthChain [][]byte
+
+	MembersOmitted bool
+	Servers        []matrix.ServerName
+}
+
+// Remote is what the engine needs of other servers. PDUs are raw JSON, unchecked.
+// Implementations bound the size and time of every answer.
+type Remote interface {
+	// Verify checks the signatures an event must carry (event.RequiredSigners), fetching
+	// keys as needed; result i is nil when events[i] is properly signed.
+	Verify(ctx context.Context, events []*event.Event) []error
+
+	MakeJoin(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, user matrix.UserID, versions []roomversion.ID) (MadeEvent, error)
+	SendJoin(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte) (SentJoin, error)
+	MakeLeave(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, user matrix.UserID) (MadeEvent, error)
+	SendLeave(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte) error
+	MakeKnock(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, user matrix.UserID, versions []roomversion.ID) (MadeEvent, error)
+	SendKnock(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte) (stripped [][]byte, err error)
+	// Invite sends an invite to the invited user's server and returns it with that server's signature. spec: ss/sendInviteV2
+	Invite(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, version roomversion.ID, pdu []byte, stripped [][]byte) ([]byte, error)
+
+	Event(ctx context.Context, dest matrix.ServerName, id matrix.EventID) ([]byte, error)
+	State(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, at matrix.EventID) (state, auth [][]byte, err error)
+	StateIDs(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, at matrix.EventID) (state, auth []matrix.EventID, err error)
+	EventAuth(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID) ([][]byte, error)
+	Backfill(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, from []matrix.EventID, limit int) ([][]byte, error)
+	MissingEvents(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, earliest, latest []matrix.EventID, limit int, minDepth int64) ([][]byte, error)
+	// TimestampToEvent asks for the event closest to a time, before it (dir "b") or after it ("f"). spec: ss/getEventByTimestamp
+	TimestampToEvent(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, ts matrix.Timestamp, dir string) (matrix.EventID, matrix.Timestamp, error)
+	// Hierarchy asks about a space and its children. spec: ss/getSpaceHierarchy
+	Hierarchy(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, suggestedOnly bool) (*Hierarchy, error)
+	// Directory resolves an alias at the server it belongs to.
+	Directory(ctx context.Context, dest matrix.ServerName, alias matrix.RoomAlias) (matrix.RoomID, []matrix.ServerName, error)
+}
+
+// Event is a stored event with what this server knows of it. Shared: do not change it.
+type Event struct {
+	*event.Event
+	NID     storage.EventNID
+	RoomNID storage.RoomNID
+	// Pos orders a room's events for /sync. 0: not part of the timeline (outlier,
+	// rejected, soft-failed); negative: history fetched by backfill.
+	Pos         storage.Position
+	ReceivedTS  matrix.Timestamp
+	Rejected    bool
+	SoftFailed  bool
+	Relay       bool            // this server sends it to the others: made here, or taken for the room by send_join and its like
+	Outlier     bool            // known only as part of an auth chain or of a state
+	RedactedBy  matrix.EventID  // the redaction that was applied; the event is in redacted form then
+	TxnDevice   matrix.DeviceID // the local device that sent the event, and its transaction id
+	TxnID       string
+	redactedBy  storage.EventNID
+	stateBefore statetree.Ref
+	prevs       []storage.EventNID
+	auths       []storage.EventNID
+	typ, skey   storage.NameNID // skey is 0 for message-like events
+	sender      storage.NameNID
+}
+
+// Engine is the room engine of one server.
+type Engine struct {
+	db        *storage.DB
+	server    matrix.ServerName
+	own       storage.NameNID // the number of our server name
+	key       signing.Key
+	remote    Remote
+	policy    Policy
+	listener  Listener
+	profile   func(context.Context, matrix.UserID) (string, string, error)
+	mayInvite func(ctx context.Context, invited, inviter matrix.UserID) error
+	now       func() matrix.Timestamp
+	log       zerolog.Logger
+
+	forest    *statetree.Forest
+	events    *eventCache
+	resolved  *resolutionCache
+	servers   *serverCounts
+	userRooms *userRooms
+	recent    recentChanges
+	committer *committer
+	txns      flights[txnKey, matrix.EventID]
+	joins     flights[matrix.RoomID, struct{}]
+	fills     flights[storage.RoomNID, struct{}]
+	upgrades  flights[matrix.RoomID, matrix.RoomID]
+	// hierarchies are answers of other servers about spaces.
+	hierarchies hierarchyCache
+	maxRooms    int
+
+	mu    sync.Mutex
+	byID  map[matrix.RoomID]*room
+	byNID map[storage.RoomNID]*room
+}
+
+// New makes an engine. Close it before the database.
+func New(o Options) (*Engine, error) {
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 64 << 20
+	}
+	if o.CacheRooms == 0 {
+		o.CacheRooms = 1000
+	}
+	if o.Now == nil {
+		o.Now = func() matrix.Timestamp { return matrix.Timestamp(time.Now().UnixMilli()) }
+	}
+	if o.MayInvite == nil {
+		o.MayInvite = func(context.Context, matrix.UserID, matrix.UserID) error { return nil }
+	}
+	if o.Profile == nil {
+		o.Profile = func(context.Context, matrix.UserID) (string, string, error) { return "", "", nil }
+	}
+	if o.Remote == nil {
+		o.Remote = isolated{}
+	}
+	if o.Policy == nil {
+		o.Policy = permissive{}
+	}
+	if o.Listener == nil {
+		o.Listener = deaf{}
+	}
+	// A name that has no number is looked up in the database each time it is asked for: these are asked for with every event.
+	nids, err := o.DB.Intern(context.Background(), append([]string{string(o.ServerName)}, hotNames...)...)
+	if err != nil {
+		return nil, fmt.Errorf("intern server name: %w", err)
+	}
+	e := &Engine{
+		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, policy: o.Policy, listener: o.Listener,
+		profile: o.Profile, mayInvite: o.MayInvite, now: o.Now, log: o.Log,
+		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
+		events:   newEventCache(o.CacheBytes / 2),
+		resolved: newResolutionCache(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},
+		servers:  newServerCounts(),
+		maxRooms: o.CacheRooms,
+		byID:     make(map[matrix.RoomID]*room),
+		byNID:    make(map[storage.RoomNID]*room),
+	}
+	e.committer = newCommitter(e)
+	return e, nil
+}
+
+// hotNames are the types and state keys of what is looked up for most events.
+var hotNames = []string{
+	"", "m.room.create", "m.room.member", "m.room.power_levels", "m.room.join_rules", "m.room.history_visibility", "m.room.server_acl",
+	"m.room.encryption", "m.room.name", "m.room.topic", "m.room.avatar", "m.room.canonical_alias", "m.room.guest_access", "m.room.redaction", "m.room.message", "m.room.encrypted",
+}
+
+// Close waits for the commits under way; later calls fail.
+func (e *Engine) Close() error {
+	e.committer.close()
+	return nil
+}
+
+// nodeStore lets state trees live in the database.
+type nodeStore struct{ db *storage.DB }
+
+func (s nodeStore) LoadNodes(ctx context.Context, id int64) ([]byte, error) {
+	return storage.LoadStateNodes(ctx, s.db, id)
+}
+
+func (s nodeStore) Allocate() (int64, error) { return s.db.AllocateStateNode() }
+
+// permissive is the policy of an engine that was given none.
+type permissive struct{}
+
+func (permissive) CheckLocal(context.Context, *event.Event, bool) error { return nil }
+func (permissive) CheckRemote(context.Context, *event.Event, bool) bool { return false }
+func (permissive) InitialState(context.Context, *CreateRequest) ([]StateInput, error) {
+	return nil, nil
+}
+
+type deaf struct{}
+
+func (deaf) RoomUpdated(*Update) {}
+
+// domain is the part of a user ID or alias behind the first colon.
+func domain[T ~string](id T) matrix.ServerName {
+	if i := strings.IndexByte(string(id), ':'); i >= 0 {
+		return matrix.ServerName(id[i+1:])
+	}
+	return ""
+}
+
+func (e *Engine) isLocal(user matrix.UserID) bool { return domain(user) == e.server }
+
+// notFound turns storage.ErrNotFound into M_NOT_FOUND.
+func notFound(err error, message string) error {
+	if errors.Is(err, storage.ErrNotFound) {
+		return matrix.NotFound("%s", message)
+	}
+	return err
+}
+
+func ignoreNotFound(err error) error {
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	return err
+}

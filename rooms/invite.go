@@ -1,0 +1,365 @@
+package rooms
+
+import (
+	"context"
+	"fmt"
+
+	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
+	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
+	"hanok/storage"
+)
+
+// Invite invites Target; a remote user's server countersigns first. spec: cs/inviteUser
+func (e *Engine) Invite(ctx context.Context, q MemberRequest) (matrix.EventID, error) {
+	target := q.target()
+	allow := func(current string) error {
+		if current == "join" {
+			return matrix.Forbidden("the user is in the room already")
+		}
+		return nil
+	}
+	if e.isLocal(target) {
+		if err := e.mayInvite(ctx, target, q.Sender); err != nil {
+			return "", err
+		}
+		return e.changeMember(ctx, q, "invite", allow)
+	}
+	r, err := e.joinedRoom(ctx, q.Room, q.Sender)
+	if err != nil {
+		return "", err
+	}
+	defer r.release()
+	content, err := e.memberContent(ctx, q, "invite", target)
+	if err != nil {
+		return "", err
+	}
+	invite, err := r.composeMember(ctx, q, content, appendOptions{check: func(v headView) error {
+		current, err := v.membership(target)
+		if err != nil {
+			return err
+		}
+		return allow(current)
+	}})
+	if err != nil {
+		return "", err
+	}
+	if invite, err = invite.Sign(e.server, e.key); err != nil {
+		return "", err
+	}
+	stripped, err := r.invitePDUs(ctx, q.Sender)
+	if err != nil {
+		return "", err
+	}
+	raw, err := e.remote.Invite(ctx, domain(target), q.Room, invite.ID(), r.version.ID, invite.JSON(), stripped)
+	if err != nil {
+		return "", err
+	}
+	signed, err := event.Parse(r.version, raw)
+	if err != nil || signed.ID() != invite.ID() || signed.HashMismatch() {
+		return "", nonsense("another event came back")
+	}
+	// The invited server has the invite now: finish even if the client has gone away.
+	ctx = context.WithoutCancel(ctx)
+	_, err = e.admit(ctx, e.server, r, signed)
+	return invite.ID(), err
+}
+
+// composeMember builds a membership event on the head without appending it.
+func (r *room) composeMember(ctx context.Context, q MemberRequest, content []byte, o appendOptions) (*event.Event, error) {
+	target := string(q.target())
+	d := &draft{sender: q.Sender, typ: "m.room.member", skey: &target, content: content, ts: q.Timestamp}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(ctx); err != nil {
+		return nil, err
+	}
+	if o.check != nil {
+		if err := o.check(headView{ctx, r, r.head.state}); err != nil {
+			return nil, err
+		}
+	}
+	c, err := r.compose(ctx, r.head, d, o)
+	if err != nil {
+		return nil, err
+	}
+	return c.event, nil
+}
+
+// strippedKeys is the state shown to those who are not in a room. spec: client-server-api#stripped-state
+var strippedKeys = []matrix.StateKey{
+	{Type: "m.room.create"}, {Type: "m.room.name"}, {Type: "m.room.avatar"}, {Type: "m.room.topic"},
+	{Type: "m.room.join_rules"}, {Type: "m.room.canonical_alias"}, {Type: "m.room.encryption"},
+}
+
+// shownState returns the current state that outsiders are shown, with the membership of some users.
+func (r *room) shownState(ctx context.Context, users ...matrix.UserID) ([]*Event, error) {
+	c, err := r.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keys := append([]matrix.StateKey(nil), strippedKeys...)
+	for _, u := range users {
+		keys = append(keys, matrix.StateKey{Type: "m.room.member", Key: string(u)})
+	}
+	events, err := State{r.e, c.head.state}.Events(ctx, keys...)
+	if err != nil {
+		return nil, err
+	}
+	out := events[:0]
+	for _, ev := range events {
+		if ev != nil {
+			out = append(out, ev)
+		}
+	}
+	return out, nil
+}
+
+// invitePDUs is the state that goes with an invite to another server, as whole events. spec: ss/sendInviteV2
+func (r *room) invitePDUs(ctx context.Context, sender matrix.UserID) ([][]byte, error) {
+	events, err := r.shownState(ctx, sender)
+	if err != nil {
+		return nil, err
+	}
+	out := make([][]byte, len(events))
+	for i, ev := range events {
+		out[i] = ev.JSON()
+	}
+	return out, nil
+}
+
+// InviteState returns the stripped state shown with an invite or knock of a local user, the
+// membership event included, each a stripped state event. spec: client-server-api#stripped-state
+func (e *Engine) InviteState(ctx context.Context, user matrix.UserID, room matrix.RoomID) ([][]byte, error) {
+	r, err := e.room(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	defer r.release()
+	m, err := e.membershipIn(ctx, r.nid, user)
+	if err != nil {
+		return nil, err
+	}
+	var out [][]byte
+	var events []*Event
+	resident, err := r.resident(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if resident {
+		sender, err := e.users(ctx, nonZero(m.Sender))
+		if err != nil {
+			return nil, err
+		}
+		if events, err = r.shownState(ctx, sender...); err != nil {
+			return nil, err
+		}
+	} else {
+		raw, err := storage.StrippedState(ctx, e.db, r.nid, e.nameOr0(ctx, user))
+		if ignoreNotFound(err) != nil {
+			return nil, err
+		}
+		if len(raw) > 0 {
+			for el := range canonicaljson.Elements(raw) {
+				out = append(out, el)
+			}
+		}
+	}
+	for _, ev := range events {
+		if !ev.Is("m.room.member", string(user)) {
+			out = append(out, ev.AppendStripped(nil))
+		}
+	}
+	if m.Event != 0 {
+		own, err := e.eventByNID(ctx, m.Event)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, own.AppendStripped(nil))
+	}
+	return out, nil
+}
+
+func nonZero(nids ...storage.NameNID) []storage.NameNID {
+	out := nids[:0]
+	for _, n := range nids {
+		if n != 0 {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func (e *Engine) nameOr0(ctx context.Context, name matrix.UserID) storage.NameNID {
+	nid, err := e.db.LookupName(ctx, string(name))
+	if err != nil {
+		return 0
+	}
+	return nid
+}
+
+// maxStripped bounds the state kept with an invite, in events and bytes.
+const (
+	maxStripped      = 50
+	maxStrippedBytes = 256 << 10
+)
+
+// strippedJSON makes the JSON array that is stored of what another server says about a room.
+func strippedJSON(events [][]byte) []byte {
+	out := []byte{'['}
+	n := 0
+	for _, raw := range events {
+		c, err := canonicaljson.Canonical(raw, canonicaljson.Lenient)
+		if err != nil || !canonicaljson.IsObject(c) || n == maxStripped || len(out)+len(c) > maxStrippedBytes {
+			continue
+		}
+		content, ok := canonicaljson.GetObject(c, "content")
+		sender, ok2 := canonicaljson.GetString(c, "sender")
+		key, ok3 := canonicaljson.GetString(c, "state_key")
+		typ, ok4 := canonicaljson.GetString(c, "type")
+		if !ok || !ok2 || !ok3 || !ok4 {
+			continue
+		}
+		if n++; n > 1 {
+			out = append(out, ',')
+		}
+		out = append(out, `{"content":`...)
+		out = append(out, content...)
+		out = append(out, `,"sender":`...)
+		out = canonicaljson.AppendString(out, sender)
+		out = append(out, `,"state_key":`...)
+		out = canonicaljson.AppendString(out, key)
+		out = append(out, `,"type":`...)
+		out = canonicaljson.AppendString(out, typ)
+		out = append(out, '}')
+	}
+	return append(out, ']')
+}
+
+// ReceiveInvite takes an invite of a local user, and returns it with our signature.
+// M_INCOMPATIBLE_ROOM_VERSION, M_INVALID_PARAM, M_FORBIDDEN. spec: ss/sendInviteV2
+func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, id matrix.EventID, version roomversion.ID, pdu []byte, stripped [][]byte) ([]byte, error) {
+	v, ok := roomversion.Get(version)
+	if !ok {
+		return nil, matrix.Errorf(400, "M_INCOMPATIBLE_ROOM_VERSION", "this server does not support room version %q", version).With("room_version", string(version))
+	}
+	ev, err := event.Parse(v, pdu)
+	if err != nil {
+		return nil, err
+	}
+	key, _ := ev.StateKey()
+	user := matrix.UserID(key)
+	switch {
+	case ev.RoomID() != room || ev.ID() != id || ev.HashMismatch():
+		return nil, matrix.InvalidParam("the event is not the one named in the path")
+	case ev.Type() != "m.room.member" || ev.Membership() != "invite" || !e.isLocal(user):
+		return nil, matrix.InvalidParam("the event is no invite of a user of this server")
+	case domain(ev.Sender()) != origin:
+		return nil, matrix.Forbidden("the inviting user is of another server")
+	}
+	if err := checkInviteState(v, room, stripped); err != nil {
+		return nil, err
+	}
+	if err := e.verify(ctx, []*event.Event{ev})[0]; err != nil {
+		return nil, matrix.Forbidden("the invite is not properly signed").Because(err)
+	}
+	if err := e.mayInvite(ctx, user, ev.Sender()); err != nil {
+		return nil, err
+	}
+	signed, err := ev.Sign(e.server, e.key)
+	if err != nil {
+		return nil, err
+	}
+	r, err := e.ensureRoom(ctx, room, v)
+	if err != nil {
+		return nil, err
+	}
+	defer r.release()
+	if err := r.allowsServer(ctx, origin); err != nil {
+		return nil, err
+	}
+	m, err := e.membershipIn(ctx, r.nid, user)
+	if err != nil {
+		return nil, err
+	}
+	resident, err := r.resident(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if resident {
+		// The invite reaches the room as any other event does.
+		if m.Membership == storage.MembershipJoin {
+			return nil, matrix.Forbidden("the user is in the room already")
+		}
+		return signed.JSON(), nil
+	}
+	if err := r.setApart(ctx, signed, user, m.Membership, stripped); err != nil {
+		return nil, fmt.Errorf("store invite: %w", err)
+	}
+	return signed.JSON(), nil
+}
+
+// checkInviteState looks at the state that comes with an invite. From room version 12 on it has to be whole events with the
+// create event among them, whose hash the room ID is: so nobody can pass off one room as another. Older servers send stripped
+// events in older rooms. M_INVALID_PARAM. spec: ss/sendInviteV2
+func checkInviteState(v *roomversion.Version, room matrix.RoomID, stripped [][]byte) error {
+	if !v.RoomIDIsCreateHash {
+		return nil
+	}
+	if len(stripped) > maxStripped {
+		stripped = stripped[:maxStripped]
+	}
+	created := false
+	for _, raw := range stripped {
+		ev, err := event.Parse(v, raw)
+		if err != nil {
+			return matrix.InvalidParam("invite_room_state holds what is no event of room version %s", v.ID)
+		}
+		if ev.RoomID() != room {
+			return matrix.InvalidParam("invite_room_state holds an event of another room")
+		}
+		created = created || ev.Is("m.room.create", "")
+	}
+	if !created {
+		return matrix.InvalidParam("invite_room_state lacks m.room.create")
+	}
+	return nil
+}
+
+// setApart stores a local user's membership in a room in which this server does not take part.
+func (r *room) setApart(ctx context.Context, parsed *event.Event, user matrix.UserID, previous storage.Membership, stripped [][]byte) error {
+	// One at a time: the same event may come by two ways at once, and a join may have made this server resident by now.
+	if err := r.lockInbound(ctx); err != nil {
+		return err
+	}
+	defer r.unlockInbound()
+	if resident, err := r.resident(ctx); err != nil || resident {
+		return err
+	}
+	known, err := r.eventsByID(ctx, []matrix.EventID{parsed.ID()})
+	if err != nil {
+		return err
+	}
+	if old := known[parsed.ID()]; old != nil && !old.Outlier {
+		return nil // from when we were in the room: it has had its effect
+	}
+	ev, stored, err := r.newEvent(ctx, parsed)
+	if err != nil {
+		return err
+	}
+	ev.Outlier = true
+	ch, err := r.e.memberChange(ctx, user, previous.String(), ev)
+	if err != nil {
+		return err
+	}
+	en := &entry{room: r, line: &line{}, items: []*item{{ev: ev, promote: stored, before: r.e.forest.At(0)}}, members: []memberChange{ch}}
+	if stripped != nil {
+		state := strippedJSON(stripped)
+		en.extra = func(ctx context.Context, tx *storage.Tx) error {
+			return storage.SetStrippedState(ctx, tx, r.nid, ev.skey, state)
+		}
+	}
+	r.e.committer.add(en)
+	return en.wait(ctx)
+}

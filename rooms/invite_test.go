@@ -1,0 +1,105 @@
+package rooms_test
+
+import (
+	"testing"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
+	"hanok/rooms"
+)
+
+func TestReceiveInvite(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	for _, version := range []roomversion.ID{"10", "12"} {
+		room, other := a.create(alice, rooms.CreateRequest{Version: version}), a.create(alice, rooms.CreateRequest{Version: version, Name: "other"})
+		invite := func(p event.Proto) *event.Event {
+			if p.Type == "" {
+				p.Type = "m.room.member"
+			}
+			if p.Sender == "" {
+				p.Sender = alice
+			}
+			if p.StateKey == nil {
+				key := string(bob)
+				p.StateKey = &key
+			}
+			if p.Content == nil {
+				p.Content = []byte(`{"membership":"invite"}`)
+			}
+			return a.forge(room, p)
+		}
+		state := func(room matrix.RoomID, types ...string) (out [][]byte) {
+			snap, err := a.Snapshot(ctx, room)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, typ := range types {
+				ev, err := snap.State.Event(ctx, typ, "")
+				if err != nil || ev == nil {
+					t.Fatal(ev, err)
+				}
+				out = append(out, ev.JSON())
+			}
+			return out
+		}
+		good := invite(event.Proto{})
+		receive := func(ev *event.Event, origin matrix.ServerName, v roomversion.ID, stripped [][]byte) error {
+			_, err := b.ReceiveInvite(ctx, origin, room, ev.ID(), v, ev.JSON(), stripped)
+			return err
+		}
+		shown := state(room, "m.room.create", "m.room.join_rules")
+		carol := "@carol:c.example"
+		unsigned, err := event.Build(good.Version(), event.Proto{RoomID: room, Type: "m.room.member", Sender: alice, StateKey: &[]string{string(bob)}[0], Content: []byte(`{"membership":"invite"}`),
+			PrevEvents: good.PrevEvents(), AuthEvents: good.AuthEvents(), Depth: 9, OriginServerTS: 1}, a.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, c := range map[string]struct {
+			err  error
+			code string
+		}{
+			"unknown version":     {receive(good, a.name, "99", shown), "M_INCOMPATIBLE_ROOM_VERSION"},
+			"from another server": {receive(good, "c.example", version, shown), "M_FORBIDDEN"},
+			"not ours":            {receive(invite(event.Proto{StateKey: &carol}), a.name, version, shown), "M_INVALID_PARAM"},
+			"no invite":           {receive(invite(event.Proto{Content: []byte(`{"membership":"ban"}`)}), a.name, version, shown), "M_INVALID_PARAM"},
+			"not signed":          {receive(unsigned, a.name, version, shown), "M_FORBIDDEN"},
+		} {
+			if !matrix.HasCode(c.err, c.code) {
+				t.Errorf("v%s, %s: want %s, got %v", version, what, c.code, c.err)
+			}
+		}
+		if version == "12" {
+			for what, err := range map[string]error{
+				"no create event":        receive(good, a.name, version, state(room, "m.room.join_rules")),
+				"another room's":         receive(good, a.name, version, state(other, "m.room.create")),
+				"stripped, no events":    receive(good, a.name, version, [][]byte{[]byte(`{"type":"m.room.create","state_key":"","sender":"@a:a.example","content":{}}`)}),
+				"nothing":                receive(good, a.name, version, nil),
+				"something that is junk": receive(good, a.name, version, append(shown, []byte(`{`))),
+			} {
+				if !matrix.HasCode(err, "M_INVALID_PARAM") {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+		}
+		if m, err := b.MembershipOf(ctx, room, bob); err != nil || m.Membership != "" {
+			t.Fatalf("a refused invite left %q, %v", m.Membership, err)
+		}
+		if err := receive(good, a.name, version, shown); err != nil {
+			t.Fatal(err)
+		}
+		if err := receive(good, a.name, version, shown); err != nil {
+			t.Fatal("the same invite again: ", err)
+		}
+		m, err := b.MembershipOf(ctx, room, bob)
+		if err != nil || m.Membership != "invite" || m.Event != good.ID() {
+			t.Fatal(m, err)
+		}
+		got, err := b.InviteState(ctx, bob, room)
+		if err != nil || len(got) != 3 {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+}

@@ -1,0 +1,660 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
+	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
+	"hanok/storage"
+	"hanok/storage/statetree"
+)
+
+// Join joins a room, by itself or through a resident server. Who is joined already stays so. spec: cs/joinRoomById
+func (e *Engine) Join(ctx context.Context, q MemberRequest) (matrix.EventID, error) {
+	if q.Renew {
+		return e.changeMember(ctx, q, "join", func(current string) error {
+			if current != "join" {
+				return matrix.Forbidden("you are not in this room")
+			}
+			return nil
+		})
+	}
+	content, err := e.memberContent(ctx, q, "join", q.Sender)
+	if err != nil {
+		return "", err
+	}
+	id, err := e.joinHere(ctx, q, content)
+	if !errors.Is(err, errElsewhere) {
+		return id, err
+	}
+	// One attempt at a time makes this server resident; those who waited then join here, or make the next attempt.
+	for ctx.Err() == nil {
+		_, shared, err := e.joins.do(ctx, q.Room, func() (struct{}, error) {
+			// A join is finished even if the client has given it up.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxJoinTime)
+			defer cancel()
+			id, err = e.joinAnywhere(ctx, q, content)
+			return struct{}{}, err
+		})
+		if !shared {
+			return id, err
+		}
+		if id, err = e.joinHere(ctx, q, content); !errors.Is(err, errElsewhere) {
+			return id, err
+		}
+	}
+	return "", ctx.Err()
+}
+
+// joinAnywhere joins a room by itself, or else through other servers.
+func (e *Engine) joinAnywhere(ctx context.Context, q MemberRequest, content []byte) (id matrix.EventID, err error) {
+	for _, pause := range []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 0} {
+		var here error
+		if id, here = e.joinHere(ctx, q, content); !errors.Is(here, errElsewhere) {
+			return id, here
+		}
+		err = e.throughServers(ctx, q, func(s matrix.ServerName) error {
+			id, err = e.joinThrough(ctx, s, q, content)
+			return err
+		})
+		if err == nil || !errors.Is(here, errNoAuthoriser) || pause == 0 {
+			return id, err
+		}
+		// The user is in a room that counts. That they are, or who may let them in, may be news that is on its way.
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+	return id, err
+}
+
+// maxJoinTime bounds a join through other servers.
+const maxJoinTime = 5 * time.Minute
+
+// errElsewhere means that an operation needs a server that is in the room.
+var errElsewhere = errors.New("rooms: this server cannot do it alone")
+
+// joinHere joins a room in which this server takes part.
+func (e *Engine) joinHere(ctx context.Context, q MemberRequest, content []byte) (matrix.EventID, error) {
+	r, err := e.room(ctx, q.Room)
+	if matrix.HasCode(err, "M_NOT_FOUND") {
+		return "", errElsewhere
+	}
+	if err != nil {
+		return "", err
+	}
+	defer r.release()
+	if ok, err := r.resident(ctx); err != nil {
+		return "", err
+	} else if !ok {
+		return "", errElsewhere
+	}
+	c, err := r.current(ctx)
+	if err != nil {
+		return "", err
+	}
+	state := State{e, c.head.state}
+	member, err := state.Event(ctx, "m.room.member", string(q.Sender))
+	if err != nil {
+		return "", err
+	}
+	if member != nil && member.Membership() == "join" && !q.ProfileInContent && q.Content == nil {
+		return member.ID(), nil
+	}
+	if member != nil && member.Membership() == "join" && string(member.Content()) == string(content) {
+		return member.ID(), nil
+	}
+	if content, err = e.authorise(ctx, r, state, q.Sender, content); err != nil {
+		return "", err
+	}
+	return r.appendMember(ctx, q, content, func(v headView, current string) error {
+		if current == "join" {
+			return nil
+		}
+		return r.stillHere(v)
+	})
+}
+
+// stillHere is asked under the room's lock: errElsewhere if the last user of this server has left by now, so that a
+// join that is made here would never reach the others.
+func (r *room) stillHere(v headView) error {
+	for _, u := range r.committed.Load().local {
+		if m, err := v.membership(u); err != nil || m == "join" {
+			return err
+		}
+	}
+	servers, err := storage.JoinedServers(v.ctx, r.e.db, r.nid)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(servers, func(s storage.NameNID) bool { return s != r.e.own }) {
+		return errElsewhere
+	}
+	return nil
+}
+
+// Why this server cannot let a user into a restricted room; another one may be able to.
+var (
+	errNoAuthoriser  = fmt.Errorf("no local user can authorise the join: %w", errElsewhere)
+	errUnknownMember = fmt.Errorf("the members of the rooms that count are not known here: %w", errElsewhere)
+)
+
+// authorise adds to a join what a restricted room asks for.
+// spec: client-server-api#restricted-rooms, rooms/v8#authorisation-rules 4.3.5
+func (e *Engine) authorise(ctx context.Context, r *room, state State, user matrix.UserID, content []byte) ([]byte, error) {
+	if !r.version.Restricted {
+		return content, nil
+	}
+	rules, err := state.Event(ctx, "m.room.join_rules", "")
+	if err != nil || rules == nil {
+		return content, err
+	}
+	if rule, _ := rules.ContentString("join_rule"); rule != "restricted" && rule != "knock_restricted" {
+		return content, nil
+	}
+	membership, err := state.Membership(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	if membership == "join" || membership == "invite" {
+		return content, nil
+	}
+	if membership == "ban" {
+		return nil, matrix.Forbidden("you are banned from this room")
+	}
+	authoriser, err := e.authoriser(ctx, r, state, rules, user)
+	if err != nil {
+		return nil, err
+	}
+	return canonicaljson.Set(content, "join_authorised_via_users_server", canonicaljson.AppendString(nil, string(authoriser))), nil
+}
+
+// authoriser finds a local user who lets somebody into a restricted room: M_FORBIDDEN when the user is in none of
+// the rooms that count, errUnknownMember when that cannot be told here, errNoAuthoriser when nobody here may invite.
+func (e *Engine) authoriser(ctx context.Context, r *room, state State, rules *Event, user matrix.UserID) (matrix.UserID, error) {
+	member, unknown := false, false
+	for _, id := range allowedRooms(rules) {
+		other, err := e.room(ctx, id)
+		if matrix.HasCode(err, "M_NOT_FOUND") {
+			unknown = true
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		resident, err := other.resident(ctx)
+		if err == nil && resident {
+			var row storage.MembershipRow
+			row, err = e.membershipIn(ctx, other.nid, user)
+			member = member || row.Membership == storage.MembershipJoin
+		} else {
+			unknown = true
+		}
+		other.release()
+		if err != nil {
+			return "", err
+		}
+		if member {
+			break
+		}
+	}
+	if !member {
+		if unknown {
+			return "", errUnknownMember
+		}
+		return "", matrix.Forbidden("you are in none of the rooms whose members may join this one")
+	}
+	levels, err := state.PowerLevels(ctx)
+	if err != nil {
+		return "", err
+	}
+	c, err := r.current(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, u := range c.local {
+		if levels.User(u) >= levels.Invite() {
+			if m, err := state.Membership(ctx, u); err != nil {
+				return "", err
+			} else if m == "join" {
+				return u, nil
+			}
+		}
+	}
+	return "", errNoAuthoriser
+}
+
+// allowedRooms lists the rooms whose members may join. spec: client-server-api#restricted-rooms
+func allowedRooms(rules *Event) []matrix.RoomID {
+	allow, ok := canonicaljson.Get(rules.Content(), "allow")
+	if !ok || !canonicaljson.IsArray(allow) {
+		return nil
+	}
+	var out []matrix.RoomID
+	for el := range canonicaljson.Elements(allow) {
+		if !canonicaljson.IsObject(el) {
+			continue
+		}
+		if t, _ := canonicaljson.GetString(el, "type"); t != "m.room_membership" {
+			continue
+		}
+		s, _ := canonicaljson.GetString(el, "room_id")
+		if id, err := matrix.ParseRoomID(s); err == nil && len(out) < 100 {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// maxVia is how many servers are tried for one operation.
+const maxVia = 10
+
+// serversToTry lists servers that may be in a room: those named by the request and the inviter's; and apart from them, those
+// that we know to be in it. The domain of the room ID is no address, but better than nothing. spec: appendices#routing
+func (e *Engine) serversToTry(ctx context.Context, q MemberRequest) (named, known []matrix.ServerName, err error) {
+	add := func(list, seen []matrix.ServerName, s matrix.ServerName) []matrix.ServerName {
+		if s == "" || s == e.server || slices.Contains(list, s) || slices.Contains(seen, s) || len(list)+len(seen) >= maxVia {
+			return list
+		}
+		return append(list, s)
+	}
+	for _, s := range q.Via {
+		named = add(named, nil, s)
+	}
+	m, err := e.MembershipOf(ctx, q.Room, q.Sender)
+	if err != nil {
+		return nil, nil, err
+	}
+	if m.Membership == "invite" {
+		named = add(named, nil, domain(m.Sender))
+	}
+	joined, err := e.JoinedServers(ctx, q.Room)
+	if err != nil && !matrix.HasCode(err, "M_NOT_FOUND") {
+		return nil, nil, err
+	}
+	for _, s := range joined {
+		known = add(known, named, s)
+	}
+	if m.Membership == "knock" || m.Membership == "invite" {
+		// Those who set up the room, as we were told with the membership.
+		shown, err := e.InviteState(ctx, q.Sender, q.Room)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, raw := range shown {
+			sender, _ := canonicaljson.GetString(raw, "sender")
+			known = add(known, named, domain(sender))
+		}
+	}
+	if len(named) == 0 {
+		known = add(known, nil, domain(q.Room))
+	}
+	return named, known, nil
+}
+
+// throughServers tries an operation with one server after the other until one does it. Those that were not named by the
+// request are only asked where none of the named ones answers: an answer of theirs, even a refusal, is what was asked for.
+func (e *Engine) throughServers(ctx context.Context, q MemberRequest, try func(matrix.ServerName) error) error {
+	named, known, err := e.serversToTry(ctx, q)
+	if err != nil {
+		return err
+	}
+	var refused error
+	for i, s := range slices.Concat(named, known) {
+		if answer, ok := matrix.AsError(refused); i >= len(named) && len(named) > 0 && ok && answer.Status < http.StatusInternalServerError {
+			break
+		}
+		err := try(s)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		e.log.Debug().Err(err).Str("server", string(s)).Msg("a server refused, or could not be asked")
+		refused = worse(refused, err)
+	}
+	if refused == nil {
+		return matrix.NotFound("no server that is in the room is known")
+	}
+	return refused
+}
+
+// worse picks of two failures the one that tells the client more.
+func worse(a, b error) error {
+	if a == nil {
+		return b
+	}
+	ae, aok := matrix.AsError(a)
+	be, bok := matrix.AsError(b)
+	if bok && (!aok || be.Status == http.StatusForbidden && ae.Status != http.StatusForbidden) {
+		return b
+	}
+	return a
+}
+
+// supportedVersions is what we tell a server that makes an event for us.
+func supportedVersions() []roomversion.ID { return roomversion.Supported() }
+
+// template is an event made by another server for our user, checked.
+type template struct {
+	version *roomversion.Version
+	proto   event.Proto
+}
+
+// readTemplate checks a made event and keeps what is needed of it.
+func readTemplate(m MadeEvent, room matrix.RoomID, user matrix.UserID, membership string) (*template, error) {
+	if m.Version == "" {
+		m.Version = "1"
+	}
+	v, ok := roomversion.Get(m.Version)
+	if !ok {
+		return nil, matrix.Errorf(http.StatusBadRequest, "M_UNSUPPORTED_ROOM_VERSION", "this server does not support room version %q", m.Version)
+	}
+	raw, err := canonicaljson.Canonical(m.Event, v.JSON)
+	if err != nil {
+		return nil, nonsense("the event made for us is malformed").Because(err)
+	}
+	text := func(key string) string { s, _ := canonicaljson.GetString(raw, key); return s }
+	content, _ := canonicaljson.GetObject(raw, "content")
+	got, _ := canonicaljson.GetString(content, "membership")
+	if text("type") != "m.room.member" || text("state_key") != string(user) || text("sender") != string(user) || text("room_id") != string(room) || got != membership {
+		return nil, nonsense("the event made for us is not what we asked for")
+	}
+	depth, _ := canonicaljson.GetInt(raw, "depth")
+	key := string(user)
+	t := &template{version: v, proto: event.Proto{RoomID: room, Sender: user, Type: "m.room.member", StateKey: &key, Content: content, Depth: min(max(depth, 1), event.MaxDepth(v))}}
+	if t.proto.PrevEvents, err = refIDs(raw, "prev_events"); err != nil {
+		return nil, err
+	}
+	if t.proto.AuthEvents, err = refIDs(raw, "auth_events"); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// nonsense is the error for an answer of another server that cannot be used.
+func nonsense(format string, args ...any) *matrix.Error {
+	return matrix.Errorf(http.StatusBadGateway, "M_UNKNOWN", "The other server's answer cannot be used: "+format+".", args...)
+}
+
+// refIDs reads references to events: strings, or up to v2 pairs of ID and hashes.
+func refIDs(raw []byte, key string) ([]matrix.EventID, error) {
+	list, ok := canonicaljson.Get(raw, key)
+	if !ok || !canonicaljson.IsArray(list) {
+		return nil, nonsense("the event made for us has no %s", key)
+	}
+	var out []matrix.EventID
+	for el := range canonicaljson.Elements(list) {
+		if canonicaljson.IsArray(el) {
+			for first := range canonicaljson.Elements(el) {
+				el = first
+				break
+			}
+		}
+		s, ok := canonicaljson.String(el)
+		if !ok {
+			return nil, nonsense("the event made for us has a bad entry in %s", key)
+		}
+		id, err := matrix.ParseEventID(s)
+		if err != nil {
+			return nil, nonsense("the event made for us has a bad entry in %s", key).Because(err)
+		}
+		out = append(out, id)
+	}
+	return out, nil
+}
+
+// complete turns a template into our signed event: the content is ours but for what the template's server vouches for.
+func (e *Engine) complete(t *template, content []byte, ts matrix.Timestamp) (*event.Event, error) {
+	if raw, ok := canonicaljson.Get(t.proto.Content, "join_authorised_via_users_server"); ok {
+		content = canonicaljson.Set(content, "join_authorised_via_users_server", raw)
+	}
+	p := t.proto
+	p.Content = content
+	if p.OriginServerTS = ts; ts == 0 {
+		p.OriginServerTS = e.now()
+	}
+	built, err := event.Build(t.version, p, e.server)
+	if err != nil {
+		return nil, err
+	}
+	return built.Sign(e.server, e.key)
+}
+
+func (e *Engine) joinThrough(ctx context.Context, server matrix.ServerName, q MemberRequest, content []byte) (matrix.EventID, error) {
+	made, err := e.remote.MakeJoin(ctx, server, q.Room, q.Sender, supportedVersions())
+	if err != nil {
+		return "", err
+	}
+	t, err := readTemplate(made, q.Room, q.Sender, "join")
+	if err != nil {
+		return "", err
+	}
+	join, err := e.complete(t, content, q.Timestamp)
+	if err != nil {
+		return "", err
+	}
+	sent, err := e.remote.SendJoin(ctx, server, q.Room, join.ID(), join.JSON())
+	if err != nil {
+		return "", err
+	}
+	if sent.MembersOmitted {
+		return "", errors.New("send_join: members were omitted, which we did not ask for")
+	}
+	if sent.Event != nil {
+		signed, err := event.Parse(t.version, sent.Event)
+		if err != nil || signed.ID() != join.ID() {
+			return "", nonsense("another event came back")
+		}
+		join = signed
+	}
+	// From here on the room counts us in: finish even if the client has gone away.
+	ctx = context.WithoutCancel(ctx)
+	if r, err := e.room(ctx, q.Room); err == nil {
+		resident, err := r.resident(ctx)
+		if err == nil && resident {
+			// A restricted room that we are in: another server authorised the join.
+			defer r.release()
+			results := e.receive(ctx, server, r, []*event.Event{join})
+			return join.ID(), results[0]
+		}
+		r.release()
+		if err != nil {
+			return "", err
+		}
+	}
+	if err := e.enter(ctx, server, t.version, q.Room, join, sent); err != nil {
+		return "", fmt.Errorf("send_join: %w", err)
+	}
+	return join.ID(), nil
+}
+
+// enter makes a room ours from the answer to a join.
+func (e *Engine) enter(ctx context.Context, server matrix.ServerName, v *roomversion.Version, id matrix.RoomID, join *event.Event, sent SentJoin) error {
+	states, err := e.parseAll(v, id, sent.State)
+	if err != nil {
+		return err
+	}
+	chain, err := e.parseAll(v, id, sent.AuthChain)
+	if err != nil {
+		return err
+	}
+	r, err := e.claimRoom(ctx, id, v)
+	if err != nil {
+		return err
+	}
+	defer r.release()
+	if err := r.lockInbound(ctx); err != nil {
+		return err
+	}
+	defer r.unlockInbound()
+	known, err := r.storeOutliers(ctx, append(slices.Clone(chain), states...))
+	if err != nil {
+		return err
+	}
+	tree, err := r.treeOf(ctx, states, known)
+	if err != nil {
+		return err
+	}
+	create, err := e.lookup(ctx, tree, "m.room.create", "")
+	if err != nil {
+		return err
+	}
+	if create == 0 {
+		return nonsense("the state has no valid m.room.create")
+	}
+	if ev := known[matrixIDOf(known, create)]; ev != nil {
+		if stated, ok := ev.ContentString("room_version"); ok && stated != string(v.ID) || !ok && v.ID != "1" {
+			return nonsense("m.room.create and make_join disagree about the room version")
+		}
+	}
+	if rejection, err := split(r.checker.Check(join, treeState{ctx, r, tree})); rejection != nil || err != nil {
+		if err != nil {
+			return err
+		}
+		return nonsense("our join is not allowed by the state that came with it").Because(rejection)
+	}
+	return r.takeOver(ctx, join, tree)
+}
+
+func matrixIDOf(known map[matrix.EventID]*Event, nid storage.EventNID) matrix.EventID {
+	for id, ev := range known {
+		if ev.NID == nid {
+			return id
+		}
+	}
+	return ""
+}
+
+// treeState is a stored state as the auth rules see it.
+type treeState struct {
+	ctx  context.Context
+	r    *room
+	tree statetree.Tree
+}
+
+// StateEvent implements eventauth.State.
+func (s treeState) StateEvent(eventType, stateKey string) (*event.Event, error) {
+	nid, err := s.r.e.lookup(s.ctx, s.tree, eventType, stateKey)
+	if err != nil || nid == 0 {
+		return nil, err
+	}
+	ev, err := s.r.event(s.ctx, nid)
+	if err != nil {
+		return nil, err
+	}
+	return ev.Event, nil
+}
+
+// claimRoom is ensureRoom for who has been let in by a server of the room, which knows its version. An invite can have come
+// before that claimed another version: it must not keep everybody out.
+func (e *Engine) claimRoom(ctx context.Context, id matrix.RoomID, v *roomversion.Version) (*room, error) {
+	r, err := e.room(ctx, id)
+	if err == nil {
+		nid, version := r.nid, r.version.ID
+		r.release()
+		if version != v.ID {
+			if err := e.freeRoomID(ctx, id, nid); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return e.ensureRoom(ctx, id, v)
+}
+
+// freeRoomID makes the ID of a room free, unless this server was joined to it.
+func (e *Engine) freeRoomID(ctx context.Context, id matrix.RoomID, nid storage.RoomNID) error {
+	var nids []storage.NameNID
+	for _, m := range []storage.Membership{storage.MembershipInvite, storage.MembershipKnock, storage.MembershipLeave, storage.MembershipBan} {
+		rows, err := storage.MembershipsIn(ctx, e.db, nid, m)
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			nids = append(nids, row.User)
+		}
+	}
+	members, err := e.users(ctx, nids)
+	if err != nil {
+		return err
+	}
+	e.userRooms.hold(members)
+	defer e.userRooms.release(members)
+	err = e.db.Write(ctx, func(tx *storage.Tx) error { return storage.AbandonRoom(ctx, tx, nid) })
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.byID, id)
+	delete(e.byNID, nid)
+	return nil
+}
+
+// ensureRoom returns a room, pinned, storing it if it is new.
+func (e *Engine) ensureRoom(ctx context.Context, id matrix.RoomID, v *roomversion.Version) (*room, error) {
+	r, err := e.room(ctx, id)
+	if err == nil {
+		if r.version.ID != v.ID {
+			r.release()
+			return nil, matrix.InvalidParam("the room is known here as one of version %s, not %s", r.version.ID, v.ID)
+		}
+		return r, nil
+	}
+	if !matrix.HasCode(err, "M_NOT_FOUND") {
+		return nil, err
+	}
+	nid, err := e.db.AllocateRoom()
+	if err != nil {
+		return nil, err
+	}
+	err = e.db.Write(ctx, func(tx *storage.Tx) error { return storage.InsertRoom(ctx, tx, nid, id, string(v.ID)) })
+	if err != nil {
+		return nil, err
+	}
+	return e.room(ctx, id)
+}
+
+// takeOver sets the room's head to our join and its state to what came with it.
+func (r *room) takeOver(ctx context.Context, join *event.Event, tree statetree.Tree) error {
+	ev, promote, err := r.newEvent(ctx, join)
+	if err != nil {
+		return err
+	}
+	ev.Outlier = false
+	ev.stateBefore = tree.Ref()
+	after, err := tree.With(ctx, ev.entry())
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	if err := r.load(ctx); err != nil {
+		r.mu.Unlock()
+		return err
+	}
+	changes, err := r.memberChanges(ctx, r.head.state, after, ev)
+	if err != nil {
+		r.mu.Unlock()
+		return err
+	}
+	en := &entry{
+		room: r, line: r.line, members: changes,
+		head:  &head{state: after, tips: []tip{{nid: ev.NID, id: join.ID(), depth: join.Depth(), after: after}}},
+		items: []*item{{ev: ev, before: tree, timeline: forward, promote: promote, current: after.Ref(), moved: true}},
+	}
+	for _, p := range join.PrevEvents() {
+		en.missing = append(en.missing, storage.MissingPrev{ID: p, Child: ev.NID, Depth: join.Depth()})
+	}
+	r.pending.add(ev, after)
+	r.head = en.head
+	r.e.committer.add(en)
+	r.mu.Unlock()
+	return en.wait(ctx)
+}

@@ -1,0 +1,228 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/storage"
+)
+
+// Leave leaves a room, rejects an invite or takes back a knock. It does nothing for those who left. spec: cs/leaveRoom
+func (e *Engine) Leave(ctx context.Context, q MemberRequest) (matrix.EventID, error) {
+	id, err := e.leave(ctx, q, false)
+	// One at a time goes through other servers, joins included: what they did to the room before is seen by who comes after.
+	for errors.Is(err, errElsewhere) {
+		_, shared, flightErr := e.joins.do(ctx, q.Room, func() (struct{}, error) {
+			// A leave is finished even if the client has given it up.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxJoinTime)
+			defer cancel()
+			id, err = e.leave(ctx, q, true)
+			return struct{}{}, err
+		})
+		if !shared {
+			return id, flightErr
+		}
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		id, err = e.leave(ctx, q, false)
+	}
+	return id, err
+}
+
+// leave is Leave where this server takes part in the room. Where it does not, it goes through other servers if away is
+// set, else it fails with errElsewhere.
+func (e *Engine) leave(ctx context.Context, q MemberRequest, away bool) (matrix.EventID, error) {
+	r, err := e.room(ctx, q.Room)
+	if err != nil {
+		return "", hideRoom(err)
+	}
+	defer r.release()
+	m, err := e.membershipIn(ctx, r.nid, q.Sender)
+	if err != nil {
+		return "", err
+	}
+	resident, err := r.resident(ctx)
+	if err != nil {
+		return "", err
+	}
+	switch m.Membership {
+	case storage.MembershipLeave:
+		ev, err := e.eventByNID(ctx, m.Event)
+		if err != nil {
+			return "", err
+		}
+		return ev.ID(), nil
+	case storage.MembershipJoin, storage.MembershipInvite, storage.MembershipKnock:
+	default:
+		return "", matrix.Forbidden("you are not in this room")
+	}
+	content, err := e.memberContent(ctx, q, "leave", q.Sender)
+	if err != nil {
+		return "", err
+	}
+	if resident {
+		return r.appendMember(ctx, q, content, nil)
+	}
+	if !away {
+		return "", errElsewhere
+	}
+	leave, err := e.leaveAway(ctx, r, q, content)
+	if err != nil {
+		// Nobody in the room can be reached, or they have forgotten the invite: the user is rid of it all the same.
+		e.log.Info().Err(err).Int64("room", int64(r.nid)).Msg("a leave stays local")
+		if leave, err = e.leaveAlone(ctx, r, q, m, content); err != nil {
+			return "", err
+		}
+	}
+	return leave.ID(), r.setApart(context.WithoutCancel(ctx), leave, q.Sender, m.Membership, nil)
+}
+
+// leaveAway has another server put the leave into the room. spec: ss/makeLeave, ss/sendLeaveV2
+func (e *Engine) leaveAway(ctx context.Context, r *room, q MemberRequest, content []byte) (leave *event.Event, err error) {
+	err = e.throughServers(ctx, q, func(s matrix.ServerName) error {
+		leave, err = e.leaveThrough(ctx, s, r, q, content)
+		return err
+	})
+	return leave, err
+}
+
+func (e *Engine) leaveThrough(ctx context.Context, server matrix.ServerName, r *room, q MemberRequest, content []byte) (*event.Event, error) {
+	made, err := e.remote.MakeLeave(ctx, server, q.Room, q.Sender)
+	if err != nil {
+		return nil, err
+	}
+	t, err := readTemplate(made, q.Room, q.Sender, "leave")
+	if err != nil {
+		return nil, err
+	}
+	leave, err := e.complete(t, content, q.Timestamp)
+	if err != nil {
+		return nil, err
+	}
+	return leave, e.remote.SendLeave(ctx, server, q.Room, leave.ID(), leave.JSON())
+}
+
+// receiveApart takes events of a room in which this server does not take part. All that can concern us
+// is that a local user's invite was taken back, or a knock turned down: nobody else tells us.
+func (e *Engine) receiveApart(ctx context.Context, r *room, events []*event.Event) []error {
+	out := make([]error, len(events))
+	for i, ev := range events {
+		out[i] = e.takenBack(ctx, r, ev)
+	}
+	return out
+}
+
+// takenBack ends a local user's invite or knock. The room's rules cannot be checked from here; that the event
+// names the invite or knock among its auth events shows that its sender's server knows the room.
+func (e *Engine) takenBack(ctx context.Context, r *room, ev *event.Event) error {
+	refused := matrix.Forbidden("this server is not in the room")
+	key, _ := ev.StateKey()
+	user := matrix.UserID(key)
+	if ev.Type() != "m.room.member" || !e.isLocal(user) || ev.HashMismatch() || ev.Membership() != "leave" && ev.Membership() != "ban" {
+		return refused
+	}
+	m, err := e.membershipIn(ctx, r.nid, user)
+	if err != nil {
+		return err
+	}
+	if m.Membership != storage.MembershipInvite && m.Membership != storage.MembershipKnock {
+		return refused
+	}
+	was, err := e.eventByNID(ctx, m.Event)
+	if err != nil {
+		return err
+	}
+	// An invite is taken back by who sent it: whether anybody else may do so cannot be told from outside the room.
+	if m.Membership == storage.MembershipInvite && ev.Sender() != was.Sender() || !slices.Contains(ev.AuthEvents(), was.ID()) {
+		return refused
+	}
+	if err := e.verify(ctx, []*event.Event{ev})[0]; err != nil {
+		return err
+	}
+	return r.setApart(ctx, ev, user, m.Membership, nil)
+}
+
+// leaveAlone makes a leave that stays on this server.
+func (e *Engine) leaveAlone(ctx context.Context, r *room, q MemberRequest, m storage.MembershipRow, content []byte) (*event.Event, error) {
+	was, err := e.eventByNID(ctx, m.Event)
+	if err != nil {
+		return nil, err
+	}
+	key := string(q.Sender)
+	ts := q.Timestamp
+	if ts == 0 {
+		ts = e.now()
+	}
+	leave, err := event.Build(r.version, event.Proto{
+		RoomID: r.id, Sender: q.Sender, Type: "m.room.member", StateKey: &key, Content: content, OriginServerTS: ts,
+		PrevEvents: []matrix.EventID{was.ID()}, AuthEvents: []matrix.EventID{was.ID()}, Depth: min(was.Depth(), event.MaxDepth(r.version)-1) + 1,
+	}, e.server)
+	if err != nil {
+		return nil, err
+	}
+	return leave.Sign(e.server, e.key)
+}
+
+// Knock asks to be let in. spec: cs/knockRoom
+func (e *Engine) Knock(ctx context.Context, q MemberRequest) (matrix.EventID, error) {
+	content, err := e.memberContent(ctx, q, "knock", q.Sender)
+	if err != nil {
+		return "", err
+	}
+	r, err := e.room(ctx, q.Room)
+	if err == nil {
+		defer r.release()
+		resident, err := r.resident(ctx)
+		if err != nil {
+			return "", err
+		}
+		if resident {
+			return r.appendMember(ctx, q, content, nil)
+		}
+	} else if !matrix.HasCode(err, "M_NOT_FOUND") {
+		return "", err
+	}
+	var id matrix.EventID
+	err = e.throughServers(ctx, q, func(s matrix.ServerName) error {
+		id, err = e.knockThrough(ctx, s, q, content)
+		return err
+	})
+	return id, err
+}
+
+func (e *Engine) knockThrough(ctx context.Context, server matrix.ServerName, q MemberRequest, content []byte) (matrix.EventID, error) {
+	made, err := e.remote.MakeKnock(ctx, server, q.Room, q.Sender, supportedVersions())
+	if err != nil {
+		return "", err
+	}
+	t, err := readTemplate(made, q.Room, q.Sender, "knock")
+	if err != nil {
+		return "", err
+	}
+	knock, err := e.complete(t, content, q.Timestamp)
+	if err != nil {
+		return "", err
+	}
+	stripped, err := e.remote.SendKnock(ctx, server, q.Room, knock.ID(), knock.JSON())
+	if err != nil {
+		return "", err
+	}
+	ctx = context.WithoutCancel(ctx)
+	r, err := e.claimRoom(ctx, q.Room, t.version)
+	if err != nil {
+		return "", err
+	}
+	defer r.release()
+	m, err := e.membershipIn(ctx, r.nid, q.Sender)
+	if err != nil {
+		return "", err
+	}
+	if stripped == nil {
+		stripped = [][]byte{}
+	}
+	return knock.ID(), r.setApart(ctx, knock, q.Sender, m.Membership, stripped)
+}

@@ -1,0 +1,240 @@
+package rooms
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/storage"
+	"hanok/storage/statetree"
+)
+
+// fromRows turns rows into events and caches them.
+func (e *Engine) fromRows(ctx context.Context, rows []*storage.EventRow) ([]*Event, error) {
+	out := make([]*Event, len(rows))
+	redacted := make(map[*Event]storage.EventNID)
+	for i, row := range rows {
+		if ev := e.events.byNumber(row.NID); ev != nil {
+			out[i] = ev
+			continue
+		}
+		r, err := e.roomByNID(ctx, row.Room)
+		if err != nil {
+			return nil, fmt.Errorf("event %d: %w", row.NID, err)
+		}
+		version := r.version
+		r.release()
+		parsed, err := event.FromStored(version, row.ID, row.JSON)
+		if err != nil {
+			return nil, fmt.Errorf("event %d: %w", row.NID, err)
+		}
+		out[i] = fromRow(row, parsed)
+		if row.RedactedBy != 0 {
+			redacted[out[i]] = row.RedactedBy
+		}
+	}
+	if len(redacted) > 0 {
+		ids, err := storage.EventIDs(ctx, e.db, slices.Collect(maps.Values(redacted)))
+		if err != nil {
+			return nil, err
+		}
+		for ev, by := range redacted {
+			ev.RedactedBy = ids[by]
+		}
+	}
+	e.events.fill(out...)
+	return out, nil
+}
+
+func fromRow(row *storage.EventRow, parsed *event.Event) *Event {
+	return &Event{
+		Event: parsed, NID: row.NID, RoomNID: row.Room, Pos: row.Pos, ReceivedTS: row.ReceivedTS,
+		Rejected: row.Flags&storage.EventRejected != 0, SoftFailed: row.Flags&storage.EventSoftFailed != 0, Outlier: row.Flags&storage.EventOutlier != 0, Relay: row.Flags&storage.EventRelay != 0,
+		TxnDevice: row.TxnDevice, TxnID: row.TxnID,
+		redactedBy: row.RedactedBy, stateBefore: statetree.Ref(row.State), prevs: row.Prev, auths: row.Auth,
+		typ: row.Type, skey: row.StateKey, sender: row.Sender,
+	}
+}
+
+func (ev *Event) row() *storage.EventRow {
+	var flags storage.EventFlags
+	if ev.Outlier {
+		flags |= storage.EventOutlier
+	}
+	if ev.Rejected {
+		flags |= storage.EventRejected
+	}
+	if ev.Relay {
+		flags |= storage.EventRelay
+	}
+	if ev.SoftFailed {
+		flags |= storage.EventSoftFailed
+	}
+	return &storage.EventRow{
+		NID: ev.NID, ID: ev.ID(), Room: ev.RoomNID, Type: ev.typ, StateKey: ev.skey, Sender: ev.sender, Depth: ev.Depth(), Pos: ev.Pos,
+		ReceivedTS: ev.ReceivedTS, OriginTS: ev.OriginServerTS(), Flags: flags, State: int64(ev.stateBefore), Prev: ev.prevs, Auth: ev.auths,
+		RedactedBy: ev.redactedBy, TxnDevice: ev.TxnDevice, TxnID: ev.TxnID, JSON: ev.JSON(),
+	}
+}
+
+// eventMap returns stored events by number; unknown numbers are missing.
+func (e *Engine) eventMap(ctx context.Context, nids []storage.EventNID) (map[storage.EventNID]*Event, error) {
+	out := make(map[storage.EventNID]*Event, len(nids))
+	var load []storage.EventNID
+	for _, nid := range nids {
+		if nid == 0 || out[nid] != nil {
+			continue
+		}
+		if ev := e.events.byNumber(nid); ev != nil {
+			out[nid] = ev
+		} else {
+			load = append(load, nid)
+		}
+	}
+	if len(load) == 0 {
+		return out, nil
+	}
+	rows, err := storage.EventsByNID(ctx, e.db, load)
+	if err != nil {
+		return nil, err
+	}
+	events, err := e.fromRows(ctx, rows)
+	if err != nil {
+		return nil, err
+	}
+	for _, ev := range events {
+		out[ev.NID] = ev
+	}
+	return out, nil
+}
+
+// eventsByNID returns stored events in the order asked for. An unknown number is an error: our own tables are at odds.
+func (e *Engine) eventsByNID(ctx context.Context, nids []storage.EventNID) ([]*Event, error) {
+	byNID, err := e.eventMap(ctx, nids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*Event, len(nids))
+	for i, nid := range nids {
+		if out[i] = byNID[nid]; out[i] == nil {
+			return nil, fmt.Errorf("event %d is referred to but not stored", nid)
+		}
+	}
+	return out, nil
+}
+
+func (e *Engine) eventByNID(ctx context.Context, nid storage.EventNID) (*Event, error) {
+	if ev := e.events.byNumber(nid); ev != nil {
+		return ev, nil
+	}
+	events, err := e.eventsByNID(ctx, []storage.EventNID{nid})
+	if err != nil {
+		return nil, err
+	}
+	return events[0], nil
+}
+
+// eventsByID returns stored events by ID; unknown ones are missing.
+func (e *Engine) eventsByID(ctx context.Context, ids []matrix.EventID) (map[matrix.EventID]*Event, error) {
+	out := make(map[matrix.EventID]*Event, len(ids))
+	var load []matrix.EventID
+	for _, id := range ids {
+		if ev := e.events.byEventID(id); ev != nil {
+			out[id] = ev
+		} else {
+			load = append(load, id)
+		}
+	}
+	if len(load) == 0 {
+		return out, nil
+	}
+	rows, err := storage.EventsByID(ctx, e.db, load)
+	if err != nil {
+		return nil, err
+	}
+	events, err := e.fromRows(ctx, rows)
+	if err != nil {
+		return nil, err
+	}
+	for _, ev := range events {
+		out[ev.ID()] = ev
+	}
+	return out, nil
+}
+
+// Event returns a stored event whatever its flags, without any access check; M_NOT_FOUND.
+func (e *Engine) Event(ctx context.Context, id matrix.EventID) (*Event, error) {
+	events, err := e.eventsByID(ctx, []matrix.EventID{id})
+	if err != nil {
+		return nil, err
+	}
+	if ev := events[id]; ev != nil {
+		return ev, nil
+	}
+	return nil, matrix.NotFound("no such event")
+}
+
+// EventsByNumber returns stored events in the order asked for, without any access check; unknown numbers are left out.
+func (e *Engine) EventsByNumber(ctx context.Context, nids ...storage.EventNID) ([]*Event, error) {
+	found, err := e.eventMap(ctx, nids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*Event, 0, len(nids))
+	for _, nid := range nids {
+		if ev := found[nid]; ev != nil {
+			out = append(out, ev)
+		}
+	}
+	return out, nil
+}
+
+// EventsAfter returns timeline events of all rooms in (since, until], in order: for readers of the stream.
+func (e *Engine) EventsAfter(ctx context.Context, since, until storage.Position, limit int) ([]*Event, error) {
+	nids, err := storage.EventsAfter(ctx, e.db, since, until, limit)
+	if err != nil {
+		return nil, err
+	}
+	return e.eventsByNID(ctx, nids)
+}
+
+// internEvent makes sure the names in an event have numbers, the server of a member included: later, with a lock held,
+// they are only looked up.
+func (e *Engine) internEvent(ctx context.Context, ev *event.Event) (typ, skey, sender storage.NameNID, err error) {
+	names := [4]string{ev.Type(), string(ev.Sender())}
+	n := 2
+	key, isState := ev.StateKey()
+	if isState {
+		names[2], n = key, 3
+		if ev.Type() == "m.room.member" {
+			names[3], n = string(domain(key)), 4
+		}
+	}
+	nids, err := e.db.Intern(ctx, names[:n]...)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	if isState {
+		skey = nids[2]
+	}
+	return nids[0], skey, nids[1], nil
+}
+
+// treeBefore and treeAfter are the states around an event that is not an outlier.
+func (e *Engine) treeBefore(ev *Event) statetree.Tree { return e.forest.At(ev.stateBefore) }
+
+func (e *Engine) treeAfter(ctx context.Context, ev *Event) (statetree.Tree, error) {
+	before := e.treeBefore(ev)
+	if ev.skey == 0 || ev.Rejected {
+		return before, nil
+	}
+	return before.With(ctx, ev.entry())
+}
+
+// entry is a state event's place in a state.
+func (ev *Event) entry() statetree.Entry {
+	return statetree.Entry{Key: statetree.Key{Type: int64(ev.typ), StateKey: int64(ev.skey)}, Event: int64(ev.NID)}
+}

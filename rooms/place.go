@@ -1,0 +1,445 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/storage"
+	"hanok/storage/statetree"
+)
+
+// placement is an event of another server that has passed its checks, or has been rejected by them, on its way into the room.
+type placement struct {
+	ev        *event.Event
+	before    statetree.Tree
+	missing   []matrix.EventID // prev events that we do not have
+	rejection error
+	found     bool  // it is the missing prev event of another: history, not news
+	history   bool  // it was fetched by backfill
+	line      *line // what before was worked out on; nil: on what is committed
+	relay     bool  // we took it for the room and have to send it on
+}
+
+// newEvent gives a parsed event its numbers. stored is true if it is in the database already, as an outlier: then its number stays.
+func (r *room) newEvent(ctx context.Context, parsed *event.Event) (ev *Event, stored bool, err error) {
+	e := r.e
+	ev = &Event{Event: parsed, RoomNID: r.nid, ReceivedTS: e.now()}
+	if ev.typ, ev.skey, ev.sender, err = e.internEvent(ctx, parsed); err != nil {
+		return nil, false, err
+	}
+	refs, err := r.eventsByID(ctx, slices.Concat(parsed.PrevEvents(), parsed.AuthEvents(), []matrix.EventID{parsed.ID()}))
+	if err != nil {
+		return nil, false, err
+	}
+	for _, id := range parsed.PrevEvents() {
+		if p := refs[id]; p != nil {
+			ev.prevs = append(ev.prevs, p.NID)
+		}
+	}
+	for _, id := range parsed.AuthEvents() {
+		if a := refs[id]; a != nil {
+			ev.auths = append(ev.auths, a.NID)
+		}
+	}
+	if old := refs[parsed.ID()]; old != nil {
+		ev.NID, ev.ReceivedTS, ev.RedactedBy, ev.redactedBy = old.NID, old.ReceivedTS, old.RedactedBy, old.redactedBy
+		if old.RedactedBy != "" {
+			ev.Event = old.Event
+		}
+		return ev, true, nil
+	}
+	ev.NID, err = e.db.AllocateEvent()
+	return ev, false, err
+}
+
+// errHeadLost: a commit failed while a remote event was worked on, and what the event was checked against may not exist.
+var errHeadLost = errors.New("rooms: the room was loaded again, the event has to be sent again")
+
+// place puts an event into the room: it decides about soft failure, moves the head and queues the commit.
+func (r *room) place(ctx context.Context, p *placement) (*entry, error) {
+	en, after, err := r.prepare(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	it := en.items[0]
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(ctx); err != nil {
+		return nil, err
+	}
+	if p.line != nil && p.line != r.line {
+		return nil, errHeadLost
+	}
+	// On the line of the head even if the head stays: later events may be checked against a state with this one.
+	en.line = r.line
+	accepted := !it.ev.Rejected && !it.ev.SoftFailed && !p.found && !p.history
+	if accepted && p.before.Ref() != r.head.state.Ref() {
+		rejection, err := split(r.checker.Check(p.ev, headView{ctx, r, r.head.state}))
+		if err != nil {
+			return nil, err
+		}
+		if rejection != nil {
+			r.e.log.Debug().Str("event", string(it.ev.ID())).Msg("soft-failed")
+			it.ev.SoftFailed, accepted = true, false
+		}
+	}
+	r.pending.add(it.ev, after)
+	if accepted {
+		if err := r.extend(ctx, en, it, after); err != nil {
+			r.pending.drop(en.items)
+			return nil, err
+		}
+		r.head = en.head
+	}
+	if !p.history {
+		// Backfill stores a page of history as one entry.
+		r.e.committer.add(en)
+	}
+	return en, nil
+}
+
+// prepare makes what is to be stored of an event, and the state after it.
+func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after statetree.Tree, err error) {
+	e := r.e
+	encryption, err := e.lookup(ctx, p.before, "m.room.encryption", "")
+	if err != nil {
+		return nil, after, err
+	}
+	redact := p.rejection == nil && e.policy.CheckRemote(ctx, p.ev, encryption != 0)
+	if redact {
+		p.ev = p.ev.Redact()
+	}
+	ev, stored, err := r.newEvent(ctx, p.ev)
+	if err != nil {
+		return nil, after, err
+	}
+	ev.stateBefore = p.before.Ref()
+	ev.Rejected = p.rejection != nil
+	ev.SoftFailed = redact
+	ev.Relay = p.relay
+	if err := r.redactedEarly(ctx, ev); err != nil {
+		return nil, after, err
+	}
+	it := &item{ev: ev, before: p.before, promote: stored}
+	if (p.found || p.history) && !ev.Rejected && !redact {
+		it.timeline = backward
+	}
+	en = &entry{room: r, items: []*item{it}}
+	for _, id := range p.missing {
+		en.missing = append(en.missing, storage.MissingPrev{ID: id, Child: ev.NID, Depth: ev.Depth()})
+	}
+	if p.found {
+		en.found = []matrix.EventID{ev.ID()}
+	}
+	if !ev.Rejected && !redact {
+		early, err := r.applyRedaction(ctx, it, State{e, p.before})
+		if err != nil {
+			return nil, after, err
+		}
+		if early != "" {
+			en.extra = func(ctx context.Context, tx *storage.Tx) error {
+				return storage.InsertEarlyRedaction(ctx, tx, early, ev.NID)
+			}
+		}
+	}
+	after = p.before
+	if ev.skey != 0 && !ev.Rejected {
+		after, err = p.before.With(ctx, ev.entry())
+	}
+	return en, after, err
+}
+
+// maxTips bounds the forward extremities kept: those that are shallowest are let go, as if a later event had merged them.
+const maxTips = 50
+
+// extend moves the head over an accepted event; r.mu is held.
+func (r *room) extend(ctx context.Context, en *entry, it *item, after statetree.Tree) error {
+	h := r.head
+	ev := it.ev
+	next := &head{}
+	for _, t := range h.tips {
+		if !slices.Contains(ev.prevs, t.nid) {
+			next.tips = append(next.tips, t)
+		}
+	}
+	next.tips = append(next.tips, tip{nid: ev.NID, id: ev.ID(), depth: ev.Depth(), after: after})
+	if len(next.tips) > maxTips {
+		next.tips = deepest(next.tips, maxTips)
+	}
+	trees := make([]statetree.Tree, len(next.tips))
+	for i, t := range next.tips {
+		trees[i] = t.after
+	}
+	var err error
+	if next.state, err = r.resolve(ctx, trees); err != nil {
+		return fmt.Errorf("state after an event: %w", err)
+	}
+	it.timeline = forward
+	it.current = next.state.Ref()
+	it.moved = next.state.Ref() != h.state.Ref()
+	en.head = next
+	if it.moved {
+		en.members, err = r.memberChanges(ctx, h.state, next.state, nil)
+	}
+	return err
+}
+
+// memberChanges lists the memberships in which two states differ. extra is an event not in any cache yet.
+func (r *room) memberChanges(ctx context.Context, from, to statetree.Tree, extra *Event) ([]memberChange, error) {
+	e := r.e
+	diffs, err := statetree.Diff(ctx, from, to)
+	if err != nil {
+		return nil, err
+	}
+	typ, err := e.db.LookupName(ctx, "m.room.member")
+	if err != nil {
+		return nil, ignoreNotFound(err)
+	}
+	diffs = slices.DeleteFunc(diffs, func(d statetree.Difference) bool { return d.Type != int64(typ) })
+	if len(diffs) == 0 {
+		return nil, nil
+	}
+	nids := make([]storage.EventNID, 0, 2*len(diffs))
+	for _, d := range diffs {
+		nids = append(nids, storage.EventNID(d.Events[0]), storage.EventNID(d.Events[1]))
+	}
+	found := make(map[storage.EventNID]*Event)
+	var load []storage.EventNID
+	for _, nid := range nids {
+		if extra != nil && nid == extra.NID {
+			found[nid] = extra
+		} else if ev := r.pending.get(nid); ev != nil {
+			found[nid] = ev
+		} else if nid != 0 {
+			load = append(load, nid)
+		}
+	}
+	stored, err := e.eventMap(ctx, load)
+	if err != nil {
+		return nil, err
+	}
+	get := func(nid int64) *Event {
+		if ev := found[storage.EventNID(nid)]; ev != nil {
+			return ev
+		}
+		return stored[storage.EventNID(nid)]
+	}
+	names, err := e.diffNames(ctx, diffs)
+	if err != nil {
+		return nil, err
+	}
+	domains := make([]string, len(names))
+	for i, n := range names {
+		domains[i] = string(domain(n.Key))
+	}
+	servers, err := e.db.Intern(ctx, domains...)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]memberChange, 0, len(diffs))
+	for i, d := range diffs {
+		ch := memberChange{user: storage.NameNID(d.StateKey), server: servers[i], name: matrix.UserID(names[i].Key), current: "leave"}
+		if old := get(d.Events[0]); old != nil {
+			ch.previous = old.Membership()
+		}
+		if ev := get(d.Events[1]); ev != nil {
+			ch.current, ch.event = ev.Membership(), ev
+		}
+		out = append(out, ch)
+	}
+	return out, nil
+}
+
+// storeOutliers checks and stores events that are known only by reference: auth chains and states. Signatures are
+// checked here, auth events come before the events they authorise, and what fails its own auth events is stored as
+// rejected, so that nothing built on it passes. What lacks auth events is left out.
+// The result holds all of them that are known now, with what was known before.
+func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[matrix.EventID]*Event, error) {
+	e := r.e
+	ids := make([]matrix.EventID, 0, 2*len(events))
+	for _, ev := range events {
+		ids = append(ids, ev.ID())
+		ids = append(ids, ev.AuthEvents()...)
+	}
+	known, err := r.eventsByID(ctx, distinctIDs(ids))
+	if err != nil {
+		return nil, err
+	}
+	fresh := make([]*event.Event, 0, len(events))
+	listed := make(map[matrix.EventID]bool, len(events))
+	for _, ev := range events {
+		if known[ev.ID()] == nil && !listed[ev.ID()] {
+			listed[ev.ID()] = true
+			fresh = append(fresh, ev)
+		}
+	}
+	fresh = byAuth(e.verified(ctx, fresh))
+	if len(fresh) == 0 {
+		return known, nil
+	}
+	if err := e.internAll(ctx, fresh); err != nil {
+		return nil, err
+	}
+	var create *event.Event
+	if r.version.RoomIDIsCreateHash {
+		if create, err = r.findCreate(ctx, fresh); err != nil {
+			return nil, err
+		}
+	}
+	en := &entry{room: r, line: &line{}}
+	for _, parsed := range fresh {
+		rejection, err := r.judgeOutlier(parsed, known, create)
+		if errors.Is(err, errIncomplete) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		ev := &Event{Event: parsed, RoomNID: r.nid, ReceivedTS: e.now(), Outlier: true, Rejected: rejection != nil}
+		if ev.typ, ev.skey, ev.sender, err = e.internEvent(ctx, parsed); err != nil {
+			return nil, err
+		}
+		for _, id := range parsed.AuthEvents() {
+			ev.auths = append(ev.auths, known[id].NID)
+		}
+		if ev.NID, err = e.db.AllocateEvent(); err != nil {
+			return nil, err
+		}
+		known[ev.ID()] = ev
+		en.items = append(en.items, &item{ev: ev, before: e.forest.At(0)})
+	}
+	if len(en.items) == 0 {
+		return known, nil
+	}
+	e.committer.add(en)
+	return known, en.wait(ctx)
+}
+
+var errIncomplete = errors.New("auth events are missing")
+
+func (r *room) judgeOutlier(ev *event.Event, known map[matrix.EventID]*Event, create *event.Event) (rejection, err error) {
+	for _, id := range ev.AuthEvents() {
+		if known[id] == nil {
+			return nil, errIncomplete
+		}
+	}
+	if r.version.RoomIDIsCreateHash && !ev.Is("m.room.create", "") && create == nil {
+		return nil, errIncomplete
+	}
+	return r.checkAgainst(ev, known, create)
+}
+
+// findCreate returns the create event of a room whose ID is that event's.
+func (r *room) findCreate(ctx context.Context, fresh []*event.Event) (*event.Event, error) {
+	for _, ev := range fresh {
+		if ev.Is("m.room.create", "") && ev.RoomID() == r.id {
+			return ev, nil
+		}
+	}
+	id := matrix.EventID("$" + string(r.id)[1:])
+	known, err := r.eventsByID(ctx, []matrix.EventID{id})
+	if err != nil || known[id] == nil {
+		return nil, err
+	}
+	return known[id].Event, nil
+}
+
+// internAll makes sure that all names in events have numbers, in one go.
+func (e *Engine) internAll(ctx context.Context, events []*event.Event) error {
+	seen := make(map[string]bool)
+	var names []string
+	add := func(s string) {
+		if !seen[s] {
+			seen[s] = true
+			names = append(names, s)
+		}
+	}
+	for _, ev := range events {
+		add(ev.Type())
+		add(string(ev.Sender()))
+		if key, ok := ev.StateKey(); ok {
+			add(key)
+			if ev.Type() == "m.room.member" {
+				add(string(domain(key)))
+			}
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	_, err := e.db.Intern(ctx, names...)
+	return err
+}
+
+// byAuth orders events so that auth events come before what they authorise. Members of a cycle are left out.
+func byAuth(events []*event.Event) []*event.Event {
+	byID := make(map[matrix.EventID]*event.Event, len(events))
+	waits := make(map[matrix.EventID]int, len(events))
+	children := make(map[matrix.EventID][]*event.Event)
+	for _, ev := range events {
+		byID[ev.ID()] = ev
+	}
+	var ready []*event.Event
+	for _, ev := range events {
+		n := 0
+		for _, a := range distinctIDs(ev.AuthEvents()) {
+			if byID[a] != nil {
+				n++
+				children[a] = append(children[a], ev)
+			}
+		}
+		if waits[ev.ID()] = n; n == 0 {
+			ready = append(ready, ev)
+		}
+	}
+	out := make([]*event.Event, 0, len(events))
+	for len(ready) > 0 {
+		ev := ready[0]
+		ready = ready[1:]
+		out = append(out, ev)
+		for _, c := range children[ev.ID()] {
+			if waits[c.ID()]--; waits[c.ID()] == 0 {
+				ready = append(ready, c)
+			}
+		}
+	}
+	return out
+}
+
+// treeOf makes a state of parsed events, using those that are known and were not rejected.
+func (r *room) treeOf(ctx context.Context, events []*event.Event, known map[matrix.EventID]*Event) (statetree.Tree, error) {
+	ids := make([]matrix.EventID, len(events))
+	for i, ev := range events {
+		ids[i] = ev.ID()
+	}
+	return r.treeFrom(ctx, ids, known)
+}
+
+// treeFrom makes a state of events by ID. Two for one key, or one that is no state event, are an error: the sender is at fault.
+func (r *room) treeFrom(ctx context.Context, ids []matrix.EventID, known map[matrix.EventID]*Event) (statetree.Tree, error) {
+	entries := make([]statetree.Entry, 0, len(ids))
+	seen := make(map[statetree.Key]int64, len(ids))
+	for _, id := range ids {
+		ev := known[id]
+		if ev == nil || ev.Rejected {
+			continue
+		}
+		if ev.skey == 0 {
+			return statetree.Tree{}, nonsense("a state holds an event that is no state event")
+		}
+		en := ev.entry()
+		if other, ok := seen[en.Key]; ok {
+			if other == en.Event {
+				continue
+			}
+			return statetree.Tree{}, nonsense("a state holds two events for one key")
+		}
+		seen[en.Key] = en.Event
+		entries = append(entries, en)
+	}
+	return r.e.forest.At(0).With(ctx, entries...)
+}

@@ -1,0 +1,554 @@
+package rooms
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/matrix/eventauth"
+	"hanok/matrix/roomversion"
+	"hanok/storage"
+	"hanok/storage/statetree"
+)
+
+// Received is what became of one received PDU.
+type Received struct {
+	ID  matrix.EventID // "" if the PDU could not be parsed
+	Err error          // nil: processed (a soft-failed event, too); the text goes into the transaction's answer
+}
+
+// Receive processes PDUs of one room sent by origin; result i belongs to pdus[i]. It waits until they are durable. spec: ss/sendTransaction
+func (e *Engine) Receive(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, pdus [][]byte) []Received {
+	out := make([]Received, len(pdus))
+	fail := func(err error) []Received {
+		for i := range out {
+			if out[i].Err == nil {
+				out[i].Err = err
+			}
+		}
+		return out
+	}
+	// Once a server has let our user in it sends what happens from then on, also before its answer is stored here.
+	e.joins.wait(ctx, room)
+	r, err := e.room(ctx, room)
+	if err != nil {
+		return fail(hideRoom(err))
+	}
+	defer r.release()
+	events := make([]*event.Event, 0, len(pdus))
+	index := make([]int, 0, len(pdus))
+	for i, pdu := range pdus {
+		ev, err := event.Parse(r.version, pdu)
+		if err != nil {
+			out[i].Err = err
+			continue
+		}
+		out[i].ID = ev.ID()
+		if ev.RoomID() != room {
+			out[i].Err = matrix.BadJSON("the event is of another room")
+			continue
+		}
+		events = append(events, ev)
+		index = append(index, i)
+	}
+	resident, err := r.resident(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	if !resident {
+		for i, err := range e.receiveApart(ctx, r, events) {
+			if err != nil {
+				out[index[i]].Err = err
+			}
+		}
+		return out
+	}
+	if err := r.allowsServer(ctx, origin); err != nil {
+		return fail(err)
+	}
+	for i, err := range e.verify(ctx, events) {
+		if err != nil {
+			out[index[i]].Err = matrix.Forbidden("the event is not properly signed").Because(err)
+			events[i] = nil
+		}
+	}
+	for i, err := range e.receive(ctx, origin, r, events) {
+		if err != nil && out[index[i]].Err == nil {
+			out[index[i]].Err = err
+		}
+	}
+	return out
+}
+
+func (e *Engine) verify(ctx context.Context, events []*event.Event) []error {
+	if len(events) == 0 {
+		return nil
+	}
+	return e.remote.Verify(ctx, events)
+}
+
+// receive works on verified events of one room (nil entries are left out) and waits for the commits.
+func (e *Engine) receive(ctx context.Context, origin matrix.ServerName, r *room, events []*event.Event) []error {
+	out := make([]error, len(events))
+	if err := r.lockInbound(ctx); err != nil {
+		for i := range out {
+			out[i] = err
+		}
+		return out
+	}
+	defer r.unlockInbound()
+	in := r.newInbound(origin)
+	order := make([]int, 0, len(events))
+	for i, ev := range events {
+		if ev != nil {
+			order = append(order, i)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(events[a].Depth(), events[b].Depth()) })
+	for _, i := range order {
+		out[i] = in.handle(ctx, events[i], true)
+	}
+	for _, en := range in.entries {
+		if err := en.wait(ctx); err != nil {
+			for i := range out {
+				if out[i] == nil {
+					out[i] = err
+				}
+			}
+		}
+	}
+	return out
+}
+
+// Limits on what one received event may make us fetch.
+const (
+	maxGap         = 20  // events asked for by get_missing_events
+	maxMissingPrev = 10  // prev events whose state is asked for
+	maxSingleFetch = 30  // events fetched one by one before the whole state is asked for
+	maxFetches     = 100 // requests per received batch
+)
+
+// inbound is a batch of received events being worked on; room.inbound is held.
+type inbound struct {
+	e       *Engine
+	r       *room
+	origin  matrix.ServerName
+	line    *line // of the head when the work began
+	relay   bool  // accepted events are ours to send on
+	entries []*entry
+	fetches int
+}
+
+// Why an event of another server was not taken. These are for that server to read: they are no failures of ours.
+var (
+	errTooMuch        = matrix.Forbidden("the event needs more events that are missing here than this server is willing to fetch")
+	errRejectedBefore = matrix.Forbidden("the event was rejected before")
+	errNoAuthEvents   = matrix.Forbidden("auth events of the event are missing here and cannot be had")
+	errNoState        = matrix.Forbidden("the state at the event cannot be had")
+)
+
+func (r *room) newInbound(origin matrix.ServerName) *inbound {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return &inbound{e: r.e, r: r, origin: origin, line: r.line}
+}
+
+func (in *inbound) fetch() error {
+	if in.fetches++; in.fetches > maxFetches {
+		return errTooMuch
+	}
+	return nil
+}
+
+// handle takes one event through all checks. gaps says whether missing events may be asked for.
+// The result is nil also for a soft-failed event.
+// spec: server-server-api#checks-performed-on-receipt-of-a-pdu
+func (in *inbound) handle(ctx context.Context, ev *event.Event, gaps bool) error {
+	r := in.r
+	known, err := r.eventsByID(ctx, append(ev.PrevEvents(), ev.ID()))
+	if err != nil {
+		return err
+	}
+	if old := known[ev.ID()]; old != nil && !old.Outlier {
+		if old.Rejected {
+			return errRejectedBefore
+		}
+		return nil
+	}
+	missing := missingPrevs(ev, known)
+	if len(missing) > 0 && gaps {
+		if err := in.fillGap(ctx, ev); err != nil {
+			in.e.log.Debug().Err(err).Str("event", string(ev.ID())).Msg("get_missing_events")
+		}
+		if known, err = r.eventsByID(ctx, ev.PrevEvents()); err != nil {
+			return err
+		}
+		missing = missingPrevs(ev, known)
+	}
+	// The state first: where it has to be fetched, its auth chain comes with it.
+	before, err := in.stateBefore(ctx, ev, known, missing)
+	if err != nil {
+		return err
+	}
+	if err := in.ensureAuth(ctx, ev); err != nil {
+		return err
+	}
+	p := &placement{ev: ev, before: before, missing: missing, line: in.line, relay: in.relay && gaps}
+	if p.rejection, err = r.checkEvent(ctx, ev, before); err != nil {
+		return err
+	}
+	if p.found, err = storage.IsMissingPrev(ctx, in.e.db, r.nid, ev.ID()); err != nil {
+		return err
+	}
+	en, err := r.place(ctx, p)
+	if err != nil {
+		return err
+	}
+	in.entries = append(in.entries, en)
+	return rejection(p.rejection)
+}
+
+func missingPrevs(ev *event.Event, known map[matrix.EventID]*Event) []matrix.EventID {
+	var out []matrix.EventID
+	for _, id := range ev.PrevEvents() {
+		if p := known[id]; p == nil || p.Outlier {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// fillGap asks the origin for what lies between our head and an event. spec: ss/getMissingPreviousEvents
+func (in *inbound) fillGap(ctx context.Context, ev *event.Event) error {
+	if err := in.fetch(); err != nil {
+		return err
+	}
+	r := in.r
+	r.mu.Lock()
+	err := r.load(ctx)
+	var earliest []matrix.EventID
+	if err == nil {
+		for _, t := range deepest(r.head.tips, min(len(r.head.tips), maxGap)) {
+			earliest = append(earliest, t.id)
+		}
+	}
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	raw, err := in.e.remote.MissingEvents(ctx, in.origin, r.id, earliest, []matrix.EventID{ev.ID()}, maxGap, 0)
+	if err != nil {
+		return err
+	}
+	if len(raw) > maxGap {
+		raw = raw[:maxGap]
+	}
+	events, err := in.e.parseVerified(ctx, r.version, r.id, raw)
+	if err != nil {
+		return err
+	}
+	sortByDepth(events)
+	for _, m := range events {
+		if m.ID() == ev.ID() {
+			continue
+		}
+		if err := in.handle(ctx, m, false); err != nil {
+			in.e.log.Debug().Err(err).Str("event", string(m.ID())).Msg("an event of a gap was not accepted")
+		}
+	}
+	return nil
+}
+
+func sortByDepth(events []*event.Event) {
+	slices.SortStableFunc(events, func(a, b *event.Event) int { return cmp.Compare(a.Depth(), b.Depth()) })
+}
+
+// parseAll parses PDUs of a room, leaving out what is malformed or of another room.
+func (e *Engine) parseAll(v *roomversion.Version, room matrix.RoomID, raw [][]byte) ([]*event.Event, error) {
+	out := make([]*event.Event, 0, len(raw))
+	seen := make(map[matrix.EventID]bool, len(raw))
+	for _, pdu := range raw {
+		ev, err := event.Parse(v, pdu)
+		if err != nil || ev.RoomID() != room || seen[ev.ID()] {
+			continue
+		}
+		seen[ev.ID()] = true
+		out = append(out, ev)
+	}
+	return out, nil
+}
+
+// parseVerified is parseAll that leaves out what is not properly signed, too.
+func (e *Engine) parseVerified(ctx context.Context, v *roomversion.Version, room matrix.RoomID, raw [][]byte) ([]*event.Event, error) {
+	events, err := e.parseAll(v, room, raw)
+	if err != nil {
+		return nil, err
+	}
+	return e.verified(ctx, events), nil
+}
+
+func (e *Engine) verified(ctx context.Context, events []*event.Event) []*event.Event {
+	kept := make([]*event.Event, 0, len(events))
+	for i, err := range e.verify(ctx, events) {
+		if err == nil {
+			kept = append(kept, events[i])
+		}
+	}
+	return kept
+}
+
+// ensureAuth makes the auth events of an event known, fetching its auth chain when one is missing.
+func (in *inbound) ensureAuth(ctx context.Context, ev *event.Event) error {
+	r := in.r
+	for attempt := range 2 {
+		known, err := r.eventsByID(ctx, ev.AuthEvents())
+		if err != nil {
+			return err
+		}
+		if len(known) == len(distinctIDs(ev.AuthEvents())) {
+			return nil
+		}
+		if attempt == 1 {
+			break
+		}
+		if err := in.fetch(); err != nil {
+			return err
+		}
+		raw, err := in.e.remote.EventAuth(ctx, in.origin, r.id, ev.ID())
+		if err != nil {
+			if _, err := in.obtain(ctx, ev.AuthEvents()); err != nil {
+				return errNoAuthEvents.Because(err)
+			}
+			continue
+		}
+		events, err := in.e.parseAll(r.version, r.id, raw)
+		if err != nil {
+			return err
+		}
+		if _, err := r.storeOutliers(ctx, events); err != nil {
+			return err
+		}
+	}
+	return errNoAuthEvents
+}
+
+func distinctIDs(ids []matrix.EventID) []matrix.EventID {
+	out := slices.Clone(ids)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// stateBefore resolves the states after an event's prev events. That of a missing one is asked of the origin.
+func (in *inbound) stateBefore(ctx context.Context, ev *event.Event, known map[matrix.EventID]*Event, missing []matrix.EventID) (statetree.Tree, error) {
+	if len(missing) > maxMissingPrev {
+		return statetree.Tree{}, errTooMuch
+	}
+	var trees []statetree.Tree
+	for _, id := range ev.PrevEvents() {
+		p := known[id]
+		if p == nil || p.Outlier {
+			continue
+		}
+		t, err := in.r.treeAfter(ctx, p)
+		if err != nil {
+			return statetree.Tree{}, err
+		}
+		trees = append(trees, t)
+	}
+	for _, id := range missing {
+		t, err := in.remoteStateAfter(ctx, id)
+		if err != nil {
+			return statetree.Tree{}, err
+		}
+		trees = append(trees, t)
+	}
+	return in.r.resolve(ctx, trees)
+}
+
+// remoteStateAfter asks the origin for the state after an event that we do not have.
+func (in *inbound) remoteStateAfter(ctx context.Context, id matrix.EventID) (statetree.Tree, error) {
+	tree, err := in.remoteStateBefore(ctx, id)
+	if err != nil {
+		return statetree.Tree{}, err
+	}
+	known, err := in.obtain(ctx, []matrix.EventID{id})
+	if err != nil {
+		return statetree.Tree{}, err
+	}
+	ev := known[id]
+	if ev == nil {
+		return statetree.Tree{}, errNoState
+	}
+	if ev.skey == 0 || ev.Rejected {
+		return tree, nil
+	}
+	if err := in.r.checker.Check(ev.Event, treeState{ctx, in.r, tree}); err != nil {
+		var rej *eventauth.Rejection
+		if errors.As(err, &rej) {
+			return tree, nil
+		}
+		return statetree.Tree{}, err
+	}
+	return tree.With(ctx, ev.entry())
+}
+
+// remoteStateBefore asks the origin for the state before an event. spec: ss/getRoomStateIds, ss/getRoomState
+func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (statetree.Tree, error) {
+	r := in.r
+	if err := in.fetch(); err != nil {
+		return statetree.Tree{}, err
+	}
+	stateIDs, authIDs, err := in.e.remote.StateIDs(ctx, in.origin, r.id, id)
+	if err != nil {
+		return statetree.Tree{}, errNoState.Because(err)
+	}
+	all := distinctIDs(append(slices.Clone(stateIDs), authIDs...))
+	known, err := r.eventsByID(ctx, all)
+	if err != nil {
+		return statetree.Tree{}, err
+	}
+	if len(all)-len(known) > maxSingleFetch {
+		if err := in.fetch(); err != nil {
+			return statetree.Tree{}, err
+		}
+		state, auth, err := in.e.remote.State(ctx, in.origin, r.id, id)
+		if err != nil {
+			return statetree.Tree{}, errNoState.Because(err)
+		}
+		events, err := in.e.parseAll(r.version, r.id, append(slices.Clone(auth), state...))
+		if err != nil {
+			return statetree.Tree{}, err
+		}
+		if _, err := r.storeOutliers(ctx, events); err != nil {
+			return statetree.Tree{}, err
+		}
+	} else if _, err := in.obtain(ctx, all); err != nil {
+		return statetree.Tree{}, err
+	}
+	if known, err = r.eventsByID(ctx, stateIDs); err != nil {
+		return statetree.Tree{}, err
+	}
+	if len(known) == 0 && len(stateIDs) > 0 {
+		return statetree.Tree{}, errNoState
+	}
+	return r.treeFrom(ctx, stateIDs, known)
+}
+
+// obtain returns events, fetching one by one those that we do not have.
+func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix.EventID]*Event, error) {
+	known, err := in.r.eventsByID(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	var events []*event.Event
+	asked := make(map[matrix.EventID]bool)
+	for wanted := ids; len(wanted) > 0; {
+		var raw [][]byte
+		for _, id := range wanted {
+			if known[id] != nil || asked[id] {
+				continue
+			}
+			asked[id] = true
+			if err := in.fetch(); err != nil {
+				return nil, err
+			}
+			pdu, err := in.e.remote.Event(ctx, in.origin, id)
+			if err != nil {
+				continue // what depends on it is left out
+			}
+			raw = append(raw, pdu)
+		}
+		more, err := in.e.parseAll(in.r.version, in.r.id, raw)
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, more...)
+		if wanted, err = in.unknownAuth(ctx, more, asked); err != nil {
+			return nil, err
+		}
+	}
+	if len(events) == 0 {
+		return known, nil
+	}
+	fetched, err := in.r.storeOutliers(ctx, events)
+	if err != nil {
+		return nil, err
+	}
+	for id, ev := range fetched {
+		known[id] = ev
+	}
+	return known, nil
+}
+
+// unknownAuth lists the auth events of some events that are neither stored nor asked for.
+func (in *inbound) unknownAuth(ctx context.Context, events []*event.Event, asked map[matrix.EventID]bool) ([]matrix.EventID, error) {
+	var ids []matrix.EventID
+	for _, ev := range events {
+		for _, id := range ev.AuthEvents() {
+			if !asked[id] {
+				ids = append(ids, id)
+			}
+		}
+	}
+	ids = distinctIDs(ids)
+	known, err := in.r.eventsByID(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(ids, func(id matrix.EventID) bool { return known[id] != nil }), nil
+}
+
+// checkEvent runs the auth rules against the event's auth events and the state before it. The rejection is nil when it passes.
+func (r *room) checkEvent(ctx context.Context, ev *event.Event, before statetree.Tree) (rejection, err error) {
+	rejection, err = r.checkAuthEvents(ctx, ev, before)
+	if rejection != nil || err != nil {
+		return rejection, err
+	}
+	return split(r.checker.Check(ev, treeState{ctx, r, before}))
+}
+
+// checkAuthEvents checks an event against its own auth events, which are all stored.
+func (r *room) checkAuthEvents(ctx context.Context, ev *event.Event, before statetree.Tree) (rejection, err error) {
+	known, err := r.eventsByID(ctx, ev.AuthEvents())
+	if err != nil {
+		return nil, err
+	}
+	create, err := treeState{ctx, r, before}.StateEvent("m.room.create", "")
+	if err != nil {
+		return nil, err
+	}
+	return r.checkAgainst(ev, known, create)
+}
+
+// checkAgainst runs the rules on an event's auth events, given all of them.
+func (r *room) checkAgainst(ev *event.Event, known map[matrix.EventID]*Event, create *event.Event) (rejection, err error) {
+	auth := make([]*event.Event, 0, len(ev.AuthEvents()))
+	for _, id := range ev.AuthEvents() {
+		a := known[id]
+		if a == nil {
+			return errNoAuthEvents, nil
+		}
+		auth = append(auth, a.Event)
+	}
+	rejected := func(id matrix.EventID) bool { a := known[id]; return a != nil && a.Rejected }
+	if rejection, err = split(eventauth.CheckAuthEvents(ev, auth, rejected, create)); rejection != nil || err != nil {
+		return rejection, err
+	}
+	state := eventauth.EventsOf(auth...)
+	if create != nil && ev.Version().RoomIDIsCreateHash {
+		state[matrix.StateKey{Type: "m.room.create"}] = create
+	}
+	return split(r.checker.Check(ev, state))
+}
+
+// split tells a rejection from a failure.
+func split(result error) (rejection, err error) {
+	var rej *eventauth.Rejection
+	if errors.As(result, &rej) {
+		return rej, nil
+	}
+	return nil, result
+}

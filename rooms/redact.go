@@ -1,0 +1,173 @@
+package rooms
+
+import (
+	"context"
+
+	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
+	"hanok/matrix/roomversion"
+	"hanok/storage"
+)
+
+// canonicalContent is a client's JSON in the form in which it goes into an event.
+func canonicalContent(v *roomversion.Version, content []byte) ([]byte, error) {
+	c, err := canonicaljson.Canonical(content, v.JSON)
+	if err != nil {
+		return nil, err
+	}
+	if !canonicaljson.IsObject(c) {
+		return nil, matrix.BadJSON("the content is not a JSON object")
+	}
+	return c, nil
+}
+
+// Redact sends a redaction; the target is erased when the redaction is accepted. M_FORBIDDEN, M_NOT_FOUND. spec: cs/redactEvent
+func (e *Engine) Redact(ctx context.Context, r SendRequest, reason string) (matrix.EventID, error) {
+	r.Type = "m.room.redaction"
+	content := map[string]any{}
+	if reason != "" {
+		content["reason"] = reason
+	}
+	raw, err := canonicaljson.Marshal(content)
+	if err != nil {
+		return "", err
+	}
+	r.Content = raw
+	return e.Send(ctx, r)
+}
+
+// redactable prepares a local redaction: it finds the target and checks that the sender may redact it. A target that
+// has not come yet is not the sender's own, which we would know.
+func (r *room) redactable(ctx context.Context, q SendRequest, d *draft) error {
+	target := q.Redacts
+	if target == "" {
+		content, err := canonicalContent(r.version, q.Content)
+		if err != nil {
+			return err
+		}
+		id, ok := canonicaljson.GetString(content, "redacts")
+		if !ok {
+			return nil
+		}
+		if target, err = matrix.ParseEventID(id); err != nil {
+			return err
+		}
+	}
+	ev, err := r.e.Event(ctx, target)
+	unknown := matrix.HasCode(err, "M_NOT_FOUND")
+	if err != nil && !unknown {
+		return err
+	}
+	if !unknown && ev.RoomNID != r.nid {
+		return matrix.NotFound("no such event in this room")
+	}
+	c, err := r.current(ctx)
+	if err != nil {
+		return err
+	}
+	var ok bool
+	if unknown {
+		levels, err := State{r.e, c.head.state}.PowerLevels(ctx)
+		if err != nil {
+			return err
+		}
+		ok = levels.User(q.Sender) >= levels.Redact()
+	} else if ok, err = r.mayRedact(ctx, State{r.e, c.head.state}, q.Sender, ev); err != nil {
+		return err
+	}
+	switch {
+	case !ok:
+		return matrix.Forbidden("you may not redact this event")
+	case unknown:
+		d.early = target
+	case ev.RedactedBy == "":
+		d.erase = ev
+	}
+	return nil
+}
+
+// mayRedact says whether a redaction by sender takes effect on an event.
+// spec: rooms/v3#handling-redactions
+func (r *room) mayRedact(ctx context.Context, state State, sender matrix.UserID, target *Event) (bool, error) {
+	if target.Is("m.room.create", "") {
+		return false, nil
+	}
+	if domain(sender) == domain(target.Sender()) && sender == target.Sender() {
+		return true, nil
+	}
+	levels, err := state.PowerLevels(ctx)
+	if err != nil {
+		return false, err
+	}
+	return levels.User(sender) >= levels.Redact(), nil
+}
+
+// erase makes the redacted form of an event.
+func erase(target, redaction *Event) erasure {
+	redacted := *target
+	redacted.Event = target.Event.Redact()
+	redacted.RedactedBy, redacted.redactedBy = redaction.ID(), redaction.NID
+	return erasure{target: &redacted, redaction: redaction.NID}
+}
+
+// applyRedaction finds what a received redaction erases. The redaction is accepted; r.mu is not needed.
+// A redaction that came before its target is remembered.
+func (r *room) applyRedaction(ctx context.Context, it *item, state State) (early matrix.EventID, err error) {
+	target, ok := it.ev.Redacts()
+	if !ok || it.ev.Type() != "m.room.redaction" {
+		return "", nil
+	}
+	events, err := r.e.eventsByID(ctx, []matrix.EventID{target})
+	if err != nil {
+		return "", err
+	}
+	ev := events[target]
+	if ev == nil {
+		return target, nil
+	}
+	return "", r.eraseIfAllowed(ctx, it, ev, it.ev, state)
+}
+
+func (r *room) eraseIfAllowed(ctx context.Context, it *item, target, redaction *Event, state State) error {
+	if target.RoomNID != r.nid || target.RedactedBy != "" {
+		return nil
+	}
+	ok := domain(redaction.Sender()) == domain(target.Sender()) && !target.Is("m.room.create", "")
+	if !ok {
+		var err error
+		if ok, err = r.mayRedact(ctx, state, redaction.Sender(), target); err != nil {
+			return err
+		}
+	}
+	if ok {
+		it.erased = append(it.erased, erase(target, redaction))
+	}
+	return nil
+}
+
+// redactedEarly applies redactions that came before an event about to be stored.
+func (r *room) redactedEarly(ctx context.Context, ev *Event) error {
+	nids, err := storage.EarlyRedactions(ctx, r.e.db, ev.ID())
+	if err != nil || len(nids) == 0 {
+		return err
+	}
+	redactions, err := r.e.eventMap(ctx, nids)
+	if err != nil {
+		return err
+	}
+	for _, nid := range nids {
+		red := redactions[nid]
+		if red == nil || red.RoomNID != r.nid {
+			continue
+		}
+		it := &item{}
+		if err := r.eraseIfAllowed(ctx, it, ev, red, State{r.e, r.e.treeBefore(red)}); err != nil {
+			return err
+		}
+		if len(it.erased) > 0 {
+			*ev = *it.erased[0].target
+			return nil
+		}
+	}
+	return nil
+}

@@ -1,0 +1,485 @@
+package rooms
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"hanok/matrix"
+	"hanok/matrix/acl"
+	"hanok/matrix/canonicaljson"
+	"hanok/storage"
+	"hanok/storage/statetree"
+)
+
+// Limits on what we give another server at once.
+const (
+	maxServedMissing  = 20
+	maxServedBackfill = 100
+	maxServedWalk     = 2000    // events looked at for one answer
+	maxServedChain    = 100_000 // events of an auth chain
+)
+
+// AllowsServer checks the room's m.room.server_acl; M_FORBIDDEN.
+func (e *Engine) AllowsServer(ctx context.Context, room matrix.RoomID, server matrix.ServerName) error {
+	r, err := e.room(ctx, room)
+	if err != nil {
+		return err
+	}
+	defer r.release()
+	return r.allowsServer(ctx, server)
+}
+
+func (r *room) allowsServer(ctx context.Context, server matrix.ServerName) error {
+	c, err := r.current(ctx)
+	if err != nil {
+		return err
+	}
+	ev, err := State{r.e, c.head.state}.Event(ctx, "m.room.server_acl", "")
+	if err != nil || ev == nil {
+		return err
+	}
+	if !acl.Compile(ev.Content()).Allows(server) {
+		return matrix.Forbidden("the room's m.room.server_acl excludes your server")
+	}
+	return nil
+}
+
+// served returns a room of which a server may be shown what it asks about: it is in the room now, or it was at the
+// events in question. The latter lets a server that is not in the room any more learn why. Pinned.
+func (e *Engine) served(ctx context.Context, origin matrix.ServerName, id matrix.RoomID, about ...matrix.EventID) (*room, error) {
+	r, err := e.room(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.maySee(ctx, origin, about); err != nil {
+		r.release()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *room) maySee(ctx context.Context, origin matrix.ServerName, about []matrix.EventID) error {
+	resident, err := r.resident(ctx)
+	if err != nil {
+		return err
+	}
+	if !resident {
+		return matrix.NotFound("this server is not in the room")
+	}
+	if err := r.allowsServer(ctx, origin); err != nil {
+		return err
+	}
+	in, err := r.hasServer(ctx, origin)
+	if err != nil {
+		return err
+	}
+	if !in {
+		if in, err = r.hadServer(ctx, origin, about); err != nil {
+			return err
+		}
+	}
+	if !in {
+		return matrix.Forbidden("your server is not in the room")
+	}
+	return nil
+}
+
+// maxAbout is how many events are looked at to see whether a server was in the room.
+const maxAbout = 5
+
+// hadServer says whether a server was in the room at all of these events.
+func (r *room) hadServer(ctx context.Context, server matrix.ServerName, about []matrix.EventID) (bool, error) {
+	if len(about) == 0 || len(about) > maxAbout {
+		return false, nil
+	}
+	known, err := r.e.eventsByID(ctx, about)
+	if err != nil {
+		return false, err
+	}
+	for _, id := range about {
+		ev := known[id]
+		if ev == nil || ev.RoomNID != r.nid || ev.Outlier {
+			return false, nil
+		}
+		members, err := (State{r.e, r.e.treeBefore(ev)}).OfType(ctx, "m.room.member")
+		if err != nil {
+			return false, err
+		}
+		if !slices.ContainsFunc(members, func(m *Event) bool {
+			key, _ := m.StateKey()
+			return domain(key) == server && m.Membership() == "join"
+		}) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func (r *room) hasServer(ctx context.Context, server matrix.ServerName) (bool, error) {
+	nid, err := r.e.db.LookupName(ctx, string(server))
+	if err != nil {
+		return false, ignoreNotFound(err)
+	}
+	users, err := storage.JoinedOfServer(ctx, r.e.db, r.nid, nid)
+	return len(users) > 0, err
+}
+
+// serverView says what of a room's history a server may see. spec: server-server-api#backfilling-and-retrieving-missing-events
+type serverView struct {
+	e      *Engine
+	server matrix.ServerName
+	memo   map[statetree.Ref]bool
+}
+
+func (v *serverView) sees(ctx context.Context, ev *Event) (bool, error) {
+	if ev.Outlier {
+		return ev.IsState(), nil
+	}
+	if ok, known := v.memo[ev.stateBefore]; known {
+		return ok, nil
+	}
+	state := State{v.e, v.e.treeBefore(ev)}
+	visibility, err := state.content(ctx, "m.room.history_visibility", "history_visibility")
+	if err != nil {
+		return false, err
+	}
+	ok := visibility != "joined" && visibility != "invited"
+	if !ok {
+		members, err := state.OfType(ctx, "m.room.member")
+		if err != nil {
+			return false, err
+		}
+		for _, m := range members {
+			key, _ := m.StateKey()
+			if domain(key) == v.server && (m.Membership() == "join" || m.Membership() == "invite" && visibility == "invited") {
+				ok = true
+				break
+			}
+		}
+	}
+	if v.memo == nil {
+		v.memo = make(map[statetree.Ref]bool)
+	}
+	v.memo[ev.stateBefore] = ok
+	return ok, nil
+}
+
+// pdus returns events as the server may see them: what it may not see in redacted form.
+func (v *serverView) pdus(ctx context.Context, events []*Event) ([][]byte, error) {
+	out := make([][]byte, 0, len(events))
+	for _, ev := range events {
+		ok, err := v.sees(ctx, ev)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			out = append(out, ev.JSON())
+		} else {
+			out = append(out, ev.Redact().JSON())
+		}
+	}
+	return out, nil
+}
+
+// ServeEvent returns an event's JSON if origin may see it. spec: ss/getEvent
+func (e *Engine) ServeEvent(ctx context.Context, origin matrix.ServerName, id matrix.EventID) ([]byte, error) {
+	ev, err := e.Event(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if ev.Rejected {
+		return nil, matrix.NotFound("no such event")
+	}
+	r, err := e.roomByNID(ctx, ev.RoomNID)
+	if err != nil {
+		return nil, err
+	}
+	defer r.release()
+	if err := r.maySee(ctx, origin, []matrix.EventID{id}); err != nil {
+		return nil, err
+	}
+	v := &serverView{e: e, server: origin}
+	pdus, err := v.pdus(ctx, []*Event{ev})
+	if err != nil {
+		return nil, err
+	}
+	return pdus[0], nil
+}
+
+// eventIn returns an event of a room that has its place in the graph.
+func (r *room) eventIn(ctx context.Context, id matrix.EventID) (*Event, error) {
+	ev, err := r.e.Event(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if ev.RoomNID != r.nid || ev.Outlier {
+		return nil, matrix.NotFound("no such event in this room")
+	}
+	return ev, nil
+}
+
+// ServeState returns the state before an event and its auth chain. spec: ss/getRoomState
+func (e *Engine) ServeState(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, at matrix.EventID) (state, auth [][]byte, err error) {
+	states, chain, err := e.servedState(ctx, origin, room, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	events, err := e.eventsByNID(ctx, append(slices.Clone(states), chain...))
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, ev := range events {
+		if i < len(states) {
+			state = append(state, ev.JSON())
+		} else {
+			auth = append(auth, ev.JSON())
+		}
+	}
+	return state, auth, nil
+}
+
+// ServeStateIDs is ServeState with IDs. spec: ss/getRoomStateIds
+func (e *Engine) ServeStateIDs(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, at matrix.EventID) (state, auth []matrix.EventID, err error) {
+	states, chain, err := e.servedState(ctx, origin, room, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	if state, err = e.idsOf(ctx, states); err != nil {
+		return nil, nil, err
+	}
+	auth, err = e.idsOf(ctx, chain)
+	return state, auth, err
+}
+
+func (e *Engine) idsOf(ctx context.Context, nids []storage.EventNID) ([]matrix.EventID, error) {
+	ids, err := storage.EventIDs(ctx, e.db, nids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]matrix.EventID, 0, len(nids))
+	for _, n := range nids {
+		out = append(out, ids[n])
+	}
+	return out, nil
+}
+
+func (e *Engine) servedState(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, at matrix.EventID) (states, chain []storage.EventNID, err error) {
+	r, err := e.served(ctx, origin, room, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer r.release()
+	ev, err := r.eventIn(ctx, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	if states, err = treeEvents(ctx, e.treeBefore(ev)); err != nil {
+		return nil, nil, err
+	}
+	chain, err = e.authChain(ctx, states)
+	return states, chain, err
+}
+
+// authChain returns the auth chains of events: all that they depend on, not themselves unless another depends on them.
+func (e *Engine) authChain(ctx context.Context, roots []storage.EventNID) ([]storage.EventNID, error) {
+	seen := make(map[storage.EventNID]bool)
+	frontier := roots
+	var out []storage.EventNID
+	for len(frontier) > 0 {
+		var next []storage.EventNID
+		var load []storage.EventNID
+		visit := func(auths []storage.EventNID) {
+			for _, a := range auths {
+				if !seen[a] {
+					seen[a] = true
+					next = append(next, a)
+				}
+			}
+		}
+		for _, nid := range frontier {
+			if ev := e.events.byNumber(nid); ev != nil {
+				visit(ev.auths)
+			} else {
+				load = append(load, nid)
+			}
+		}
+		if len(load) > 0 {
+			edges, err := storage.EdgesByNID(ctx, e.db, load)
+			if err != nil {
+				return nil, err
+			}
+			for _, ed := range edges {
+				visit(ed.Auth)
+			}
+		}
+		out = append(out, next...)
+		if len(out) > maxServedChain {
+			return nil, matrix.TooLarge("the auth chain is too long")
+		}
+		frontier = next
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// ServeEventAuth returns an event's auth chain. spec: ss/getEventAuth
+func (e *Engine) ServeEventAuth(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, id matrix.EventID) ([][]byte, error) {
+	r, err := e.served(ctx, origin, room, id)
+	if err != nil {
+		return nil, err
+	}
+	defer r.release()
+	ev, err := e.Event(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if ev.RoomNID != r.nid {
+		return nil, matrix.NotFound("no such event in this room")
+	}
+	chain, err := e.chainPDUs(ctx, []storage.EventNID{ev.NID})
+	if err != nil || !r.version.RoomIDIsCreateHash || ev.Is("m.room.create", "") {
+		return chain, err
+	}
+	// The room ID stands for the create event among the auth events: without it nothing in the chain could be checked.
+	create, err := e.Event(ctx, matrix.EventID("$"+string(r.id)[1:]))
+	if err != nil {
+		return nil, err
+	}
+	return append([][]byte{create.JSON()}, chain...), nil
+}
+
+func (e *Engine) chainPDUs(ctx context.Context, roots []storage.EventNID) ([][]byte, error) {
+	chain, err := e.authChain(ctx, roots)
+	if err != nil {
+		return nil, err
+	}
+	return e.rawEvents(ctx, chain)
+}
+
+func (e *Engine) rawEvents(ctx context.Context, nids []storage.EventNID) ([][]byte, error) {
+	events, err := e.eventsByNID(ctx, nids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([][]byte, len(events))
+	for i, ev := range events {
+		out[i] = ev.JSON()
+	}
+	return out, nil
+}
+
+// ServeBackfill returns events from `from` backwards, those included. spec: ss/backfillRoom
+func (e *Engine) ServeBackfill(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, from []matrix.EventID, limit int) ([][]byte, error) {
+	r, err := e.served(ctx, origin, room, from...)
+	if err != nil {
+		return nil, err
+	}
+	defer r.release()
+	limit = min(limit, maxServedBackfill)
+	if limit <= 0 || len(from) > maxServedBackfill {
+		return nil, matrix.InvalidParam("the limit must be above 0, and the events at most %d", maxServedBackfill)
+	}
+	known, err := r.eventsByID(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	var events []*Event
+	err = r.walkBack(ctx, values(known), nil, 0, func(ev *Event) bool {
+		events = append(events, ev)
+		return len(events) < limit
+	})
+	if err != nil {
+		return nil, err
+	}
+	v := &serverView{e: e, server: origin}
+	return v.pdus(ctx, events)
+}
+
+func values(m map[matrix.EventID]*Event) []*Event {
+	out := make([]*Event, 0, len(m))
+	for _, ev := range m {
+		out = append(out, ev)
+	}
+	return out
+}
+
+// ServeMissingEvents returns events between two sets, oldest first. spec: ss/getMissingPreviousEvents
+func (e *Engine) ServeMissingEvents(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, earliest, latest []matrix.EventID, limit int, minDepth int64) ([][]byte, error) {
+	r, err := e.served(ctx, origin, room, latest...)
+	if err != nil {
+		return nil, err
+	}
+	defer r.release()
+	if len(earliest) > 100 || len(latest) > 100 {
+		return nil, matrix.InvalidParam("too many events")
+	}
+	limit = min(max(limit, 1), maxServedMissing)
+	known, err := r.eventsByID(ctx, latest)
+	if err != nil {
+		return nil, err
+	}
+	stop := make(map[matrix.EventID]bool)
+	for _, id := range earliest {
+		stop[id] = true
+	}
+	// The latest events themselves are not part of the answer: start from their parents.
+	var prevs []storage.EventNID
+	for id, ev := range known {
+		stop[id] = true
+		if !ev.Outlier {
+			prevs = append(prevs, ev.prevs...)
+		}
+	}
+	start, err := e.eventMap(ctx, prevs)
+	if err != nil {
+		return nil, err
+	}
+	var from []*Event
+	for _, ev := range start {
+		from = append(from, ev)
+	}
+	var events []*Event
+	err = r.walkBack(ctx, from, stop, minDepth, func(ev *Event) bool {
+		events = append(events, ev)
+		return len(events) < limit
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(events)
+	v := &serverView{e: e, server: origin}
+	return v.pdus(ctx, events)
+}
+
+// walkBack visits events from some on backwards along prev events, deepest first, until visit says stop. It does not go
+// beyond events to stop at or above a depth. Events that have no place in the graph, or were rejected, are not visited.
+func (r *room) walkBack(ctx context.Context, from []*Event, stop map[matrix.EventID]bool, minDepth int64, visit func(*Event) bool) error {
+	seen := make(map[storage.EventNID]bool)
+	frontier := from
+	for n := 0; len(frontier) > 0 && n < maxServedWalk; n++ {
+		slices.SortFunc(frontier, func(a, b *Event) int { return cmp.Compare(b.Depth(), a.Depth()) })
+		ev := frontier[0]
+		frontier = frontier[1:]
+		if seen[ev.NID] || stop[ev.ID()] || ev.Depth() < minDepth || ev.RoomNID != r.nid || ev.Outlier || ev.Rejected {
+			continue
+		}
+		seen[ev.NID] = true
+		if !visit(ev) {
+			return nil
+		}
+		prevs, err := r.e.eventMap(ctx, ev.prevs)
+		if err != nil {
+			return err
+		}
+		for _, p := range prevs {
+			frontier = append(frontier, p)
+		}
+	}
+	return nil
+}
+
+// madeFrom turns an event built on our head into what make_join and its like answer.
+func madeFrom(json []byte) []byte {
+	return canonicaljson.Delete(json, "hashes", "signatures", "event_id")
+}

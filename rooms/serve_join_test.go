@@ -1,0 +1,77 @@
+package rooms_test
+
+import (
+	"fmt"
+	"testing"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/rooms"
+)
+
+func TestSendJoinOmitsMembers(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	for _, name := range []string{"", "named"} {
+		room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11", Name: name})
+		for i := range 10 {
+			a.join(a.user(fmt.Sprint("u", i)), room)
+		}
+		snap, err := a.Snapshot(ctx, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := string(bob)
+		create, _ := snap.State.Event(ctx, "m.room.create", "")
+		rules, _ := snap.State.Event(ctx, "m.room.join_rules", "")
+		levels, _ := snap.State.Event(ctx, "m.room.power_levels", "")
+		join, err := event.Build(snap.Version, event.Proto{
+			RoomID: room, Sender: bob, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"join"}`), OriginServerTS: 1,
+			PrevEvents: snap.Extremities, AuthEvents: []matrix.EventID{create.ID(), rules.ID(), levels.ID()}, Depth: snap.Depth + 1,
+		}, b.name)
+		if err == nil {
+			join, err = join.Sign(b.name, b.key)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent, err := a.SendJoin(ctx, b.name, room, join.ID(), join.JSON(), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		members := 0
+		known := make(map[matrix.EventID]bool)
+		var all []*event.Event
+		for _, raw := range append(sent.State, sent.AuthChain...) {
+			ev, err := event.Parse(snap.Version, raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if known[ev.ID()] {
+				t.Error("an event is given twice")
+			}
+			known[ev.ID()] = true
+			all = append(all, ev)
+		}
+		for _, ev := range all[:len(sent.State)] {
+			if ev.Type() == "m.room.member" {
+				members++
+			}
+		}
+		for _, ev := range append(all, join) {
+			for _, id := range ev.AuthEvents() {
+				if !known[id] {
+					t.Errorf("%s lacks an auth event", ev.Type())
+				}
+			}
+		}
+		want := 5 // the heroes of a room without a name
+		if name != "" {
+			want = 0
+		}
+		if members != want || !sent.MembersOmitted || len(sent.Servers) != 1 {
+			t.Errorf("room %q: %d memberships, want %d; servers %v", name, members, want, sent.Servers)
+		}
+	}
+}

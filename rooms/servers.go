@@ -1,0 +1,131 @@
+package rooms
+
+import (
+	"context"
+	"maps"
+	"sync"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"hanok/matrix"
+	"hanok/storage"
+	"hanok/storage/statetree"
+)
+
+// ServersAt lists the servers joined in the state before an event (and the target's, for a membership event):
+// those who must be sent it. This server is not included; if it is not in the room at the event (it joins
+// through another server), that other server sends the event, and there is nobody for us to send it to.
+func (e *Engine) ServersAt(ctx context.Context, ev *Event) ([]matrix.ServerName, error) {
+	joined, err := e.servers.at(ctx, e, ev.RoomNID, e.treeBefore(ev))
+	if err != nil || joined[e.server] == 0 {
+		return nil, err
+	}
+	out := make([]matrix.ServerName, 0, len(joined))
+	for s := range joined {
+		if s != e.server {
+			out = append(out, s)
+		}
+	}
+	if key, ok := ev.StateKey(); ok && ev.Type() == "m.room.member" {
+		if s := domain(key); s != e.server && joined[s] == 0 {
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
+// serverCounts remembers, for the rooms asked about last, how many users of each server
+// were joined in the state that was asked about. The next state differs from it
+// in little, so that counting costs the difference and not the size of the room.
+type serverCounts struct {
+	mu    sync.Mutex
+	rooms *simplelru.LRU[storage.RoomNID, *roomServers]
+}
+
+type roomServers struct {
+	mu     sync.Mutex
+	state  statetree.Ref
+	joined map[matrix.ServerName]int // replaced, never changed: callers read it unlocked
+}
+
+const countedRooms = 2000
+
+func newServerCounts() *serverCounts {
+	lru, err := simplelru.NewLRU[storage.RoomNID, *roomServers](countedRooms, nil)
+	if err != nil {
+		panic(err) // the size is a positive constant
+	}
+	return &serverCounts{rooms: lru}
+}
+
+// at counts the joined users by server in a state of a room. Do not change the result.
+func (c *serverCounts) at(ctx context.Context, e *Engine, room storage.RoomNID, state statetree.Tree) (map[matrix.ServerName]int, error) {
+	c.mu.Lock()
+	known, ok := c.rooms.Get(room)
+	if !ok {
+		known = &roomServers{}
+		c.rooms.Add(room, known)
+	}
+	c.mu.Unlock()
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	if known.joined != nil && known.state == state.Ref() {
+		return known.joined, nil
+	}
+	changes, err := statetree.Diff(ctx, e.forest.At(known.state), state)
+	if err != nil {
+		return nil, err
+	}
+	memberType, err := e.db.Intern(ctx, "m.room.member")
+	if err != nil {
+		return nil, err
+	}
+	joined := maps.Clone(known.joined)
+	if joined == nil {
+		joined = make(map[matrix.ServerName]int)
+	}
+	// The first count of a big room reads all its members: a piece at a time.
+	const piece = 500
+	var gone, come []storage.EventNID
+	count := func() error {
+		for nids, by := range map[*[]storage.EventNID]int{&gone: -1, &come: 1} {
+			events, err := e.eventsByNID(ctx, *nids)
+			if err != nil {
+				return err
+			}
+			for _, ev := range events {
+				key, _ := ev.StateKey()
+				s := domain(key)
+				if ev.Membership() != "join" || s == "" {
+					continue
+				}
+				if joined[s] += by; joined[s] == 0 {
+					delete(joined, s)
+				}
+			}
+		}
+		gone, come = gone[:0], come[:0]
+		return nil
+	}
+	for _, ch := range changes {
+		if ch.Type != int64(memberType[0]) {
+			continue
+		}
+		if ch.Events[0] != 0 {
+			gone = append(gone, storage.EventNID(ch.Events[0]))
+		}
+		if ch.Events[1] != 0 {
+			come = append(come, storage.EventNID(ch.Events[1]))
+		}
+		if len(gone)+len(come) >= piece {
+			if err := count(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := count(); err != nil {
+		return nil, err
+	}
+	known.state, known.joined = state.Ref(), joined
+	return joined, nil
+}

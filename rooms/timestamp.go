@@ -1,0 +1,148 @@
+package rooms
+
+import (
+	"context"
+	"math"
+	"slices"
+
+	"hanok/matrix"
+	"hanok/storage"
+)
+
+// Limits on the search for an event by time.
+const (
+	timeChunk      = 50
+	maxTimeScanned = 1000 // events looked at until one may be seen
+	maxTimeServers = 3    // asked for a closer event
+)
+
+// byTime returns the first event of a room from a time on, or backwards, that keep accepts; nil if there is none.
+func (r *room) byTime(ctx context.Context, ts matrix.Timestamp, backward bool, keep func(*Event) (bool, error)) (*Event, error) {
+	for skip := 0; skip < maxTimeScanned; skip += timeChunk {
+		nids, err := storage.EventsByTime(ctx, r.e.db, r.nid, ts, backward, timeChunk, skip)
+		if err != nil {
+			return nil, err
+		}
+		events, err := r.e.eventsByNID(ctx, nids)
+		if err != nil {
+			return nil, err
+		}
+		for _, ev := range events {
+			if ok, err := keep(ev); err != nil || ok {
+				return ev, err
+			}
+		}
+		if len(nids) < timeChunk {
+			break
+		}
+	}
+	return nil, nil
+}
+
+// EventByTime returns the event closest to a time, before or after it, that a user may see. Where history is missing
+// other servers are asked, and what they know is fetched. M_NOT_FOUND, M_FORBIDDEN. spec: cs/getEventByTimestamp
+func (e *Engine) EventByTime(ctx context.Context, user matrix.UserID, id matrix.RoomID, ts matrix.Timestamp, backward bool) (*Event, error) {
+	r, err := e.room(ctx, id)
+	if err != nil {
+		return nil, hideRoom(err)
+	}
+	defer r.release()
+	v, err := e.viewer(ctx, r.nid, user)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.mayRead(ctx, v); err != nil {
+		return nil, err
+	}
+	sees := func(ev *Event) (bool, error) { return v.sees(ctx, ev) }
+	found, err := r.byTime(ctx, ts, backward, sees)
+	if err != nil {
+		return nil, err
+	}
+	if gap, err := r.gapBeside(ctx, found, backward); err != nil {
+		return nil, err
+	} else if gap && r.fetchByTime(ctx, ts, backward, found) {
+		if found, err = r.byTime(ctx, ts, backward, sees); err != nil {
+			return nil, err
+		}
+	}
+	if found == nil {
+		return nil, matrix.NotFound("there is no event on that side of the time")
+	}
+	return found, nil
+}
+
+// gapBeside says whether history is missing on the side of an event on which one closer to the time could be: looking
+// backwards after it, looking forwards before it.
+func (r *room) gapBeside(ctx context.Context, found *Event, backward bool) (bool, error) {
+	least, most := int64(0), int64(math.MaxInt64) // depth of the children of what is missing
+	if found != nil && backward {
+		least = found.Depth() + 1
+	} else if found != nil {
+		most = found.Depth()
+	}
+	missing, err := storage.MissingPrevs(ctx, r.e.db, r.nid, least, maxServedWalk)
+	return slices.ContainsFunc(missing, func(m storage.MissingPrev) bool { return m.Depth <= most }), err
+}
+
+// fetchByTime asks servers in the room for an event closer than the one found, and stores it with the history before it. false: nothing came.
+func (r *room) fetchByTime(ctx context.Context, ts matrix.Timestamp, backward bool, found *Event) bool {
+	e := r.e
+	servers, err := e.JoinedServers(ctx, r.id)
+	if err != nil {
+		return false
+	}
+	dir := "f"
+	if backward {
+		dir = "b"
+	}
+	tried := 0
+	for _, s := range servers {
+		if s == e.server {
+			continue
+		}
+		if tried++; tried > maxTimeServers || ctx.Err() != nil {
+			break
+		}
+		id, at, err := e.remote.TimestampToEvent(ctx, s, r.id, ts, dir)
+		if err == nil {
+			known, err := r.eventsByID(ctx, []matrix.EventID{id})
+			if err != nil || known[id] != nil && !known[id].Outlier || !closer(at, ts, backward, found) {
+				continue
+			}
+		}
+		if err == nil {
+			_, err = e.backfillFrom(ctx, s, r, []matrix.EventID{id}, maxBackfill)
+		}
+		if err != nil {
+			e.log.Debug().Err(err).Str("server", string(s)).Msg("an event by time")
+			continue
+		}
+		return true
+	}
+	return false
+}
+
+// closer says whether an event of a time is on the right side of ts and no further from it than the one found: of
+// events of one time the order in the room decides, which is known once the event is here.
+func closer(at, ts matrix.Timestamp, backward bool, found *Event) bool {
+	if backward {
+		return at <= ts && (found == nil || at >= found.OriginServerTS())
+	}
+	return at >= ts && (found == nil || at <= found.OriginServerTS())
+}
+
+// ServeEventByTime is EventByTime for another server, from what is known here. spec: ss/getEventByTimestamp
+func (e *Engine) ServeEventByTime(ctx context.Context, origin matrix.ServerName, id matrix.RoomID, ts matrix.Timestamp, backward bool) (*Event, error) {
+	r, err := e.served(ctx, origin, id)
+	if err != nil {
+		return nil, err
+	}
+	defer r.release()
+	v := &serverView{e: e, server: origin}
+	found, err := r.byTime(ctx, ts, backward, func(ev *Event) (bool, error) { return v.sees(ctx, ev) })
+	if err == nil && found == nil {
+		err = matrix.NotFound("there is no event on that side of the time")
+	}
+	return found, err
+}
