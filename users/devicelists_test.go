@@ -1,0 +1,329 @@
+package users
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hanok/matrix"
+	"hanok/storage"
+)
+
+// changed asks who changed since a position, for alice who shares rooms with carol and bob.
+func (w *world) changed(t *testing.T, observer matrix.UserID, from storage.Position) []matrix.UserID {
+	t.Helper()
+	barrier(w.db)
+	sharing := mustGet[[]matrix.UserID](t)(w.rooms.Sharing(t.Context(), observer))
+	shares := func(u matrix.UserID) bool { return slices.Contains(sharing, u) }
+	out := mustGet[[]matrix.UserID](t)(w.DeviceLists.Changed(t.Context(), w.db, observer, shares, from, w.db.Current()))
+	slices.Sort(out)
+	return out
+}
+
+func TestReceiveDeviceListUpdates(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice, bob := w.register(t, "alice"), w.register(t, "bob")
+		w.rooms.join("!r:here.test", alice, carol)
+		w.rooms.join("!other:here.test", bob)
+		receive := func(content []byte) {
+			t.Helper()
+			must(t, w.DeviceLists.ReceiveUpdate(ctx, "there.test", content))
+		}
+		w.remote.lists[carol] = remoteList(t, carol, 5, "C1")
+
+		// Before anybody asked for it, an update makes the list be fetched; then it is told of.
+		w.settle()
+		from := w.db.Current()
+		receive(deviceUpdate(t, "C0", 4, 3))
+		if got := w.changed(t, alice, from); len(got) != 0 {
+			t.Errorf("before the list is fetched: %v", got)
+		}
+		w.follow(t)
+		if diff := cmp.Diff([]matrix.UserID{carol}, w.changed(t, alice, from)); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff([]matrix.UserID{alice}, w.notifier.takeUsers()); diff != "" {
+			t.Error(diff)
+		}
+		if len(w.changed(t, bob, from)) != 0 {
+			t.Error("bob, who shares no room, is told")
+		}
+
+		// An update that follows is applied, without asking.
+		fetched := w.remote.fetches
+		from = w.db.Current()
+		receive(deviceUpdate(t, "C2", 6, 5))
+		receive(encode(deviceListUpdate{UserID: carol, DeviceID: "C1", StreamID: 7, PrevID: []int64{6}, Deleted: true}))
+		if diff := cmp.Diff([]string{"C2"}, w.carolsDevices(t, alice)); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff([]matrix.UserID{carol}, w.changed(t, alice, from)); diff != "" {
+			t.Error(diff)
+		}
+		// The same again is nothing new, nor is an update that changes nothing.
+		from = w.db.Current()
+		receive(deviceUpdate(t, "C2", 6, 5))
+		receive(deviceUpdate(t, "C2", 8, 7))
+		if len(w.changed(t, alice, from)) != 0 {
+			t.Error("a repeated update counts as a change")
+		}
+		if w.remote.fetches != fetched {
+			t.Error("fetched without a gap")
+		}
+
+		// After a gap the list is fetched, at the latest when a client asks for it.
+		w.remote.lists[carol] = remoteList(t, carol, 10, "C3")
+		receive(deviceUpdate(t, "C9", 10, 9))
+		if diff := cmp.Diff([]matrix.UserID{carol}, w.changed(t, alice, from)); diff != "" {
+			t.Error(diff)
+		}
+		from = w.db.Current()
+		for range 2 {
+			if diff := cmp.Diff([]string{"C3"}, w.carolsDevices(t, alice)); diff != "" {
+				t.Error(diff)
+			}
+			w.follow(t)
+		}
+		if diff := cmp.Diff([]matrix.UserID{carol}, w.changed(t, alice, from)); diff != "" {
+			t.Errorf("after the list was fetched: %s", diff)
+		}
+		// The chain goes on from the fetched list.
+		fetched = w.remote.fetches
+		receive(deviceUpdate(t, "C4", 11, 10))
+		if diff := cmp.Diff([]string{"C3", "C4"}, w.carolsDevices(t, alice)); diff != "" || w.remote.fetches != fetched {
+			t.Errorf("%s (%d fetches)", diff, w.remote.fetches-fetched)
+		}
+
+		// What is malformed or forged has no effect.
+		from = w.db.Current()
+		for _, bad := range []string{
+			`{}`, `[]`, `{`, `{"user_id":1}`, `{"user_id":"@carol:there.test","device_id":"","stream_id":12}`,
+			`{"user_id":"@alice:here.test","device_id":"X","stream_id":12,"prev_id":[11]}`,
+			`{"user_id":"@carol:there.test","device_id":"X\u0000","stream_id":12,"prev_id":[11]}`,
+			`{"user_id":"@carol:there.test","device_id":"X","stream_id":"12","prev_id":[11]}`,
+			`{"user_id":"@carol:there.test","device_id":"X","stream_id":12,"prev_id":[11],"keys":{"user_id":"@alice:here.test","device_id":"X"}}`,
+			`{"user_id":"@carol:there.test","device_id":"X","stream_id":12,"prev_id":[11],"keys":[]}`,
+			`{"user_id":"@carol:there.test","device_id":"X","stream_id":12,"stream_id":13,"prev_id":[11]}`,
+		} {
+			receive([]byte(bad))
+		}
+		must(t, w.DeviceLists.ReceiveUpdate(ctx, "evil.test", deviceUpdate(t, "EVIL", 12, 11)))
+		if diff := cmp.Diff([]string{"C3", "C4"}, w.carolsDevices(t, alice)); diff != "" {
+			t.Error(diff)
+		}
+		if got := w.changed(t, alice, from); len(got) != 0 {
+			t.Errorf("malformed updates changed %v", got)
+		}
+	})
+}
+
+// A server that is down is asked again later and later; an update of its user makes it soon again.
+func TestResyncBackOff(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice := w.register(t, "alice")
+		w.rooms.join("!r:here.test", alice, carol)
+		w.remote.lists[carol] = remoteList(t, carol, 1, "C1")
+		w.remote.down = true
+		must(t, w.DeviceLists.ReceiveUpdate(ctx, "there.test", deviceUpdate(t, "C0", 0)))
+		for _, wait := range []time.Duration{30 * time.Second, time.Minute, 2 * time.Minute} {
+			before := w.remote.fetches
+			w.follow(t)
+			w.follow(t)
+			w.carolsDevices(t, alice)
+			if n := w.remote.fetches - before; n != 1 {
+				t.Fatalf("fetched %d times", n)
+			}
+			w.clock.advance(wait - time.Second)
+			w.follow(t)
+			if n := w.remote.fetches - before; n != 1 {
+				t.Fatalf("fetched again before %v", wait)
+			}
+			w.clock.advance(time.Second)
+		}
+		w.follow(t)
+		before := w.remote.fetches
+		must(t, w.DeviceLists.ReceiveUpdate(ctx, "there.test", deviceUpdate(t, "C2", 2, 1)))
+		w.remote.down = false
+		w.follow(t)
+		if w.remote.fetches != before+1 {
+			t.Error("not fetched after an update")
+		}
+		w.remote.down = true
+		if diff := cmp.Diff([]string{"C1"}, w.carolsDevices(t, alice)); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// An update that comes in while the list is fetched is not lost.
+func TestUpdateDuringResync(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice := w.register(t, "alice")
+		w.rooms.join("!r:here.test", alice, carol)
+		w.remote.lists[carol] = remoteList(t, carol, 1, "OLD")
+		w.remote.during = func(matrix.UserID) {
+			// The fetch below answers with the list from before this.
+			must(t, w.DeviceLists.ReceiveUpdate(ctx, "there.test", deviceUpdate(t, "NEW", 2, 1)))
+			w.remote.mu.Lock()
+			w.remote.lists[carol] = remoteList(t, carol, 2, "OLD", "NEW")
+			w.remote.mu.Unlock()
+		}
+		if diff := cmp.Diff([]string{"NEW", "OLD"}, w.carolsDevices(t, alice)); diff != "" {
+			t.Error(diff)
+		}
+		w.follow(t)
+		if w.remote.fetches != 2 {
+			t.Errorf("fetched %d times", w.remote.fetches)
+		}
+		w.remote.down = true
+		if diff := cmp.Diff([]string{"NEW", "OLD"}, w.carolsDevices(t, alice)); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestUntrack(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice := w.register(t, "alice")
+		w.rooms.join("!r:here.test", alice, carol)
+		w.remote.lists[carol] = remoteList(t, carol, 1, "C1")
+		track := func() {
+			w.carolsDevices(t, alice)
+			w.follow(t)
+		}
+		tracked := func() bool {
+			return len(mustGet[[]storage.RemoteDeviceList](t)(storage.ListRemoteDeviceLists(ctx, w.db, []matrix.UserID{carol}))) == 1
+		}
+		track()
+		must(t, w.DeviceLists.untrackIfParted(ctx, carol))
+		if !tracked() {
+			t.Fatal("forgot the list of a user in a shared room")
+		}
+		w.rooms.leave("!r:here.test", carol)
+		must(t, w.DeviceLists.untrackIfParted(ctx, carol))
+		if tracked() {
+			t.Fatal("kept the list of a user who left")
+		}
+		// Nobody here is left in the room: asked for or not, the list is not used any more.
+		w.rooms.join("!r:here.test", carol)
+		track()
+		w.rooms.leave("!r:here.test", alice)
+		w.remote.lists[carol] = remoteList(t, carol, 2, "C2")
+		if diff := cmp.Diff([]string{"C2"}, w.carolsDevices(t, alice)); diff != "" {
+			t.Error(diff)
+		}
+		must(t, w.DeviceLists.untrackRoom(ctx, "!r:here.test"))
+		if tracked() {
+			t.Fatal("kept the list of a user of a room that nobody here is in")
+		}
+		w.rooms.join("!r:here.test", alice)
+		w.rooms.leave("!r:here.test", carol)
+		// After a crash between leaving and forgetting, the next start forgets.
+		w.rooms.join("!r:here.test", carol)
+		track()
+		w.rooms.leave("!r:here.test", carol)
+		must(t, w.DeviceLists.untrackParted(ctx))
+		if tracked() {
+			t.Fatal("kept the list of a user who left before the start")
+		}
+		must(t, w.DeviceLists.Untrack(ctx, alice))
+	})
+}
+
+// Run fetches lists and follows memberships by itself.
+func TestRun(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		alice := w.register(t, "alice")
+		w.login(t, alice, "A")
+		_, err := w.Keys.Upload(t.Context(), alice, "A", KeysUpload{DeviceKeys: deviceKeys(t, alice, "A", newKeypair("a"))})
+		must(t, err)
+		w.rooms.join("!r:here.test", alice, carol)
+		w.remote.lists[carol] = remoteList(t, carol, 1, "C1")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- w.Service.Run(ctx) }()
+		w.settle()
+		w.carolsDevices(t, alice)
+		eventually(t, "the list is fetched", func() bool {
+			lists := mustGet[[]storage.RemoteDeviceList](t)(storage.ListRemoteDeviceLists(t.Context(), w.db, []matrix.UserID{carol}))
+			return len(lists) == 1 && !lists[0].Stale
+		})
+		from := w.db.Current()
+		w.DeviceLists.MembershipChanged(alice, "!r:here.test", true)
+		var sent []sentEDU
+		eventually(t, "the join is announced", func() bool { sent = w.outbox.take(); return len(sent) == 1 })
+		var u deviceListUpdate
+		must(t, json.Unmarshal(sent[0].Content, &u))
+		if u.DeviceID != "A" || len(u.PrevID) != 1 || u.Deleted {
+			t.Errorf("announced %+v", u)
+		}
+		if got := w.changed(t, alice, from); len(got) != 0 {
+			t.Errorf("an announcement is a change for %v", got)
+		}
+		list := mustGet[*DeviceList](t)(w.DeviceLists.List(t.Context(), alice))
+		if list.StreamID != u.StreamID {
+			t.Errorf("list at %d, announced %d", list.StreamID, u.StreamID)
+		}
+		w.rooms.leave("!r:here.test", carol)
+		w.DeviceLists.MembershipChanged(carol, "!r:here.test", false)
+		eventually(t, "the list is forgotten", func() bool {
+			return len(mustGet[[]storage.RemoteDeviceList](t)(storage.ListRemoteDeviceLists(t.Context(), w.db, []matrix.UserID{carol}))) == 0
+		})
+		cancel()
+		must(t, <-done)
+	})
+}
+
+// eventually waits for background work of another goroutine that gives no sign when it is done.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+// The updates that we send form a chain that other servers can follow.
+func TestSentUpdatesFormAChain(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice := w.register(t, "alice")
+		w.rooms.join("!r:here.test", alice, carol)
+		w.login(t, alice, "A")
+		w.login(t, alice, "B")
+		_, err := w.Keys.Upload(ctx, alice, "A", KeysUpload{DeviceKeys: deviceKeys(t, alice, "A", newKeypair("a"))})
+		must(t, err)
+		must(t, w.Sessions.LogoutAll(ctx, alice))
+		var prev int64
+		deleted := 0
+		for i, e := range w.outbox.take() {
+			var u deviceListUpdate
+			must(t, json.Unmarshal(e.Content, &u))
+			if i > 0 && (len(u.PrevID) != 1 || u.PrevID[0] != prev) || u.StreamID <= prev {
+				t.Errorf("update %d has stream_id %d, prev_id %v after %d", i, u.StreamID, u.PrevID, prev)
+			}
+			if u.Deleted {
+				deleted++
+			}
+			prev = u.StreamID
+		}
+		if deleted != 2 {
+			t.Errorf("%d devices reported as deleted", deleted)
+		}
+		list := mustGet[*DeviceList](t)(w.DeviceLists.List(ctx, alice))
+		if list.StreamID != prev || len(list.Devices) != 0 || list.Devices == nil {
+			t.Errorf("list %+v after %d", list, prev)
+		}
+		_, err = w.DeviceLists.List(ctx, "@nobody:here.test")
+		wantCode(t, err, 404, "M_NOT_FOUND")
+	})
+}

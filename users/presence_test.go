@@ -1,0 +1,122 @@
+package users
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"hanok/matrix"
+	"hanok/storage"
+	"hanok/storage/storagetest"
+)
+
+func openSQLite(t *testing.T) *storage.DB { return storagetest.Open(t) }
+
+func TestPresence(t *testing.T) {
+	w := newWorld(openSQLite(t))
+	ctx := t.Context()
+	alice := w.register(t, "alice")
+	w.rooms.join("!r:here.test", alice, "@bob:here.test", carol)
+	w.settle()
+	if got := w.Presence.Get(alice); got.State != "offline" {
+		t.Errorf("at first %+v", got)
+	}
+	from := w.db.Current()
+	msg := "lunch"
+	must(t, w.Presence.Set(ctx, alice, "online", &msg))
+	sent := w.outbox.take()
+	if len(sent) != 1 || !sent[0].Volatile || sent[0].Type != "m.presence" || !strings.Contains(string(sent[0].Content), `"status_msg":"lunch"`) {
+		t.Errorf("sent %s", encode(sent))
+	}
+	if woken := w.notifier.takeUsers(); len(woken) != 2 {
+		t.Errorf("woken %v", woken)
+	}
+	changed := w.Presence.Changed(from)
+	if len(changed) != 1 || changed[0].State != "online" || changed[0].StatusMsg != "lunch" || !changed[0].Active {
+		t.Errorf("changed %+v", changed)
+	}
+	barrier(w.db)
+	if len(w.Presence.Changed(w.db.Current())) != 0 {
+		t.Error("changed after now")
+	}
+	// Syncing on tells nobody anything new.
+	for range 3 {
+		w.Presence.Active(ctx, alice, "online")
+	}
+	if sent := w.outbox.take(); len(sent) != 0 {
+		t.Errorf("sent %s", encode(sent))
+	}
+	wantCode(t, w.Presence.Set(ctx, alice, "asleep", nil), 400, "M_INVALID_PARAM")
+	long := strings.Repeat("x", 5000)
+	wantCode(t, w.Presence.Set(ctx, alice, "online", &long), 400, "M_INVALID_PARAM")
+
+	// Clients sync on, but their user does nothing; then they do not sync, either.
+	for range 6 {
+		w.clock.advance(time.Minute)
+		w.Presence.Active(ctx, alice, "unavailable")
+		must(t, w.Presence.idle(ctx))
+	}
+	if got := w.Presence.Get(alice); got.State != "unavailable" || got.StatusMsg != "lunch" {
+		t.Errorf("idle %+v", got)
+	}
+	w.Presence.Active(ctx, alice, "offline")
+	w.clock.advance(2 * time.Minute)
+	must(t, w.Presence.idle(ctx))
+	if got := w.Presence.Get(alice); got.State != "offline" {
+		t.Errorf("gone %+v", got)
+	}
+	w.Presence.Active(ctx, alice, "")
+	if got := w.Presence.Get(alice); got.State != "online" {
+		t.Errorf("back %+v", got)
+	}
+}
+
+func TestReceivePresence(t *testing.T) {
+	w := newWorld(openSQLite(t))
+	ctx := t.Context()
+	alice := w.register(t, "alice")
+	w.rooms.join("!r:here.test", alice, carol)
+	w.settle()
+	for _, bad := range []string{
+		`{}`, `[]`, `{`, `{"push":[{"user_id":"@alice:here.test","presence":"online"}]}`, `{"push":[{"user_id":"nonsense","presence":"online"}]}`,
+		`{"push":[{"user_id":"@carol:there.test","presence":"asleep"}]}`, `{"push":[{"user_id":"@carol:there.test","presence":1}]}`,
+		`{"push":[{"user_id":"@carol:there.test","presence":"online","status_msg":"` + strings.Repeat("x", 5000) + `"}]}`,
+	} {
+		must(t, w.Presence.Receive(ctx, "there.test", []byte(bad)))
+	}
+	if got := w.Presence.Get(carol); got.State != "offline" {
+		t.Errorf("after nonsense %+v", got)
+	}
+	must(t, w.Presence.Receive(ctx, "there.test", []byte(`{"push":[{"user_id":"@carol:there.test","presence":"online","last_active_ago":9007199254740991,"currently_active":true}]}`)))
+	if got := w.Presence.Get(carol); got.State != "online" || !got.Active {
+		t.Errorf("received %+v", got)
+	}
+	if woken := w.notifier.takeUsers(); len(woken) != 1 || woken[0] != alice {
+		t.Errorf("woken %v", woken)
+	}
+	if sent := w.outbox.take(); len(sent) != 0 {
+		t.Errorf("passed on %s", encode(sent))
+	}
+	// A remote user does not go offline by our clock.
+	w.clock.advance(time.Hour)
+	must(t, w.Presence.idle(ctx))
+	if got := w.Presence.Get(carol); got.State != "online" {
+		t.Errorf("after an hour %+v", got)
+	}
+}
+
+// However many users other servers tell of, what is kept is bounded.
+func TestPresenceIsBounded(t *testing.T) {
+	w := newWorld(openSQLite(t))
+	for i := range maxPresences {
+		user := matrix.UserID("@" + strings.Repeat("x", i%50) + string(rune('a'+i%26)) + time.Duration(i).String() + ":there.test")
+		w.Presence.states[user] = &PresenceState{User: user, LastActive: time.Unix(int64(i), 0)}
+	}
+	must(t, w.Presence.Set(t.Context(), "@alice:here.test", "online", nil))
+	if n := len(w.Presence.states); n > maxPresences {
+		t.Errorf("%d presences kept", n)
+	}
+	if w.Presence.Get("@alice:here.test").State != "online" {
+		t.Error("the new one was dropped")
+	}
+}

@@ -1,0 +1,250 @@
+package users
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
+	"hanok/storage"
+)
+
+// Profiles are display names, avatars and custom fields. spec: client-server-api#profiles
+type Profiles struct{ *core }
+
+// The profile fields that rooms show.
+const (
+	FieldDisplayName = "displayname"
+	FieldAvatarURL   = "avatar_url"
+)
+
+// Limits of a profile. spec: cs/setProfileField
+const (
+	maxProfile     = 64 << 10 // bytes of the whole profile as JSON
+	maxProfileKey  = 255      // bytes
+	maxDisplayName = 256      // characters
+	maxAvatarURL   = 1000     // bytes
+	maxSearchTerm  = 256      // bytes
+)
+
+var errNoProfile = matrix.NotFound("There is no such user or profile field")
+
+// checkField checks a field name. spec: appendices#common-namespaced-identifier-grammar
+func checkField(field string) error {
+	if len(field) > maxProfileKey {
+		return matrix.Errorf(http.StatusBadRequest, "M_KEY_TOO_LARGE", "The name of the field is longer than %d bytes", maxProfileKey)
+	}
+	for i := range len(field) {
+		c := field[i]
+		if !(c >= 'a' && c <= 'z' || i > 0 && (c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.')) {
+			return matrix.InvalidParam("The name of a field starts with a-z and goes on with a-z, 0-9, '_', '-' and '.'")
+		}
+	}
+	if field == "" {
+		return matrix.InvalidParam("The name of the field is empty")
+	}
+	return nil
+}
+
+// checkValue returns a field's value in canonical form.
+func checkValue(field string, value json.RawMessage) ([]byte, error) {
+	if len(value) > maxProfile {
+		return nil, errProfileTooLarge
+	}
+	canonical, err := canonicaljson.Canonical(value, canonicaljson.Lenient)
+	if err != nil {
+		return nil, err
+	}
+	if field != FieldDisplayName && field != FieldAvatarURL {
+		return canonical, nil
+	}
+	text, ok := canonicaljson.String(canonical)
+	switch {
+	case !ok:
+		return nil, matrix.BadJSON("%s must be a string", field)
+	case field == FieldDisplayName && utf8.RuneCountInString(text) > maxDisplayName:
+		return nil, matrix.InvalidParam("The display name is longer than %d characters", maxDisplayName)
+	case field == FieldAvatarURL && len(text) > maxAvatarURL:
+		return nil, matrix.InvalidParam("The avatar URL is longer than %d bytes", maxAvatarURL)
+	}
+	return canonical, nil
+}
+
+var errProfileTooLarge = matrix.Errorf(http.StatusBadRequest, "M_PROFILE_TOO_LARGE", "The profile would be larger than %d bytes", maxProfile)
+
+// Get returns a local or remote user's profile: M_NOT_FOUND if there is no such user. spec: cs/getUserProfile
+func (p *Profiles) Get(ctx context.Context, user matrix.UserID) (map[string]json.RawMessage, error) {
+	if !p.local(user) {
+		return p.remote(ctx, user, "")
+	}
+	account, err := storage.GetAccount(ctx, p.DB, user)
+	if errors.Is(err, storage.ErrNotFound) || err == nil && account.Deactivated {
+		return nil, errNoProfile
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get profile: %w", err)
+	}
+	fields, err := storage.GetProfile(ctx, p.DB, user)
+	if err != nil {
+		return nil, fmt.Errorf("get profile: %w", err)
+	}
+	profile := make(map[string]json.RawMessage, len(fields))
+	for field, value := range fields {
+		profile[field] = value
+	}
+	return profile, nil
+}
+
+// remote asks another server, and passes on what is well formed.
+func (p *Profiles) remote(ctx context.Context, user matrix.UserID, field string) (map[string]json.RawMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.RemoteTimeout)
+	defer cancel()
+	got, err := p.Remote.Profile(ctx, user, field)
+	if e, ok := matrix.AsError(err); ok && (e.Status == http.StatusNotFound || e.Status == http.StatusForbidden) {
+		return nil, errNoProfile
+	}
+	if err != nil {
+		return nil, matrix.NotFound("The user's server did not answer").Because(err)
+	}
+	profile := map[string]json.RawMessage{}
+	size := 0
+	for name, value := range got {
+		canonical, err := checkValue(name, value)
+		if size += len(canonical); err != nil || checkField(name) != nil || size > maxProfile {
+			continue
+		}
+		profile[name] = canonical
+	}
+	return profile, nil
+}
+
+// Field returns one field: M_NOT_FOUND if it is not set. spec: cs/getProfileField
+func (p *Profiles) Field(ctx context.Context, user matrix.UserID, field string) (json.RawMessage, error) {
+	if err := checkField(field); err != nil {
+		return nil, err
+	}
+	var profile map[string]json.RawMessage
+	var err error
+	if p.local(user) {
+		profile, err = p.Get(ctx, user)
+	} else {
+		profile, err = p.remote(ctx, user, field)
+	}
+	if err != nil {
+		return nil, err
+	}
+	value, ok := profile[field]
+	if !ok {
+		return nil, errNoProfile
+	}
+	return value, nil
+}
+
+// Local is what a local user's membership events hold; both may be "".
+func (p *Profiles) Local(ctx context.Context, user matrix.UserID) (displayName, avatarURL string, err error) {
+	fields, err := storage.GetProfile(ctx, p.DB, user)
+	if err != nil {
+		return "", "", fmt.Errorf("local profile: %w", err)
+	}
+	displayName, _ = canonicaljson.String(fields[FieldDisplayName])
+	avatarURL, _ = canonicaljson.String(fields[FieldAvatarURL])
+	return displayName, avatarURL, nil
+}
+
+// searchable is what a user is found by: lower case, without what a TEXT column cannot hold.
+func searchable(name string) string {
+	return strings.ReplaceAll(strings.ToLower(name), "\x00", "")
+}
+
+// Set sets a field of a local user and reports whether it changed. An empty display name or avatar is the same as none.
+// Updating the user's membership events is the caller's. Errors: M_BAD_JSON, M_KEY_TOO_LARGE, M_PROFILE_TOO_LARGE. spec: cs/setProfileField
+func (p *Profiles) Set(ctx context.Context, user matrix.UserID, field string, value json.RawMessage) (changed bool, err error) {
+	if err := checkField(field); err != nil {
+		return false, err
+	}
+	canonical, err := checkValue(field, value)
+	if err != nil {
+		return false, err
+	}
+	search := ""
+	if field == FieldDisplayName || field == FieldAvatarURL {
+		text, _ := canonicaljson.String(canonical)
+		if text == "" {
+			return p.Delete(ctx, user, field)
+		}
+		if field == FieldDisplayName {
+			search = searchable(text)
+		}
+	}
+	err = p.DB.Write(ctx, func(tx *storage.Tx) error {
+		fields, err := storage.GetProfile(ctx, tx, user)
+		if err != nil {
+			return err
+		}
+		if changed = string(fields[field]) != string(canonical); !changed {
+			return nil
+		}
+		fields[field] = canonical
+		size := len("{}")
+		for name, value := range fields {
+			size += len(name) + len(value) + len(`"":,`)
+		}
+		if size > maxProfile {
+			return errProfileTooLarge
+		}
+		return storage.PutProfileField(ctx, tx, user, field, canonical, search)
+	})
+	if err != nil {
+		return false, fmt.Errorf("set profile field: %w", err)
+	}
+	return changed, nil
+}
+
+// Delete removes a field and reports whether it was there. spec: cs/deleteProfileField
+func (p *Profiles) Delete(ctx context.Context, user matrix.UserID, field string) (changed bool, err error) {
+	if err := checkField(field); err != nil {
+		return false, err
+	}
+	err = p.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+		changed, err = storage.DeleteProfileField(ctx, tx, user, field)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("delete profile field: %w", err)
+	}
+	return changed, nil
+}
+
+// ProfileMatch is a user found by Search.
+type ProfileMatch struct {
+	UserID      matrix.UserID `json:"user_id"`
+	DisplayName string        `json:"display_name,omitempty"`
+	AvatarURL   string        `json:"avatar_url,omitempty"`
+}
+
+// Search finds local users whose ID or display name contains the term, in order of user ID after the given one.
+func (p *Profiles) Search(ctx context.Context, term string, after matrix.UserID, limit int) ([]ProfileMatch, error) {
+	term = strings.ToValidUTF8(searchable(term), "")
+	if term == "" || len(term) > maxSearchTerm {
+		return nil, nil
+	}
+	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(term) + "%"
+	found, err := storage.SearchUsers(ctx, p.DB, pattern, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("search users: %w", err)
+	}
+	matches := make([]ProfileMatch, len(found))
+	for i, user := range found {
+		name, avatar, err := p.Local(ctx, user)
+		if err != nil {
+			return nil, err
+		}
+		matches[i] = ProfileMatch{user, name, avatar}
+	}
+	return matches, nil
+}

@@ -1,0 +1,579 @@
+package users
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
+	"hanok/storage"
+)
+
+// Limits of what another server may make us keep, and of fetching it.
+const (
+	maxRemoteDevices = 5000     // per user
+	maxKeyObject     = 64 << 10 // bytes of one device's keys
+	seenStreamIDs    = 64       // stream_ids remembered per user
+	resyncParallel   = 8        // lists fetched at a time
+	resyncBatch      = 64       // lists looked up at a time
+	resyncTimeout    = time.Minute
+	resyncFirstRetry = 30 * time.Second
+	resyncLastRetry  = 6 * time.Hour
+)
+
+// neverFetched is RemoteDeviceList.Seen of a list that clients have asked for and that was not fetched yet.
+const neverFetched = "[]"
+
+// ReceiveUpdate takes an m.device_list_update EDU. What is malformed, or not from the user's own server, is dropped.
+// An update that follows on what is cached is applied; after a gap the whole list is fetched again.
+// spec: server-server-api#device-management
+func (d *DeviceLists) ReceiveUpdate(ctx context.Context, origin matrix.ServerName, content []byte) error {
+	var u deviceListUpdate
+	if decode(content, &u, "device list update") != nil || !validRemoteUser(u.UserID, origin) || len(u.PrevID) > 100 {
+		return nil
+	}
+	if _, err := matrix.ParseDeviceID(string(u.DeviceID)); err != nil {
+		return nil
+	}
+	device := ListedDevice{u.DeviceID, u.DisplayName, u.Keys}
+	row, ok := remoteDevice(u.UserID, device)
+	if !ok {
+		return nil
+	}
+	local, err := d.localSharing(ctx, u.UserID)
+	if err != nil {
+		return err
+	}
+	if len(local) == 0 {
+		return nil // its server will be asked when somebody wants to know
+	}
+	err = d.DB.Write(ctx, func(tx *storage.Tx) error {
+		lists, err := storage.ListRemoteDeviceLists(ctx, tx, []matrix.UserID{u.UserID})
+		if err != nil {
+			return err
+		}
+		if len(lists) == 0 {
+			// Nobody here has asked for the user's keys since they came to share a room, so nobody has to know before
+			// the list is fetched.
+			tx.OnVisible(d.resync)
+			return storage.PutRemoteDeviceList(ctx, tx, storage.RemoteDeviceList{
+				UserID: u.UserID, Seen: encode([]int64{u.StreamID}), Stale: true, RetryAt: d.now(),
+			})
+		}
+		return d.update(ctx, tx, lists[0], u, row, local)
+	})
+	if err != nil {
+		return fmt.Errorf("device list update: %w", err)
+	}
+	return nil
+}
+
+// update applies an update to a list that is known.
+func (d *DeviceLists) update(ctx context.Context, tx *storage.Tx, l storage.RemoteDeviceList, u deviceListUpdate, row storage.DeviceKeys, local []matrix.UserID) error {
+	var seen []int64
+	if err := json.Unmarshal(l.Seen, &seen); err != nil {
+		return fmt.Errorf("seen stream ids: %w", err)
+	}
+	if slices.Contains(seen, u.StreamID) {
+		return nil
+	}
+	missing := slices.ContainsFunc(u.PrevID, func(id int64) bool { return !slices.Contains(seen, id) })
+	first := len(u.PrevID) == 0 && l.StreamID == 0
+	if l.Stale || missing || len(u.PrevID) == 0 && !first {
+		l.Stale, l.RetryAt, l.Failures = true, min(l.RetryAt, d.now()), 0
+		if err := storage.PutRemoteDeviceList(ctx, tx, l); err != nil {
+			return err
+		}
+		tx.OnVisible(d.resync)
+		return d.noteRemote(ctx, tx, u.UserID, local)
+	}
+	devices, err := storage.ListRemoteDeviceKeys(ctx, tx, []matrix.UserID{u.UserID})
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(devices, func(k storage.DeviceKeys) bool { return k.DeviceID == u.DeviceID })
+	same := i < 0 && u.Deleted || i >= 0 && !u.Deleted && sameDevices(devices[i:i+1], []storage.DeviceKeys{row})
+	if u.Deleted {
+		err = storage.DeleteRemoteDevice(ctx, tx, u.UserID, u.DeviceID)
+	} else {
+		err = storage.PutRemoteDevices(ctx, tx, []storage.DeviceKeys{row})
+	}
+	if err != nil {
+		return err
+	}
+	seen = append(seen, u.StreamID)
+	l.StreamID, l.Seen = u.StreamID, encode(seen[max(0, len(seen)-seenStreamIDs):])
+	if err := storage.PutRemoteDeviceList(ctx, tx, l); err != nil || same {
+		return err
+	}
+	return d.noteRemote(ctx, tx, u.UserID, local)
+}
+
+// signingKeyUpdate is the content of an m.signing_key_update EDU.
+type signingKeyUpdate struct {
+	UserID         matrix.UserID `json:"user_id"`
+	MasterKey      rawJSON       `json:"master_key,omitempty"`
+	SelfSigningKey rawJSON       `json:"self_signing_key,omitempty"`
+}
+
+// ReceiveSigningKeys takes an m.signing_key_update EDU. spec: server-server-api#end-to-end-encryption
+func (d *DeviceLists) ReceiveSigningKeys(ctx context.Context, origin matrix.ServerName, content []byte) error {
+	var u signingKeyUpdate
+	if decode(content, &u, "signing key update") != nil || !validRemoteUser(u.UserID, origin) {
+		return nil
+	}
+	keys := remoteCrossSigning(u.UserID, u.MasterKey, u.SelfSigningKey)
+	if len(keys) == 0 {
+		return nil
+	}
+	local, err := d.localSharing(ctx, u.UserID)
+	if err != nil {
+		return err
+	}
+	err = d.DB.Write(ctx, func(tx *storage.Tx) error {
+		lists, err := storage.ListRemoteDeviceLists(ctx, tx, []matrix.UserID{u.UserID})
+		if err != nil {
+			return err
+		}
+		if len(lists) > 0 {
+			for _, k := range keys {
+				if err := storage.PutCrossSigningKey(ctx, tx, k); err != nil {
+					return err
+				}
+			}
+		}
+		return d.noteRemote(ctx, tx, u.UserID, local)
+	})
+	if err != nil {
+		return fmt.Errorf("signing key update: %w", err)
+	}
+	return nil
+}
+
+// noteRemote records a change of a remote user's devices or keys and wakes the local users it concerns.
+func (d *DeviceLists) noteRemote(ctx context.Context, tx *storage.Tx, user matrix.UserID, local []matrix.UserID) error {
+	if len(local) == 0 {
+		return nil
+	}
+	pos, err := tx.NextPosition()
+	if err != nil {
+		return err
+	}
+	if err := storage.SetDeviceListChange(ctx, tx, user, pos, 0); err != nil {
+		return err
+	}
+	d.core.wake(tx, local...)
+	return nil
+}
+
+// localSharing lists the local users who share a room with a user.
+func (c *core) localSharing(ctx context.Context, user matrix.UserID) ([]matrix.UserID, error) {
+	sharing, err := c.Rooms.Sharing(ctx, user)
+	if err != nil {
+		return nil, fmt.Errorf("users sharing a room: %w", err)
+	}
+	var local []matrix.UserID
+	for _, other := range sharing {
+		if c.local(other) && other != user {
+			local = append(local, other)
+		}
+	}
+	return local, nil
+}
+
+// validRemoteUser reports whether a user ID is one that origin may speak for.
+func validRemoteUser(user matrix.UserID, origin matrix.ServerName) bool {
+	_, err := matrix.ParseUserID(string(user))
+	return err == nil && user.Server() == origin
+}
+
+// remoteDevice checks a device of another server: its keys, if any, must not be for another user or device.
+func remoteDevice(user matrix.UserID, device ListedDevice) (storage.DeviceKeys, bool) {
+	row := storage.DeviceKeys{UserID: user, DeviceID: device.DeviceID, DisplayName: device.DisplayName[:min(len(device.DisplayName), maxDeviceName)]}
+	if _, err := matrix.ParseDeviceID(string(device.DeviceID)); err != nil {
+		return row, false
+	}
+	if len(device.Keys) == 0 || string(device.Keys) == "null" {
+		return row, true
+	}
+	keys, err := object(device.Keys, canonicaljson.Strict, maxKeyObject, "keys")
+	if err != nil {
+		return row, false
+	}
+	if len(canonicaljson.Delete(keys, "unsigned")) == len("{}") {
+		return row, true // some servers send {} for a device without keys
+	}
+	// Clients check keys and ignore incomplete ones; here nobody must speak for another device.
+	for member, want := range map[string]string{"user_id": string(user), "device_id": string(device.DeviceID)} {
+		if raw, ok := canonicaljson.Get(keys, member); ok {
+			if got, isString := canonicaljson.String(raw); !isString || got != want {
+				return row, false
+			}
+		}
+	}
+	row.Keys = canonicaljson.Delete(keys, "unsigned")
+	return row, true
+}
+
+// remoteCrossSigning returns those of a remote user's keys that are well formed.
+func remoteCrossSigning(user matrix.UserID, master, selfSigning []byte) []storage.CrossSigningKey {
+	var keys []storage.CrossSigningKey
+	for usage, raw := range map[string][]byte{usageMaster: master, usageSelfSigning: selfSigning} {
+		if len(raw) == 0 || string(raw) == "null" {
+			continue
+		}
+		if k, err := parseCrossSigningKey(user, usage, raw); err == nil {
+			keys = append(keys, *k)
+		}
+	}
+	return keys
+}
+
+// Untrack forgets the cached lists of remote users who share no room with us any more:
+// their servers send us no updates from then on.
+func (d *DeviceLists) Untrack(ctx context.Context, users ...matrix.UserID) error {
+	err := d.DB.Write(ctx, func(tx *storage.Tx) error {
+		for _, user := range users {
+			if d.local(user) {
+				continue
+			}
+			if err := storage.ForgetRemoteDeviceList(ctx, tx, user); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("untrack device lists: %w", err)
+	}
+	return nil
+}
+
+// membershipChange is a user joining or ceasing to be joined to a room.
+type membershipChange struct {
+	user   matrix.UserID
+	room   matrix.RoomID
+	joined bool
+}
+
+// MembershipChanged is to be called after a commit in which a user, local or remote, joined a room or ceased to
+// be joined. It does not block: the work is done in the background.
+func (d *DeviceLists) MembershipChanged(user matrix.UserID, room matrix.RoomID, joined bool) {
+	if joined && !d.local(user) {
+		return // their server tells us about their devices
+	}
+	select {
+	case d.memberships <- membershipChange{user, room, joined}:
+	default:
+		// Too many at once. A list kept too long is found out when it is asked for, at the next start, or by the
+		// gap in the user's next update; a server that was not told asks when it needs the devices.
+	}
+}
+
+// followMemberships does what MembershipChanged was told.
+func (d *DeviceLists) followMemberships(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case m := <-d.memberships:
+			var err error
+			switch {
+			case m.joined:
+				err = d.announce(ctx, m.user, m.room)
+			case d.local(m.user):
+				err = d.untrackRoom(ctx, m.room)
+			default:
+				err = d.untrackIfParted(ctx, m.user)
+			}
+			if err != nil && ctx.Err() == nil {
+				d.Log.Error().Err(err).Msg("users: could not follow a membership")
+			}
+		}
+	}
+}
+
+// announce sends an update of one device of a local user who joined a room with other servers in it. Servers that
+// follow the user's list apply it; the others see that they have missed something, and fetch the list.
+func (d *DeviceLists) announce(ctx context.Context, user matrix.UserID, room matrix.RoomID) error {
+	servers, err := d.Rooms.JoinedServers(ctx, room)
+	if err != nil {
+		return fmt.Errorf("announce device list: %w", err)
+	}
+	if !slices.ContainsFunc(servers, func(s matrix.ServerName) bool { return s != d.ServerName }) {
+		return nil
+	}
+	devices, err := storage.ListDeviceKeys(ctx, d.DB, []matrix.UserID{user})
+	if err != nil {
+		return fmt.Errorf("announce device list: %w", err)
+	}
+	if len(devices) == 0 {
+		return nil
+	}
+	// Best one with keys: it means something to the others.
+	i := max(0, slices.IndexFunc(devices, func(k storage.DeviceKeys) bool { return k.Keys != nil }))
+	aud, err := d.audienceOf(ctx, user)
+	if err != nil {
+		return err
+	}
+	return d.DB.Write(ctx, func(tx *storage.Tx) error {
+		last, err := d.sendDevices(ctx, tx, user, aud.servers, []matrix.DeviceID{devices[i].DeviceID})
+		if err != nil {
+			return err
+		}
+		// Nothing has changed for those who follow already, so the position stays.
+		pos, err := storage.DeviceListPosition(ctx, tx, user)
+		if err != nil {
+			return err
+		}
+		return storage.SetDeviceListChange(ctx, tx, user, pos, int64(last))
+	})
+}
+
+// untrackRoom drops the lists of remote users of a room that a local user left, if they share no other.
+func (d *DeviceLists) untrackRoom(ctx context.Context, room matrix.RoomID) error {
+	joined, err := d.Rooms.JoinedUsers(ctx, room)
+	if err != nil || slices.ContainsFunc(joined, d.local) {
+		return err
+	}
+	lists, err := storage.ListRemoteDeviceLists(ctx, d.DB, joined)
+	if err != nil {
+		return err
+	}
+	for _, l := range lists {
+		if err := d.untrackIfParted(ctx, l.UserID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// untrackIfParted drops the list of a remote user who shares no room with a local one.
+func (d *DeviceLists) untrackIfParted(ctx context.Context, user matrix.UserID) error {
+	lists, err := storage.ListRemoteDeviceLists(ctx, d.DB, []matrix.UserID{user})
+	if err != nil || len(lists) == 0 {
+		return err
+	}
+	local, err := d.localSharing(ctx, user)
+	if err != nil || len(local) > 0 {
+		return err
+	}
+	return d.Untrack(ctx, user)
+}
+
+// resync makes run look for stale lists.
+func (d *DeviceLists) resync() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// track makes lists of remote users known, if they are not: stale, to be fetched by run at the given time.
+func (d *DeviceLists) track(ctx context.Context, users []matrix.UserID, at matrix.Timestamp) error {
+	lists, err := storage.ListRemoteDeviceLists(ctx, d.DB, users)
+	if err != nil {
+		return fmt.Errorf("track device lists: %w", err)
+	}
+	if len(lists) == len(users) {
+		return nil
+	}
+	err = d.DB.Write(ctx, func(tx *storage.Tx) error {
+		lists, err := storage.ListRemoteDeviceLists(ctx, tx, users)
+		if err != nil {
+			return err
+		}
+		known := map[matrix.UserID]bool{}
+		for _, l := range lists {
+			known[l.UserID] = true
+		}
+		for _, user := range users {
+			if known[user] {
+				continue
+			}
+			l := storage.RemoteDeviceList{UserID: user, Seen: []byte(neverFetched), Stale: true, RetryAt: at}
+			if err := storage.PutRemoteDeviceList(ctx, tx, l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("track device lists: %w", err)
+	}
+	return nil
+}
+
+// run fetches stale lists of remote users until ctx ends.
+func (d *DeviceLists) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.followMemberships(ctx) })
+	g.Go(func() error {
+		if err := d.untrackParted(ctx); err != nil && ctx.Err() == nil {
+			d.Log.Error().Err(err).Msg("users: could not check the cached device lists")
+		}
+		for ctx.Err() == nil {
+			wait, err := d.fetchStale(ctx)
+			if err != nil && ctx.Err() == nil {
+				d.Log.Error().Err(err).Msg("users: could not fetch device lists")
+				wait = resyncFirstRetry
+			}
+			t := time.NewTimer(wait)
+			select {
+			case <-ctx.Done():
+			case <-d.wake:
+			case <-t.C:
+			}
+			t.Stop()
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// untrackParted drops the lists of users who ceased to share a room while nobody looked: before a crash.
+func (d *DeviceLists) untrackParted(ctx context.Context) error {
+	for after := matrix.UserID(""); ; {
+		users, err := storage.TrackedUsers(ctx, d.DB, after, 500)
+		if err != nil || len(users) == 0 {
+			return err
+		}
+		for _, user := range users {
+			if err := d.untrackIfParted(ctx, user); err != nil {
+				return err
+			}
+		}
+		after = users[len(users)-1]
+	}
+}
+
+// fetchStale fetches the lists that are due and says how long to wait for the next.
+func (d *DeviceLists) fetchStale(ctx context.Context) (wait time.Duration, err error) {
+	for {
+		due, err := storage.StaleDeviceLists(ctx, d.DB, d.now(), resyncBatch)
+		if err != nil {
+			return 0, err
+		}
+		if len(due) == 0 {
+			break
+		}
+		var g errgroup.Group
+		g.SetLimit(resyncParallel)
+		for _, l := range due {
+			g.Go(func() error {
+				// Whoever asked for a list that was never fetched got it from the user's server just now.
+				_, err := d.fetch(ctx, l, string(l.Seen) != neverFetched)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil || ctx.Err() != nil {
+			return resyncFirstRetry, err
+		}
+	}
+	next, err := storage.NextStaleDeviceList(ctx, d.DB)
+	if errors.Is(err, storage.ErrNotFound) {
+		return time.Hour, nil
+	}
+	return min(max(next.Time().Sub(d.Clock()), time.Millisecond), time.Hour), err
+}
+
+// fetch fetches one list and reports whether it came; if its server cannot be reached, the next try is noted.
+// tell says whether local users are told when it differs from what was cached.
+func (d *DeviceLists) fetch(ctx context.Context, l storage.RemoteDeviceList, tell bool) (bool, error) {
+	local, err := d.localSharing(ctx, l.UserID)
+	if err != nil {
+		return false, err
+	}
+	if len(local) == 0 {
+		return false, d.Untrack(ctx, l.UserID)
+	}
+	before, err := storage.DeviceListPosition(ctx, d.DB, l.UserID)
+	if err != nil {
+		return false, err
+	}
+	asking, cancel := context.WithTimeout(ctx, resyncTimeout)
+	defer cancel()
+	list, err := d.Remote.UserDevices(asking, l.UserID)
+	if err == nil && (list == nil || list.UserID != l.UserID || len(list.Devices) > maxRemoteDevices) {
+		err = errors.New("unusable device list")
+	}
+	// What is known now is stored even if the client that asked has gone.
+	ctx = context.WithoutCancel(ctx)
+	if !tell {
+		local = nil
+	}
+	if err != nil {
+		return false, d.DB.Write(ctx, func(tx *storage.Tx) error { return d.retryLater(ctx, tx, l.UserID) })
+	}
+	return true, d.DB.Write(ctx, func(tx *storage.Tx) error { return d.store(ctx, tx, list, before, local) })
+}
+
+// retryLater notes a failure to fetch a list.
+func (d *DeviceLists) retryLater(ctx context.Context, tx *storage.Tx, user matrix.UserID) error {
+	lists, err := storage.ListRemoteDeviceLists(ctx, tx, []matrix.UserID{user})
+	if err != nil || len(lists) == 0 {
+		return err
+	}
+	l := lists[0]
+	l.Failures++
+	delay := min(resyncFirstRetry<<min(l.Failures-1, 20), resyncLastRetry)
+	l.RetryAt = d.now() + matrix.Timestamp(delay.Milliseconds())
+	return storage.PutRemoteDeviceList(ctx, tx, l)
+}
+
+// store replaces what is cached of a user by a fetched list. before is the position of the last change when the
+// fetch began: if there was another since, the list may be older than that change and stays stale.
+func (d *DeviceLists) store(ctx context.Context, tx *storage.Tx, list *DeviceList, before storage.Position, local []matrix.UserID) error {
+	user := list.UserID
+	now, err := storage.DeviceListPosition(ctx, tx, user)
+	if err != nil {
+		return err
+	}
+	was, err := loadKeys(ctx, tx, "", []matrix.UserID{user}, storage.ListRemoteDeviceKeys)
+	if err != nil {
+		return err
+	}
+	if err := storage.ForgetRemoteDeviceList(ctx, tx, user); err != nil {
+		return err
+	}
+	var rows []storage.DeviceKeys
+	for _, device := range list.Devices {
+		if row, ok := remoteDevice(user, device); ok {
+			rows = append(rows, row)
+		}
+	}
+	if err := storage.PutRemoteDevices(ctx, tx, rows); err != nil {
+		return err
+	}
+	for _, k := range remoteCrossSigning(user, list.MasterKey, list.SelfSigningKey) {
+		if err := storage.PutCrossSigningKey(ctx, tx, k); err != nil {
+			return err
+		}
+	}
+	l := storage.RemoteDeviceList{UserID: user, StreamID: list.StreamID, Seen: encode([]int64{list.StreamID}), Stale: now != before, RetryAt: d.now()}
+	if err := storage.PutRemoteDeviceList(ctx, tx, l); err != nil {
+		return err
+	}
+	is, err := loadKeys(ctx, tx, "", []matrix.UserID{user}, storage.ListRemoteDeviceKeys)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(encode(was.cross), encode(is.cross)) && sameDevices(was.devices, is.devices) {
+		return nil
+	}
+	return d.noteRemote(ctx, tx, user, local)
+}
+
+// sameDevices compares two lists; the order in the database is by device ID.
+func sameDevices(a, b []storage.DeviceKeys) bool {
+	return slices.EqualFunc(a, b, func(x, y storage.DeviceKeys) bool {
+		return x.DeviceID == y.DeviceID && x.DisplayName == y.DisplayName && bytes.Equal(x.Keys, y.Keys)
+	})
+}
