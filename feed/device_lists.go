@@ -1,0 +1,165 @@
+package feed
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"hanok/matrix"
+	"hanok/rooms"
+)
+
+// deviceListChanges collects whom the user met in a room, and whom the user no longer sees in one.
+type deviceListChanges struct {
+	joined, gone map[matrix.UserID]bool
+}
+
+func (d *deviceListChanges) met(user matrix.UserID) {
+	if d.joined == nil {
+		d.joined = make(map[matrix.UserID]bool)
+	}
+	d.joined[user] = true
+}
+
+func (d *deviceListChanges) parted(user matrix.UserID) {
+	if d.gone == nil {
+		d.gone = make(map[matrix.UserID]bool)
+	}
+	d.gone[user] = true
+}
+
+// DeviceChanges answers which device lists changed between two tokens. spec: cs/getKeysChanges
+type DeviceChanges struct {
+	Changed []matrix.UserID `json:"changed"`
+	Left    []matrix.UserID `json:"left"`
+}
+
+// DeviceChanges says whose keys a client must ask for again that was last told of everything up to from.
+// spec: cs/getKeysChanges
+func (f *Feed) DeviceChanges(ctx context.Context, user matrix.UserID, from, to Token) (*DeviceChanges, error) {
+	until := min(to.Pos, f.DB.Current())
+	s := &syncer{Feed: f, ctx: ctx, r: &Request{User: user, Since: from, Filter: &Filter{}}, since: from.Pos, until: until}
+	memberships, err := f.Rooms.Memberships(ctx, user)
+	if err != nil {
+		return nil, fmt.Errorf("memberships: %w", err)
+	}
+	for _, m := range memberships {
+		if err := s.roomMembers(m); err != nil {
+			return nil, err
+		}
+	}
+	changed, left, err := s.deviceLists()
+	return &DeviceChanges{Changed: changed, Left: left}, err
+}
+
+// roomMembers notes who joined and left a room between since and until.
+func (s *syncer) roomMembers(m rooms.Membership) error {
+	if m.Membership != "join" && m.Position <= s.since {
+		return nil
+	}
+	from, err := s.Rooms.StateAtPosition(s.ctx, m.RoomNID, s.since)
+	if err != nil {
+		return fmt.Errorf("state of %s: %w", m.Room, err)
+	}
+	to, err := s.Rooms.StateAtPosition(s.ctx, m.RoomNID, s.until)
+	if err != nil {
+		return fmt.Errorf("state of %s: %w", m.Room, err)
+	}
+	was, err := from.Membership(s.ctx, s.r.User)
+	if err != nil {
+		return err
+	}
+	is, err := to.Membership(s.ctx, s.r.User)
+	if err != nil {
+		return err
+	}
+	return s.movedBetween(was, is, from, to)
+}
+
+// movedBetween notes who came into sight or went out of it when a room moved from one
+// state to another, and the user from one membership to another.
+func (s *syncer) movedBetween(was, is string, from, to rooms.State) error {
+	switch {
+	case was == "join" && is == "join":
+		diff, err := s.Rooms.StateDelta(s.ctx, from, to)
+		if err != nil {
+			return err
+		}
+		s.noteMembers(diff)
+	case is == "join":
+		return eachJoined(s.ctx, to, s.lists.met)
+	case was == "join":
+		return eachJoined(s.ctx, from, s.lists.parted)
+	}
+	return nil
+}
+
+func eachJoined(ctx context.Context, state rooms.State, fn func(matrix.UserID)) error {
+	members, err := state.OfType(ctx, "m.room.member")
+	if err != nil {
+		return err
+	}
+	for _, ev := range members {
+		if ev.Membership() == "join" {
+			key, _ := ev.StateKey()
+			fn(matrix.UserID(key))
+		}
+	}
+	return nil
+}
+
+// noteMembers collects who joined and left, for the device lists.
+func (s *syncer) noteMembers(changes []rooms.StateChange) {
+	for _, c := range changes {
+		if c.Key.Type != "m.room.member" {
+			continue
+		}
+		user := matrix.UserID(c.Key.Key)
+		was, is := c.Old != nil && c.Old.Membership() == "join", c.New != nil && c.New.Membership() == "join"
+		switch {
+		case is && !was:
+			s.lists.met(user)
+		case was && !is:
+			s.lists.parted(user)
+		}
+	}
+}
+
+// deviceLists combines changed lists of users in sight with who came into sight and who went.
+// spec: client-server-api#tracking-the-device-list-for-a-user
+func (s *syncer) deviceLists() (changed, left []matrix.UserID, err error) {
+	changed, err = s.Users.DeviceLists.Changed(s.ctx, s.DB, s.r.User, s.shares, s.since, s.until)
+	if err != nil {
+		return nil, nil, fmt.Errorf("changed device lists: %w", err)
+	}
+	for u := range s.lists.joined {
+		// The user too, on joining a room: their other devices may know nothing of it yet.
+		if u == s.r.User || s.shares(u) {
+			changed = append(changed, u)
+		}
+	}
+	for u := range s.lists.gone {
+		if u != s.r.User && !s.shares(u) {
+			left = append(left, u)
+		}
+	}
+	slices.Sort(changed)
+	slices.Sort(left)
+	return slices.Compact(changed), left, s.sharingErr
+}
+
+// shares reports whether somebody is in a room with the user. Most responses never ask, so the list is read when
+// the first does; a failure is kept in sharingErr, for who asked to look at.
+func (s *syncer) shares(other matrix.UserID) bool {
+	if s.sharing == nil {
+		list, err := s.Rooms.Sharing(s.ctx, s.r.User)
+		if err != nil {
+			s.sharingErr = fmt.Errorf("users sharing rooms: %w", err)
+		}
+		s.sharing = make(map[matrix.UserID]bool, len(list))
+		for _, u := range list {
+			s.sharing[u] = true
+		}
+	}
+	return s.sharing[other]
+}

@@ -1,0 +1,91 @@
+package feed
+
+import (
+	"context"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"hanok/matrix"
+	"hanok/rooms"
+	"hanok/storage"
+	"hanok/users"
+)
+
+// Options are what a Feed works with. All fields are required unless noted.
+type Options struct {
+	DB    *storage.DB
+	Rooms *rooms.Engine
+	Users *users.Service
+	Hub   *Hub
+	// SendTyping tells other servers that a local user types or stops; nil without federation. It must not block.
+	SendTyping func(ctx context.Context, room matrix.RoomID, user matrix.UserID, typing bool)
+	Log        zerolog.Logger
+}
+
+// Feed makes what clients are told.
+type Feed struct {
+	Options
+	// Typing knows who is typing; federation feeds it too.
+	Typing *Typing
+	lazy   *lazyMemory
+}
+
+// New makes a feed.
+func New(o Options) *Feed {
+	f := &Feed{Options: o, lazy: newLazyMemory()}
+	f.Typing = NewTyping(o.DB, f.wakeRoom)
+	return f
+}
+
+// Hub wakes long polls. It exists before the engine and the services that call it:
+// it is the Listener of rooms and the Notifier of users.
+type Hub struct {
+	*Waiters
+	members func(room matrix.RoomID) []matrix.UserID
+	news    chan struct{} // holds a token when there are events that Feed.Run has not seen
+}
+
+// NewHub makes a hub; members lists the local members of a room when an update names only the room.
+func NewHub(members func(room matrix.RoomID) []matrix.UserID) *Hub {
+	return &Hub{Waiters: NewWaiters(), members: members, news: make(chan struct{}, 1)}
+}
+
+// RoomUpdated wakes who is told of a commit: local members, and users whose membership it changed.
+func (h *Hub) RoomUpdated(u *rooms.Update) {
+	h.Wake(u.Local...)
+	h.Wake(peekers(u.Room))
+	for _, m := range u.Memberships {
+		if m.Local {
+			h.Wake(m.User)
+		}
+	}
+	wake(h.news)
+}
+
+// peekers stands for those who wait for a room without being in it. No user has the ID of a room.
+func peekers(room matrix.RoomID) matrix.UserID { return matrix.UserID(room) }
+
+// WakeUsers wakes users.
+func (h *Hub) WakeUsers(users ...matrix.UserID) { h.Wake(users...) }
+
+// WakeRoom wakes the local members of a room.
+func (h *Hub) WakeRoom(room matrix.RoomID) { h.Wake(h.members(room)...) }
+
+func (f *Feed) wakeRoom(room matrix.RoomID) { f.Hub.WakeRoom(room) }
+
+// SetTyping starts or stops a local user's typing notice in a room; the caller has checked that the user is in it.
+// spec: cs/setTyping
+func (f *Feed) SetTyping(ctx context.Context, room matrix.RoomID, user matrix.UserID, typing bool, d time.Duration) error {
+	var changed bool
+	if typing {
+		f.Typing.Start(room, user, d)
+		changed = true // other servers time notices out by themselves: repeat them
+	} else {
+		changed = f.Typing.Stop(room, user)
+	}
+	if changed && f.SendTyping != nil {
+		f.SendTyping(ctx, room, user, typing)
+	}
+	return nil
+}

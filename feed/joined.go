@@ -1,0 +1,218 @@
+package feed
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"hanok/matrix"
+	"hanok/rooms"
+	"hanok/storage"
+	"hanok/users"
+)
+
+// joinedRoom is a room's part of a response, in join or in leave.
+type joinedRoom struct {
+	room         matrix.RoomID
+	timeline     []json.RawMessage
+	limited      bool
+	prevBatch    string // "" if no timeline is shown
+	state        []json.RawMessage
+	ephemeral    []json.RawMessage
+	accountData  []json.RawMessage
+	summary      *rooms.MemberSummary
+	notification *unreadCounts
+}
+
+func (j *joinedRoom) empty() bool {
+	return len(j.timeline) == 0 && len(j.state) == 0 && len(j.ephemeral) == 0 && len(j.accountData) == 0
+}
+
+// joined tells of a room the user is in.
+func (s *syncer) joined(w *roomWork) (*joinedRoom, error) {
+	j := &joinedRoom{room: w.room}
+	filter := &s.r.Filter.Room
+	if w.events {
+		since := s.since
+		if w.whole && !s.r.FullState {
+			since = 0
+		}
+		if err := s.timelineAndState(j, w, since, s.until); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range w.accountData {
+		if filter.AccountData.Accepts(d.Type, "") && filter.AccountData.AcceptsRoom(w.room) {
+			j.accountData = append(j.accountData, accountDataEvent(d))
+		}
+	}
+	if filter.Ephemeral.AcceptsRoom(w.room) {
+		if err := s.ephemeral(j, w); err != nil {
+			return nil, err
+		}
+	}
+	if w.events || w.notified || len(w.receipts) > 0 {
+		counts, err := s.unread(w)
+		if err != nil {
+			return nil, err
+		}
+		j.notification = counts
+	}
+	return j, nil
+}
+
+// left tells of a room the user has left, up to the moment they did; nil if there is nothing to tell.
+func (s *syncer) left(w *roomWork) (*joinedRoom, error) {
+	was := "join"
+	if !w.whole {
+		var err error
+		if was, err = s.membershipAt(w.membership, s.since); err != nil {
+			return nil, err
+		}
+	}
+	j := &joinedRoom{room: w.room}
+	if was == "leave" || was == "ban" {
+		// Came and went between two syncs, or moved from leave to ban: the last change is enough.
+		if w.membership.LeftPosition <= s.since && !w.whole {
+			return s.lastChange(j, w)
+		}
+	}
+	if was == "invite" || was == "knock" {
+		return s.lastChange(j, w)
+	}
+	until := min(s.until, w.membership.Position)
+	since := s.since
+	if w.whole {
+		since = 0
+		if w.membership.LeftPosition > 0 {
+			until = min(until, w.membership.LeftPosition)
+		}
+	}
+	if err := s.timelineAndState(j, w, since, until); err != nil {
+		return nil, err
+	}
+	if len(j.timeline) == 0 && len(j.state) == 0 {
+		return s.lastChange(j, w)
+	}
+	return j, nil
+}
+
+// lastChange shows nothing of a room but the event that ended the user's membership.
+func (s *syncer) lastChange(j *joinedRoom, w *roomWork) (*joinedRoom, error) {
+	if w.membership.Event == "" {
+		return j, nil
+	}
+	ev, err := s.Rooms.Event(s.ctx, w.membership.Event)
+	if err != nil {
+		if matrix.HasCode(err, "M_NOT_FOUND") {
+			return j, nil
+		}
+		return nil, err
+	}
+	raw, err := s.render(ev, nil)
+	if err != nil {
+		return nil, err
+	}
+	if s.r.StateAfter {
+		j.state = append(j.state, raw)
+	}
+	j.timeline = append(j.timeline, raw)
+	token, err := s.Rooms.TokenAt(s.ctx, w.nid, w.membership.Position)
+	if err != nil {
+		return nil, err
+	}
+	j.prevBatch = token.String()
+	return j, nil
+}
+
+// timelineAndState reads the newest events in (since, until] and the state that goes with them.
+func (s *syncer) timelineAndState(j *joinedRoom, w *roomWork, since, until storage.Position) error {
+	filter := &s.r.Filter.Room
+	var keep rooms.Filter
+	switch {
+	case !filter.Timeline.AcceptsRoom(w.room):
+		keep = func(*rooms.Event) bool { return false }
+	case !filter.Timeline.All():
+		keep = func(ev *rooms.Event) bool { return filter.Timeline.AcceptsEvent(ev.Event) }
+	}
+	page, err := s.Rooms.Timeline(s.ctx, rooms.TimelineRequest{
+		Room: w.nid, Since: since, Until: until, Limit: filter.Timeline.Most(defaultTimeline, maxTimeline), Filter: keep,
+	})
+	if err != nil {
+		return fmt.Errorf("timeline: %w", err)
+	}
+	events := page.Events
+	if w.whole || w.membership.Position > s.since {
+		// Not joined all the time: history visibility decides.
+		if events, err = s.Rooms.Visible(s.ctx, s.r.User, events); err != nil {
+			return fmt.Errorf("visible events: %w", err)
+		}
+		if len(events) < len(page.Events) && since == 0 {
+			page.Limited = true // what is hidden may be visible further back
+		}
+	}
+	if w.whole && !s.r.initial() && !s.r.FullState {
+		page.Limited = true // new to the client: there is history that it has not seen
+	}
+	if len(s.ignored) > 0 {
+		events = slices.DeleteFunc(slices.Clone(events), func(ev *rooms.Event) bool { return !ev.IsState() && s.ignored[ev.Sender()] })
+	}
+	state, err := s.stateChanges(w, since, until, page, events)
+	if err != nil {
+		return err
+	}
+	var relations map[storage.EventNID][]byte
+	if page.Limited {
+		// A client that has seen everything aggregates by itself. spec: client-server-api#aggregations-of-child-events
+		reader := rooms.Reader{User: s.r.User, Device: s.r.Device, Ignored: s.ignored}
+		if relations, err = s.Rooms.Aggregations(s.ctx, reader, events, true); err != nil {
+			return fmt.Errorf("aggregations: %w", err)
+		}
+	}
+	for _, ev := range events {
+		raw, err := s.render(ev, relations[ev.NID])
+		if err != nil {
+			return err
+		}
+		j.timeline = append(j.timeline, raw)
+	}
+	for _, ev := range state {
+		if !filter.State.AcceptsEvent(ev.Event) || !filter.State.AcceptsRoom(w.room) {
+			continue
+		}
+		raw, err := s.render(ev, nil)
+		if err != nil {
+			return err
+		}
+		j.state = append(j.state, raw)
+	}
+	if len(j.timeline) > 0 || page.Limited || w.whole {
+		page.PrevBatch.Seen = until
+		j.limited, j.prevBatch = page.Limited, page.PrevBatch.String()
+	}
+	if w.section == "join" && (w.whole || slices.ContainsFunc(slices.Concat(state, events), isMember)) {
+		if j.summary, err = s.Rooms.MemberSummary(s.ctx, w.nid, s.r.User); err != nil {
+			return fmt.Errorf("summary: %w", err)
+		}
+	}
+	return nil
+}
+
+func isMember(ev *rooms.Event) bool { return ev.Type() == "m.room.member" && ev.IsState() }
+
+// render is an event as the requesting device is told it, with its aggregations, which may be nil.
+func (s *syncer) render(ev *rooms.Event, relations []byte) (json.RawMessage, error) {
+	if s.r.Filter.EventFormat == "federation" {
+		return ev.JSON(), nil
+	}
+	o, err := s.Rooms.ClientOptions(s.ctx, ev, s.r.User, s.r.Device)
+	if err != nil {
+		return nil, err
+	}
+	o.OmitRoomID, o.Now, o.Relations = true, s.now, relations
+	return ev.AppendClient(nil, o), nil
+}
+
+func accountDataEvent(d users.AccountDatum) json.RawMessage {
+	return typedContent(d.Type, d.Content)
+}

@@ -1,0 +1,73 @@
+package feed
+
+import (
+	"sync"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"hanok/matrix"
+	"hanok/rooms"
+	"hanok/storage"
+)
+
+// lazyMemory remembers which membership events a device was sent, so that a client which loads
+// members lazily is not told the same again. It is a cache: what falls out is sent once more.
+type lazyMemory struct {
+	rooms *lru.Cache[lazyRoom, *lazySent]
+}
+
+type lazyRoom struct {
+	user   matrix.UserID
+	device matrix.DeviceID
+	room   matrix.RoomID
+}
+
+type lazySent struct {
+	mu   sync.Mutex
+	sent map[matrix.UserID]sentMember
+}
+
+// sentMember is an event and the token it was sent with: the client has it for sure once it comes back with that token.
+type sentMember struct {
+	event matrix.EventID
+	at    storage.Position
+}
+
+const maxLazyRooms = 20_000
+
+func newLazyMemory() *lazyMemory {
+	c, err := lru.New[lazyRoom, *lazySent](maxLazyRooms)
+	if err != nil {
+		panic(err) // only for a size below 1
+	}
+	return &lazyMemory{rooms: c}
+}
+
+// drop removes the membership events that the device has already, and remembers the others.
+func (l *lazyMemory) drop(room lazyRoom, since, until storage.Position, events []*rooms.Event, all bool) []*rooms.Event {
+	sent, ok := l.rooms.Get(room)
+	if !ok {
+		sent = &lazySent{sent: make(map[matrix.UserID]sentMember)}
+		l.rooms.Add(room, sent)
+	}
+	sent.mu.Lock()
+	defer sent.mu.Unlock()
+	if since == 0 {
+		clear(sent.sent)
+	}
+	out := events[:0]
+	for _, ev := range events {
+		key, _ := ev.StateKey()
+		if ev.Type() != "m.room.member" {
+			out = append(out, ev)
+			continue
+		}
+		user := matrix.UserID(key)
+		if s, ok := sent.sent[user]; ok && !all && s.event == ev.ID() && s.at <= since {
+			continue
+		}
+		sent.sent[user] = sentMember{ev.ID(), until}
+		out = append(out, ev)
+	}
+	return out
+}

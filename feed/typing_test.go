@@ -1,0 +1,62 @@
+package feed
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"hanok/matrix"
+	"hanok/storage"
+)
+
+// countingPositions gives positions that are visible at once.
+type countingPositions struct{ last storage.Position }
+
+func (p *countingPositions) EphemeralPosition(place func(storage.Position), onVisible func()) {
+	p.last++
+	place(p.last)
+	onVisible()
+}
+
+func TestTyping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const room = matrix.RoomID("!r:x")
+		var woken int
+		pos := &countingPositions{}
+		typing := NewTyping(pos, func(matrix.RoomID) { woken++ })
+		expect := func(want ...matrix.UserID) {
+			t.Helper()
+			synctest.Wait()
+			if got, at := typing.Users(room); !slices.Equal(got, want) || at != pos.last {
+				t.Errorf("typing %v at %d, want %v at %d", got, at, want, pos.last)
+			}
+		}
+		if users, at := typing.Users(room); users != nil || at != 0 {
+			t.Errorf("an unknown room: %v %v", users, at)
+		}
+		if !typing.Start(room, "@b:x", 10*time.Second) || !typing.Start(room, "@a:x", time.Hour) {
+			t.Error("starting is a change")
+		}
+		expect("@a:x", "@b:x")
+		time.Sleep(6 * time.Second)
+		if typing.Start(room, "@b:x", 10*time.Second) {
+			t.Error("going on is no change")
+		}
+		time.Sleep(9 * time.Second)
+		expect("@a:x", "@b:x") // prolonged
+		time.Sleep(2 * time.Second)
+		expect("@a:x")
+		if typing.Stop(room, "@b:x") {
+			t.Error("stopped twice")
+		}
+		time.Sleep(MaxTyping)
+		expect() // nobody types for an hour
+		if typing.Stop("!other:x", "@a:x") {
+			t.Error("stopped in a room where nobody typed")
+		}
+		if woken != int(pos.last) || woken != 4 {
+			t.Errorf("woke %d times for %d changes", woken, pos.last)
+		}
+	})
+}
