@@ -1,0 +1,323 @@
+// Package client makes requests to other servers: discovery, signing, limits
+// and back-off, and one method for each endpoint of the server-server API.
+//
+// Start reading at Do; the files beside it are named for what they ask about.
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rs/zerolog"
+
+	"hanok/federation/discovery"
+	"hanok/federation/peers"
+	"hanok/federation/xmatrix"
+	"hanok/matrix"
+	"hanok/matrix/signing"
+)
+
+// Options are what a Client works with.
+type Options struct {
+	ServerName matrix.ServerName
+	Key        signing.Key
+	Resolver   *discovery.Resolver
+	Peers      *peers.Peers
+	Version    string // of this software, for the User-Agent header
+	Log        zerolog.Logger
+	// Observe is told of every finished request; status 0 means there was no response. nil for none.
+	Observe func(operation string, status int, elapsed time.Duration)
+}
+
+// Client makes signed requests.
+type Client struct {
+	opts Options
+	http *http.Client
+}
+
+// Limits of what a peer may cost us, unless a request says otherwise.
+const (
+	defaultTimeout  = 30 * time.Second
+	defaultMaxBytes = 1 << 20
+	maxErrorBytes   = 64 << 10
+	maxHeaderBytes  = 64 << 10
+)
+
+// New makes a client.
+func New(o Options) *Client {
+	c := &Client{opts: o}
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			DialTLSContext:         c.dial,
+			ForceAttemptHTTP2:      true,
+			MaxIdleConns:           1000,
+			MaxIdleConnsPerHost:    4,
+			MaxConnsPerHost:        32,
+			IdleConnTimeout:        2 * time.Minute,
+			MaxResponseHeaderBytes: maxHeaderBytes,
+			DisableCompression:     false,
+			HTTP2: &http.HTTP2Config{
+				SendPingTimeout: 30 * time.Second,
+				PingTimeout:     15 * time.Second,
+			},
+		},
+		// Requests are signed for one destination: nothing to follow.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c
+}
+
+// Close ends idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// poolHost is the key under which the transport pools connections to a server.
+// Port 0 stands for a name without port: "example.org" and "example.org:443" are different servers.
+func poolHost(name matrix.ServerName) string {
+	if name.HasPort() {
+		return string(name)
+	}
+	return string(name) + ":0"
+}
+
+// dial connects to the server that a pool key names.
+func (c *Client) dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	name := matrix.ServerName(strings.TrimSuffix(addr, ":0"))
+	server, err := c.opts.Resolver.Resolve(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c.opts.Resolver.Dial(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	var _ *tls.Conn = conn // net/http speaks HTTP/2 only over this very type
+	return conn, nil
+}
+
+// Request is one request to another server.
+type Request struct {
+	Operation   string // operationId in the specification
+	Method      string
+	Destination matrix.ServerName
+	Path        []string // segments, unescaped
+	Query       url.Values
+	Body        []byte // JSON; nil for none
+	Unsigned    bool   // no Authorization header: the endpoint is public
+	// Urgent requests are made although the server did not answer lately: somebody is waiting.
+	Urgent   bool
+	Timeout  time.Duration // 0 means 30 s
+	MaxBytes int64         // of the response; 0 means 1 MiB
+}
+
+func (r Request) uri() string {
+	var b strings.Builder
+	for _, s := range r.Path {
+		b.WriteByte('/')
+		b.WriteString(escape(s))
+	}
+	if len(r.Query) > 0 {
+		b.WriteByte('?')
+		b.WriteString(r.Query.Encode())
+	}
+	return b.String()
+}
+
+// escape percent-encodes everything but unreserved characters, so that no proxy on the way has a
+// reason to rewrite the path that is signed.
+func escape(s string) string {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := range len(s) {
+		c := s[i]
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-._~", c) >= 0 {
+			b.WriteByte(c)
+			continue
+		}
+		b.WriteByte('%')
+		b.WriteByte(hex[c>>4])
+		b.WriteByte(hex[c&15])
+	}
+	return b.String()
+}
+
+// Do makes a request and decodes the JSON answer into out (nil: it only has to be a 200).
+// Every failure is an *Error.
+func (c *Client) Do(ctx context.Context, r Request, out any) error {
+	body, err := c.Raw(ctx, r)
+	if err != nil {
+		return err
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(body, out); err != nil {
+		return &Error{Destination: r.Destination, Status: http.StatusOK, Cause: fmt.Errorf("answer to %s: %w", r.Operation, err)}
+	}
+	return nil
+}
+
+// Raw makes a request and returns the body of the answer.
+func (c *Client) Raw(ctx context.Context, r Request) ([]byte, error) {
+	if r.Timeout == 0 {
+		r.Timeout = defaultTimeout
+	}
+	if r.MaxBytes == 0 {
+		r.MaxBytes = defaultMaxBytes
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+	defer cancel()
+	res, err := c.Open(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	body, err := readAll(res.Body, res.ContentLength, r.MaxBytes)
+	if err != nil {
+		if !errors.Is(err, ErrTooLarge) && !canceled(ctx) {
+			c.opts.Peers.Failed(r.Destination, 0)
+		}
+		return nil, &Error{Destination: r.Destination, Status: res.StatusCode, Retry: !errors.Is(err, ErrTooLarge), Cause: fmt.Errorf("answer to %s: %w", r.Operation, err)}
+	}
+	return body, nil
+}
+
+// Open makes a request and returns the response of a 200, whose body the caller
+// reads and closes within the life of ctx. Timeout and MaxBytes are not applied.
+func (c *Client) Open(ctx context.Context, r Request) (*http.Response, error) {
+	fail := func(err error) error { return &Error{Destination: r.Destination, Retry: true, Cause: err} }
+	if r.Destination == c.opts.ServerName {
+		return nil, &Error{Destination: r.Destination, Cause: errors.New("a request to ourselves")}
+	}
+	if err := c.opts.Peers.Check(r.Destination); err != nil {
+		return nil, err
+	}
+	if at, wait := c.opts.Peers.RetryAt(r.Destination); wait && !r.Urgent {
+		return nil, fail(fmt.Errorf("%w: next attempt at %s", ErrBackingOff, at.UTC().Format(time.RFC3339)))
+	}
+	start := time.Now()
+	res, err := c.send(ctx, r)
+	status := 0
+	if err == nil {
+		status = res.StatusCode
+	}
+	if c.opts.Observe != nil {
+		c.opts.Observe(r.Operation, status, time.Since(start))
+	}
+	if err != nil {
+		if !canceled(ctx) {
+			c.opts.Peers.Failed(r.Destination, 0)
+		}
+		return nil, fail(err)
+	}
+	if res.StatusCode == http.StatusOK {
+		c.opts.Peers.Answered(r.Destination)
+		return res, nil
+	}
+	defer res.Body.Close()
+	return nil, c.refused(r, res)
+}
+
+// canceled reports whether it was our own side that gave up, which says nothing about the peer. A deadline does.
+func canceled(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
+
+func (c *Client) send(ctx context.Context, r Request) (*http.Response, error) {
+	server, err := c.opts.Resolver.Resolve(ctx, r.Destination)
+	if err != nil {
+		return nil, err
+	}
+	uri := r.uri()
+	req, err := http.NewRequestWithContext(ctx, r.Method, "https://"+poolHost(r.Destination)+uri, bytes.NewReader(r.Body))
+	if err != nil {
+		return nil, err
+	}
+	if r.Body == nil {
+		req.Body, req.GetBody, req.ContentLength = nil, nil, 0
+	} else {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	req.Host = server.Host
+	req.Header.Set("User-Agent", "Hanok/"+c.opts.Version)
+	if !r.Unsigned {
+		auth, err := xmatrix.Request{
+			Method: r.Method, URI: uri, Origin: c.opts.ServerName, Destination: r.Destination, Content: r.Body,
+		}.Sign(c.opts.Key)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Authorization", auth)
+	}
+	return c.http.Do(req)
+}
+
+// refused turns a response that is no 200 into an error. A server that says no is well;
+// one that fails or is overloaded backs off.
+func (c *Client) refused(r Request, res *http.Response) error {
+	e := &Error{Destination: r.Destination, Status: res.StatusCode}
+	e.Retry = res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusUnauthorized
+	body, err := readAll(res.Body, res.ContentLength, maxErrorBytes)
+	if err == nil {
+		e.Peer, e.RetryAfter = peerError(res.StatusCode, body)
+	}
+	if s, err := strconv.ParseUint(res.Header.Get("Retry-After"), 10, 31); err == nil && e.RetryAfter == 0 {
+		e.RetryAfter = time.Duration(s) * time.Second
+	}
+	if e.Peer == nil {
+		e.Cause = fmt.Errorf("%s: not a Matrix error response", r.Operation)
+	}
+	if res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests {
+		c.opts.Peers.Failed(r.Destination, e.RetryAfter)
+	} else {
+		c.opts.Peers.Answered(r.Destination)
+	}
+	return e
+}
+
+// peerError reads a standard error response; nil if the body is none. Members that
+// clients are meant to see (room_version) are kept.
+func peerError(status int, body []byte) (*matrix.Error, time.Duration) {
+	var doc struct {
+		Code         string         `json:"errcode"`
+		Message      string         `json:"error"`
+		RetryAfterMS jsontext.Value `json:"retry_after_ms"`
+		RoomVersion  string         `json:"room_version"`
+	}
+	if err := json.Unmarshal(body, &doc); err != nil || doc.Code == "" {
+		return nil, 0
+	}
+	e := matrix.Errorf(status, doc.Code, "%s", doc.Message)
+	if doc.RoomVersion != "" {
+		e = e.With("room_version", doc.RoomVersion)
+	}
+	ms, err := strconv.ParseUint(string(doc.RetryAfterMS), 10, 40)
+	if err != nil {
+		return e, 0
+	}
+	return e, time.Duration(ms) * time.Millisecond
+}
+
+// readAll reads a body of at most limit bytes. announced is the Content-Length, -1 if unknown.
+func readAll(body io.Reader, announced, limit int64) ([]byte, error) {
+	if announced > limit {
+		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, announced)
+	}
+	b, err := io.ReadAll(io.LimitReader(body, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)
+	}
+	return b, nil
+}

@@ -1,0 +1,392 @@
+package client
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"hanok/federation/discovery"
+	"hanok/federation/fedtest"
+	"hanok/federation/peers"
+	"hanok/federation/xmatrix"
+	"hanok/matrix"
+	"hanok/matrix/signing"
+	"hanok/storage/storagetest"
+)
+
+type fixture struct {
+	*fedtest.Network
+	client *Client
+	peers  *peers.Peers
+	public ed25519.PublicKey
+	now    *time.Time
+}
+
+func setUp(t *testing.T) fixture {
+	t.Helper()
+	key, err := signing.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := fedtest.NewNetwork(t)
+	now := time.Now()
+	f := fixture{Network: n, now: &now}
+	f.peers, err = peers.New(t.Context(), peers.Options{
+		DB: storagetest.Open(t), Deny: []string{"denied.*"}, Now: func() time.Time { return *f.now }, Log: zerolog.Nop(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.client = New(Options{
+		ServerName: "us.example", Key: key, Version: "test", Peers: f.peers, Log: zerolog.Nop(),
+		Resolver: discovery.New(discovery.Options{Roots: n.Roots, DNS: n.DNS, Dial: n.Dial}),
+	})
+	t.Cleanup(f.client.Close)
+	f.public, _ = key.Private.Public().(ed25519.PublicKey)
+	return f
+}
+
+func (f fixture) serve(host string, h http.HandlerFunc) {
+	f.Serve(host+":8448", h, host)
+}
+
+func get(dest matrix.ServerName) Request {
+	return Request{Operation: "test", Method: http.MethodGet, Destination: dest, Path: []string{"a"}}
+}
+
+func TestRequestIsSigned(t *testing.T) {
+	f := setUp(t)
+	type seen struct {
+		host, uri, auth, body, agent string
+		proto                        int
+	}
+	requests := make(chan seen, 1)
+	f.serve("them.example", func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		requests <- seen{r.Host, r.RequestURI, r.Header.Get("Authorization"), string(body), r.UserAgent(), r.ProtoMajor}
+		fmt.Fprint(w, `{"ok":true}`)
+	})
+	var answer struct{ OK bool }
+	err := f.client.Do(t.Context(), Request{
+		Method: http.MethodPut, Destination: "them.example", Path: []string{"send", "!a/b:c d%é"},
+		Query: url.Values{"q": {"a b&c"}}, Body: []byte(`{"x":1}`),
+	}, &answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := <-requests
+	if want := "/send/%21a%2Fb%3Ac%20d%25%C3%A9?q=a+b%26c"; got.uri != want {
+		t.Errorf("uri %q, want %q", got.uri, want)
+	}
+	if got.host != "them.example" || got.body != `{"x":1}` || got.agent != "Hanok/test" || got.proto != 2 {
+		t.Errorf("%+v", got)
+	}
+	h, err := xmatrix.Parse(got.auth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.Origin != "us.example" || h.Destination != "them.example" {
+		t.Errorf("%+v", h)
+	}
+	if err := (xmatrix.Request{Method: "PUT", URI: got.uri, Content: []byte(got.body)}).Verify(h, f.public); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConnectionsAreReusedPerName(t *testing.T) {
+	f := setUp(t)
+	ok := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{}`) }
+	f.serve("them.example", ok)
+	f.Serve("them.example:443", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/.well-known/matrix/server" {
+			http.NotFound(w, r)
+			return
+		}
+		fmt.Fprint(w, `{}`)
+	}), "them.example")
+	for range 3 {
+		for _, name := range []matrix.ServerName{"them.example", "them.example:443"} {
+			if err := f.client.Do(t.Context(), get(name), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	count := map[string]int{}
+	for _, a := range f.Dialed() {
+		count[a]++
+	}
+	// One to 8448 for the bare name; on 443 one for .well-known and one for the name with the port.
+	if count["them.example:8448"] != 1 || count["them.example:443"] != 2 {
+		t.Errorf("connections: %v", count)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	f := setUp(t)
+	f.serve("them.example", func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/forbidden":
+			w.WriteHeader(403)
+			fmt.Fprint(w, `{"errcode":"M_FORBIDDEN","error":"No."}`)
+		case "/version":
+			w.WriteHeader(400)
+			fmt.Fprint(w, `{"errcode":"M_INCOMPATIBLE_ROOM_VERSION","error":"No.","room_version":"99","evil":"x"}`)
+		case "/token":
+			w.WriteHeader(401)
+			fmt.Fprint(w, `{"errcode":"M_UNKNOWN_TOKEN","error":"No."}`)
+		case "/html":
+			w.WriteHeader(404)
+			fmt.Fprint(w, `<html>`)
+		case "/unrecognised":
+			w.WriteHeader(404)
+			fmt.Fprint(w, `{"errcode":"M_UNRECOGNIZED","error":"No."}`)
+		case "/redirect":
+			http.Redirect(w, r, "https://elsewhere.example/", http.StatusFound)
+		case "/nojson":
+			fmt.Fprint(w, `nope`)
+		case "/twice":
+			fmt.Fprint(w, `{"a":1,"a":2}`)
+		}
+	})
+	for path, want := range map[string]struct {
+		status int // of what a client is told
+		code   string
+		retry  bool
+	}{
+		"forbidden":    {403, "M_FORBIDDEN", false},
+		"version":      {400, "M_INCOMPATIBLE_ROOM_VERSION", false},
+		"token":        {502, "M_UNKNOWN", true},
+		"html":         {502, "M_UNKNOWN", false},
+		"unrecognised": {404, "M_UNRECOGNIZED", false},
+		"redirect":     {502, "M_UNKNOWN", false},
+		"nojson":       {502, "M_UNKNOWN", false},
+		"twice":        {502, "M_UNKNOWN", false},
+	} {
+		r := get("them.example")
+		r.Path = []string{path}
+		err := f.client.Do(t.Context(), r, &struct{ A int }{})
+		public, ok := matrix.AsError(err)
+		var detail *Error
+		if !ok || !errors.As(err, &detail) {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		if public.Status != want.status || public.Code != want.code || detail.Retry != want.retry {
+			t.Errorf("%s: %d %s retry %v, want %+v", path, public.Status, public.Code, detail.Retry, want)
+		}
+		if path == "version" && (public.Extra["room_version"] != "99" || len(public.Extra) != 1) {
+			t.Errorf("extra members: %v", public.Extra)
+		}
+	}
+	if _, failing := f.peers.FailingSince("them.example"); failing {
+		t.Error("a server that answers is taken for failing")
+	}
+	if err := f.client.Do(t.Context(), get("denied.example"), nil); !matrix.HasCode(err, "M_FORBIDDEN") {
+		t.Errorf("a denied server: %v", err)
+	}
+	if err := f.client.Do(t.Context(), get("us.example"), nil); err == nil {
+		t.Error("a request to ourselves is made")
+	}
+}
+
+func TestBackOff(t *testing.T) {
+	f := setUp(t)
+	for name, handler := range map[string]http.HandlerFunc{
+		"down.example": nil,
+		"error.example": func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(503)
+		},
+		"busy.example": func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(429)
+			fmt.Fprint(w, `{"errcode":"M_LIMIT_EXCEEDED","error":"Wait.","retry_after_ms":3600000}`)
+		},
+	} {
+		dest := matrix.ServerName(name)
+		if handler != nil {
+			f.serve(name, handler)
+		}
+		if err := f.client.Do(t.Context(), get(dest), nil); err == nil || errors.Is(err, ErrBackingOff) {
+			t.Fatalf("%s: %v", name, err)
+		}
+		dialed := len(f.Dialed())
+		if err := f.client.Do(t.Context(), get(dest), nil); !errors.Is(err, ErrBackingOff) || len(f.Dialed()) != dialed {
+			t.Errorf("%s is asked again at once: %v", name, err)
+		}
+		urgent := get(dest)
+		urgent.Urgent = true
+		if err := f.client.Do(t.Context(), urgent, nil); err == nil || errors.Is(err, ErrBackingOff) {
+			t.Errorf("%s: an urgent request is not made: %v", name, err)
+		}
+	}
+	if at, _ := f.peers.RetryAt("busy.example"); at.Sub(*f.now) < 59*time.Minute {
+		t.Errorf("a server that asks for an hour is left alone until %s", at)
+	}
+	*f.now = f.now.Add(2 * time.Second)
+	if err := f.client.Do(t.Context(), get("down.example"), nil); errors.Is(err, ErrBackingOff) {
+		t.Error("not tried again after the back-off")
+	}
+	f.serve("down.example", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{}`) })
+	*f.now = f.now.Add(time.Hour)
+	if err := f.client.Do(t.Context(), get("down.example"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, failing := f.peers.FailingSince("down.example"); failing {
+		t.Error("the back-off of a server that answers goes on")
+	}
+}
+
+func TestHostileResponses(t *testing.T) {
+	f := setUp(t)
+	release := make(chan struct{})
+	defer close(release)
+	f.serve("them.example", func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/endless":
+			for {
+				if _, err := io.WriteString(w, strings.Repeat(" ", 1<<16)); err != nil {
+					return
+				}
+			}
+		case "/announced":
+			w.Header().Set("Content-Length", "99999999999")
+			w.WriteHeader(200)
+		case "/silent", "/halfway":
+			if r.URL.Path == "/halfway" {
+				fmt.Fprint(w, `{"a":`)
+				w.(http.Flusher).Flush()
+			}
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		case "/hugeerror":
+			w.WriteHeader(400)
+			for {
+				if _, err := io.WriteString(w, strings.Repeat(" ", 1<<16)); err != nil {
+					return
+				}
+			}
+		}
+	})
+	ask := func(path string, timeout time.Duration) error {
+		r := get("them.example")
+		r.Path, r.Timeout, r.MaxBytes, r.Urgent = []string{path}, timeout, 1<<20, true
+		return f.client.Do(t.Context(), r, nil)
+	}
+	for _, path := range []string{"endless", "announced"} {
+		if err := ask(path, time.Minute); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if err := ask("hugeerror", time.Minute); err == nil {
+		t.Error("an error of endless length is no error")
+	}
+	for _, path := range []string{"silent", "halfway"} {
+		if err := ask(path, 50*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	// Our own caller giving up says nothing about the server.
+	f.peers.Answered("them.example")
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	r := get("them.example")
+	r.Path = []string{"silent"}
+	if err := f.client.Do(ctx, r, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: %v", err)
+	}
+	if _, failing := f.peers.FailingSince("them.example"); failing {
+		t.Error("a caller that gave up made the server look failing")
+	}
+}
+
+func TestMedia(t *testing.T) {
+	f := setUp(t)
+	f.Serve("cdn.example:443", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "image/png")
+		w.Header().Set("Content-Disposition", `inline; filename="c.png"`)
+		fmt.Fprint(w, "from the CDN")
+	}), "cdn.example")
+	f.serve("new.example", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "multipart/mixed; boundary=x")
+		switch r.URL.Path {
+		case "/_matrix/federation/v1/media/download/direct":
+			fmt.Fprint(w, "--x\r\nContent-Type: application/json\r\n\r\n{}\r\n--x\r\nContent-Type: text/plain\r\nContent-Disposition: attachment; filename=a.txt\r\n\r\nhello\r\n--x--\r\n")
+		case "/_matrix/federation/v1/media/download/moved":
+			fmt.Fprint(w, "--x\r\nContent-Type: application/json\r\n\r\n{}\r\n--x\r\nLocation: https://cdn.example/c\r\n\r\n\r\n--x--\r\n")
+		case "/_matrix/federation/v1/media/download/inside":
+			fmt.Fprint(w, "--x\r\nContent-Type: application/json\r\n\r\n{}\r\n--x\r\nLocation: http://127.0.0.1/c\r\n\r\n\r\n--x--\r\n")
+		case "/_matrix/federation/v1/media/download/nothing":
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(404)
+			fmt.Fprint(w, `{"errcode":"M_NOT_FOUND","error":"No."}`)
+		default:
+			fmt.Fprint(w, "--x--\r\n")
+		}
+	})
+	f.serve("old.example", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/_matrix/media/v3/download/old.example/abc" && r.URL.Query().Get("allow_remote") == "false" {
+			w.Header().Set("Content-Type", "text/plain")
+			fmt.Fprint(w, "old way")
+			return
+		}
+		w.WriteHeader(404)
+		fmt.Fprint(w, `{"errcode":"M_UNRECOGNIZED","error":"What?"}`)
+	})
+	for _, c := range []struct {
+		server   matrix.ServerName
+		id, body string
+		filename string
+	}{
+		{"new.example", "direct", "hello", "a.txt"},
+		{"new.example", "moved", "from the CDN", "c.png"},
+		{"old.example", "abc", "old way", ""},
+	} {
+		file, err := f.client.Download(t.Context(), c.server, c.id, time.Second)
+		if err != nil {
+			t.Errorf("%s: %v", c.id, err)
+			continue
+		}
+		body, err := io.ReadAll(file.Body)
+		if err != nil || string(body) != c.body || file.Filename != c.filename {
+			t.Errorf("%s: %q %q %v", c.id, body, file.Filename, err)
+		}
+		if err := file.Body.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	for id, code := range map[string]string{"inside": "M_UNKNOWN", "other": "M_UNKNOWN", "nothing": "M_NOT_FOUND"} {
+		if _, err := f.client.Download(t.Context(), "new.example", id, time.Second); !matrix.HasCode(err, code) {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+}
+
+func TestInviteFallsBack(t *testing.T) {
+	f := setUp(t)
+	f.serve("old.example", func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if strings.HasPrefix(r.URL.Path, "/_matrix/federation/v1/invite/") && strings.Contains(string(body), `"unsigned":{"invite_room_state":[{"type":"x"}]}`) {
+			fmt.Fprint(w, `[200,{"event":{"signed":true}}]`)
+			return
+		}
+		w.WriteHeader(404)
+	})
+	pdu, state := []byte(`{"type":"m.room.member"}`), [][]byte{[]byte(`{"type":"x"}`)}
+	got, err := f.client.Invite(t.Context(), "old.example", "!r:us.example", "$e:us.example", "1", pdu, state)
+	if err != nil || string(got) != `{"signed":true}` {
+		t.Errorf("%s %v", got, err)
+	}
+	if _, err := f.client.Invite(t.Context(), "old.example", "!r:us.example", "$e", "10", pdu, state); err == nil {
+		t.Error("an invite of a later version is sent in the old way")
+	}
+}

@@ -1,0 +1,82 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"hanok/matrix"
+)
+
+// Error is a request to another server that did not succeed. It unwraps to a
+// *matrix.Error that may be shown to a client, and to the cause.
+type Error struct {
+	Destination matrix.ServerName
+	Status      int // of the peer's response; 0 if there was none
+	// Retry says whether the same request may succeed later.
+	Retry bool
+	// RetryAfter is how long the peer wants to be left alone, 0 if it did not say.
+	RetryAfter time.Duration
+	// Peer is what the peer answered, nil if it answered nothing of the kind.
+	Peer  *matrix.Error
+	Cause error
+}
+
+func (e *Error) Error() string {
+	switch {
+	case e.Peer != nil:
+		return fmt.Sprintf("%s answered %d %s: %s", e.Destination, e.Status, e.Peer.Code, e.Peer.Message)
+	case e.Status != 0:
+		return fmt.Sprintf("%s answered %d: %v", e.Destination, e.Status, e.Cause)
+	}
+	return fmt.Sprintf("%s: %v", e.Destination, e.Cause)
+}
+
+// Unwrap gives what a client may be told, and the cause.
+func (e *Error) Unwrap() []error {
+	errs := []error{e.public()}
+	if e.Cause != nil {
+		errs = append(errs, e.Cause)
+	}
+	return errs
+}
+
+// public turns the failure into an error for our own client. A peer's refusal is
+// passed on; codes that would make the client log out, or blame it for what the two
+// servers have to settle, are not.
+func (e *Error) public() *matrix.Error {
+	if e.Peer != nil {
+		switch {
+		case e.Peer.Code == "M_UNKNOWN_TOKEN", e.Peer.Code == "M_MISSING_TOKEN", e.Peer.Code == "M_UNAUTHORIZED":
+		case e.Status == http.StatusBadRequest, e.Status == http.StatusForbidden, e.Status == http.StatusNotFound:
+			return e.Peer
+		case e.Status == http.StatusTooManyRequests:
+			return matrix.Errorf(http.StatusServiceUnavailable, "M_UNKNOWN", "The server %s is busy. Try again later.", e.Destination).Because(e.Peer)
+		}
+	}
+	if errors.Is(e.Cause, context.DeadlineExceeded) {
+		return matrix.Errorf(http.StatusGatewayTimeout, "M_UNKNOWN", "The server %s did not answer in time.", e.Destination)
+	}
+	if e.Status != 0 {
+		return matrix.Errorf(http.StatusBadGateway, "M_UNKNOWN", "The server %s gave an answer that makes no sense here.", e.Destination)
+	}
+	return matrix.Errorf(http.StatusBadGateway, "M_UNKNOWN", "The server %s cannot be reached.", e.Destination)
+}
+
+// ErrBackingOff is the cause of a request that was not made because the server did not answer lately.
+var ErrBackingOff = errors.New("the server did not answer lately")
+
+// ErrTooLarge is the cause when a response is over its limit.
+var ErrTooLarge = errors.New("the response is too large")
+
+// Unrecognised reports whether the peer does not know the endpoint.
+func Unrecognised(err error) bool {
+	var e *Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	return e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed ||
+		e.Status == http.StatusBadRequest && (e.Peer == nil || e.Peer.Code == "M_UNRECOGNIZED")
+}

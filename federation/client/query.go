@@ -1,0 +1,165 @@
+package client
+
+import (
+	"context"
+	stdjson "encoding/json"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+
+	"hanok/matrix"
+	"hanok/rooms"
+	"hanok/users"
+)
+
+const keysMaxBytes = 16 << 20
+
+// Directory resolves an alias at its own server. spec: ss/queryRoomDirectory
+func (c *Client) Directory(ctx context.Context, dest matrix.ServerName, alias matrix.RoomAlias) (matrix.RoomID, []matrix.ServerName, error) {
+	var answer struct {
+		Room    matrix.RoomID `json:"room_id"`
+		Servers []string      `json:"servers"`
+	}
+	err := c.Do(ctx, Request{
+		Operation: "queryRoomDirectory", Method: http.MethodGet, Destination: dest, Path: v1("query", "directory"),
+		Query: url.Values{"room_alias": {string(alias)}}, Urgent: true,
+	}, &answer)
+	if err != nil {
+		return "", nil, err
+	}
+	if !strings.HasPrefix(string(answer.Room), "!") {
+		return "", nil, c.nonsense(dest, "queryRoomDirectory", "it has no room ID")
+	}
+	return answer.Room, serverNames(answer.Servers), nil
+}
+
+// Profile fetches a profile, or one field of it. spec: ss/queryProfile
+func (c *Client) Profile(ctx context.Context, user matrix.UserID, field string) (map[string]stdjson.RawMessage, error) {
+	query := url.Values{"user_id": {string(user)}}
+	if field != "" {
+		query.Set("field", field)
+	}
+	var answer map[string]stdjson.RawMessage
+	err := c.Do(ctx, Request{
+		Operation: "queryProfile", Method: http.MethodGet, Destination: user.Server(), Path: v1("query", "profile"),
+		Query: query, MaxBytes: 128 << 10,
+	}, &answer)
+	return answer, err
+}
+
+// QueryKeys fetches device and cross-signing keys. spec: ss/queryUserEncryptionKeys
+func (c *Client) QueryKeys(ctx context.Context, server matrix.ServerName, devices map[matrix.UserID][]matrix.DeviceID) (*users.QueryResult, error) {
+	body, err := json.Marshal(map[string]any{"device_keys": devices}, json.FormatNilSliceAsNull(false))
+	if err != nil {
+		return nil, err
+	}
+	var answer users.QueryResult
+	err = c.Do(ctx, Request{
+		Operation: "queryUserEncryptionKeys", Method: http.MethodPost, Destination: server, Body: body,
+		Path: v1("user", "keys", "query"), MaxBytes: keysMaxBytes,
+	}, &answer)
+	if err != nil {
+		return nil, err
+	}
+	return &answer, nil
+}
+
+// ClaimKeys claims one-time keys. spec: ss/claimUserEncryptionKeys
+func (c *Client) ClaimKeys(ctx context.Context, server matrix.ServerName, claims users.Claims) (users.ClaimedKeys, error) {
+	body, err := json.Marshal(map[string]any{"one_time_keys": claims})
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Keys users.ClaimedKeys `json:"one_time_keys"`
+	}
+	err = c.Do(ctx, Request{
+		Operation: "claimUserEncryptionKeys", Method: http.MethodPost, Destination: server, Body: body,
+		Path: v1("user", "keys", "claim"), MaxBytes: keysMaxBytes,
+	}, &answer)
+	return answer.Keys, err
+}
+
+// UserDevices fetches a user's whole device list. spec: ss/getUserDevices
+func (c *Client) UserDevices(ctx context.Context, user matrix.UserID) (*users.DeviceList, error) {
+	var answer users.DeviceList
+	err := c.Do(ctx, Request{
+		Operation: "getUserDevices", Method: http.MethodGet, Destination: user.Server(),
+		Path: v1("user", "devices", string(user)), MaxBytes: keysMaxBytes,
+	}, &answer)
+	if err != nil {
+		return nil, err
+	}
+	return &answer, nil
+}
+
+// PublicRooms asks for a page of another server's directory. spec: ss/queryPublicRooms, ss/getPublicRooms
+func (c *Client) PublicRooms(ctx context.Context, dest matrix.ServerName, r rooms.PublicRoomsRequest) (*rooms.PublicRooms, error) {
+	query := url.Values{}
+	if r.Limit > 0 {
+		query.Set("limit", strconv.Itoa(r.Limit))
+	}
+	if r.Since != "" {
+		query.Set("since", r.Since)
+	}
+	req := Request{
+		Operation: "getPublicRooms", Method: http.MethodGet, Destination: dest, Path: v1("publicRooms"),
+		Query: query, Urgent: true, MaxBytes: 8 << 20,
+	}
+	if r.Search != "" || r.RoomTypes != nil {
+		filter := map[string]any{}
+		if r.Search != "" {
+			filter["generic_search_term"] = r.Search
+		}
+		if r.RoomTypes != nil {
+			filter["room_types"] = r.RoomTypes
+		}
+		doc := map[string]any{"filter": filter}
+		if r.Limit > 0 {
+			doc["limit"] = r.Limit
+		}
+		if r.Since != "" {
+			doc["since"] = r.Since
+		}
+		body, err := json.Marshal(doc)
+		if err != nil {
+			return nil, err
+		}
+		req.Operation, req.Method, req.Query, req.Body = "queryPublicRooms", http.MethodPost, nil, body
+	}
+	var answer rooms.PublicRooms
+	if err := c.Do(ctx, req, &answer); err != nil {
+		return nil, err
+	}
+	return &answer, nil
+}
+
+// Hierarchy asks about a space and its children. spec: ss/getSpaceHierarchy
+func (c *Client) Hierarchy(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, suggestedOnly bool) (*rooms.Hierarchy, error) {
+	var answer rooms.Hierarchy
+	err := c.Do(ctx, Request{
+		Operation: "getSpaceHierarchy", Method: http.MethodGet, Destination: dest, Path: v1("hierarchy", string(room)),
+		Query: url.Values{"suggested_only": {strconv.FormatBool(suggestedOnly)}}, MaxBytes: 8 << 20,
+	}, &answer)
+	if err != nil {
+		return nil, err
+	}
+	return &answer, nil
+}
+
+// Version asks what software a server runs. spec: ss/getVersion
+func (c *Client) Version(ctx context.Context, dest matrix.ServerName) (name, version string, err error) {
+	var answer struct {
+		Server struct {
+			Name    string `json:"name"`
+			Version string `json:"version"`
+		} `json:"server"`
+	}
+	err = c.Do(ctx, Request{
+		Operation: "getVersion", Method: http.MethodGet, Destination: dest, Path: v1("version"), Unsigned: true, Urgent: true,
+	}, &answer)
+	return answer.Server.Name, answer.Server.Version, err
+}

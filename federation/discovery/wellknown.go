@@ -1,0 +1,198 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// What a .well-known file may cost.
+const (
+	wellKnownMaxBytes     = 50 << 10
+	wellKnownTimeout      = 15 * time.Second
+	wellKnownMaxRedirects = 5
+	wellKnownCacheSize    = 20_000
+)
+
+// How long an answer is believed. spec: server-server-api#resolving-server-names 3
+const (
+	wellKnownDefault = 24 * time.Hour
+	wellKnownMax     = 48 * time.Hour
+	wellKnownMin     = 5 * time.Minute
+	failureFirst     = 2 * time.Minute
+	failureMax       = time.Hour
+)
+
+// wellKnownEntry is what is remembered of one host.
+type wellKnownEntry struct {
+	server   string // "" if there is no delegation
+	until    time.Time
+	failures int       // failed attempts in a row
+	lastGood time.Time // when server was last confirmed
+}
+
+type wellKnownCache struct {
+	mu  sync.Mutex
+	lru *simplelru.LRU[string, wellKnownEntry]
+}
+
+func newWellKnownCache() *wellKnownCache {
+	lru, err := simplelru.NewLRU[string, wellKnownEntry](wellKnownCacheSize, nil)
+	if err != nil {
+		panic(err) // the size is a positive constant
+	}
+	return &wellKnownCache{lru: lru}
+}
+
+func (c *wellKnownCache) get(host string) (wellKnownEntry, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lru.Get(host)
+}
+
+func (c *wellKnownCache) put(host string, e wellKnownEntry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lru.Add(host, e)
+}
+
+// wellKnown returns the name that a host delegates to. A failure is never an
+// error: discovery goes on with the next step.
+func (r *Resolver) wellKnown(ctx context.Context, host string) (string, bool) {
+	if e, ok := r.cache.get(host); ok && r.opts.Now().Before(e.until) {
+		return e.server, e.server != ""
+	}
+	// The fetch outlives a caller that gives up: its outcome serves the next one.
+	ch := r.flights.DoChan(host, func() (any, error) {
+		fetch, cancel := context.WithTimeout(context.WithoutCancel(ctx), wellKnownTimeout)
+		defer cancel()
+		return r.refreshWellKnown(fetch, host), nil
+	})
+	select {
+	case res := <-ch:
+		server, ok := res.Val.(string)
+		return server, ok && server != ""
+	case <-ctx.Done():
+		return "", false
+	}
+}
+
+func (r *Resolver) refreshWellKnown(ctx context.Context, host string) string {
+	now := r.opts.Now()
+	old, _ := r.cache.get(host)
+	server, lifetime, err := r.fetchWellKnown(ctx, host)
+	if err == nil {
+		r.cache.put(host, wellKnownEntry{server: server, until: now.Add(lifetime), lastGood: now})
+		return server
+	}
+	wait := failureMax
+	if old.failures < 5 {
+		wait = min(failureMax, failureFirst<<old.failures)
+	}
+	e := wellKnownEntry{failures: old.failures + 1, until: now.Add(wait)}
+	// A web server that is down for an hour must not move a homeserver: what was true lately stays true.
+	if old.server != "" && now.Sub(old.lastGood) < wellKnownMax {
+		e.server, e.lastGood = old.server, old.lastGood
+	}
+	r.cache.put(host, e)
+	return e.server
+}
+
+// spec: ss/getWellKnown
+func (r *Resolver) fetchWellKnown(ctx context.Context, host string) (server string, lifetime time.Duration, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+host+"/.well-known/matrix/server", nil)
+	if err != nil {
+		return "", 0, err
+	}
+	req.Header.Set("Accept", "application/json")
+	res, err := r.http.Do(req)
+	if err != nil {
+		return "", 0, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return "", 0, fmt.Errorf("status %d", res.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(res.Body, wellKnownMaxBytes+1))
+	if err != nil {
+		return "", 0, err
+	}
+	if len(body) > wellKnownMaxBytes {
+		return "", 0, errors.New("response too large")
+	}
+	var doc struct {
+		Server string `json:"m.server"`
+	}
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return "", 0, err
+	}
+	if _, _, err := split(doc.Server); err != nil {
+		return "", 0, fmt.Errorf("m.server: %w", err)
+	}
+	return doc.Server, cacheLifetime(res.Header, r.opts.Now()), nil
+}
+
+// cacheLifetime reads how long a response may be kept, within our bounds.
+func cacheLifetime(h http.Header, now time.Time) time.Duration {
+	lifetime := wellKnownDefault
+	stated := false
+	for directive := range strings.SplitSeq(h.Get("Cache-Control"), ",") {
+		name, value, _ := strings.Cut(strings.TrimSpace(directive), "=")
+		switch strings.ToLower(name) {
+		case "no-store", "no-cache":
+			return wellKnownMin
+		case "max-age":
+			if s, err := strconv.ParseInt(strings.Trim(value, `"`), 10, 32); err == nil {
+				lifetime, stated = time.Duration(s)*time.Second, true
+			}
+		}
+	}
+	if expires := h.Get("Expires"); !stated && expires != "" {
+		lifetime = 0 // RFC 9111: an invalid date means already expired
+		if t, err := http.ParseTime(expires); err == nil {
+			lifetime = t.Sub(now)
+		}
+	}
+	return min(max(lifetime, wellKnownMin), wellKnownMax)
+}
+
+// wellKnownClient is a plain HTTPS client over the guarded dialler that follows few redirects.
+func (r *Resolver) wellKnownClient() *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+				defer cancel()
+				return r.opts.Dial(ctx, network, addr)
+			},
+			TLSClientConfig:        r.tlsConfig(),
+			TLSHandshakeTimeout:    handshakeTimeout,
+			ResponseHeaderTimeout:  wellKnownTimeout,
+			MaxResponseHeaderBytes: 64 << 10,
+			DisableKeepAlives:      true, // one file a day per host
+		},
+		CheckRedirect: func(req *http.Request, via []*http.Request) error {
+			if len(via) > wellKnownMaxRedirects {
+				return errors.New("too many redirects")
+			}
+			if req.URL.Scheme != "https" {
+				return errors.New("redirect to something other than https")
+			}
+			return nil
+		},
+	}
+}
+
+// HTTPClient is for plain HTTPS requests to addresses that other servers name: the same
+// certificate authorities and the same care about private networks.
+func (r *Resolver) HTTPClient() *http.Client { return r.http }

@@ -1,0 +1,194 @@
+// Package keyring holds the signing keys of servers: it publishes our own,
+// fetches, checks and remembers those of others, verifies signatures with them, and
+// hands them on as a notary.
+//
+// Start reading at Ring; fetch.go says when a key is asked for again.
+// spec: server-server-api#retrieving-server-keys
+package keyring
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/singleflight"
+
+	"hanok/federation/client"
+	"hanok/matrix"
+	"hanok/matrix/signing"
+	"hanok/storage"
+)
+
+// Fetcher gets key documents from other servers; *client.Client does.
+type Fetcher interface {
+	ServerKeys(ctx context.Context, server matrix.ServerName, urgent bool) ([]byte, error)
+	QueryNotary(ctx context.Context, notary matrix.ServerName, criteria client.KeyCriteria) ([][]byte, error)
+}
+
+// OldKey is a key that this server signed with before.
+type OldKey struct {
+	ID      matrix.KeyID
+	Public  ed25519.PublicKey
+	Expired matrix.Timestamp
+}
+
+// Options are what a Ring works with.
+type Options struct {
+	ServerName matrix.ServerName
+	Key        signing.Key
+	OldKeys    []OldKey
+	DB         *storage.DB
+	Fetch      Fetcher
+	// Notaries are asked for the keys of servers that do not answer themselves.
+	Notaries []matrix.ServerName
+	Now      func() time.Time // nil is time.Now
+	Log      zerolog.Logger
+}
+
+// Ring is the key ring.
+type Ring struct {
+	opts    Options
+	flights singleflight.Group
+	// fetches bounds how many servers are asked at once, whoever wants their keys.
+	fetches chan struct{}
+
+	mu    sync.Mutex
+	cache *simplelru.LRU[matrix.ServerName, *serverKeys]
+
+	ownMu    sync.Mutex
+	own      []byte // our signed document
+	ownUntil time.Time
+}
+
+// serverKeys is what is known of one server. It is immutable: a change makes a new one.
+type serverKeys struct {
+	keys map[matrix.KeyID]storage.ServerKey
+	// tried is when the server was last asked, answered or not.
+	tried time.Time
+	// failed says that the last attempt brought nothing.
+	failed bool
+}
+
+const (
+	cachedServers = 5000
+	maxFetches    = 64
+)
+
+// New makes a key ring.
+func New(o Options) *Ring {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	cache, err := simplelru.NewLRU[matrix.ServerName, *serverKeys](cachedServers, nil)
+	if err != nil {
+		panic(err) // the size is a positive constant
+	}
+	return &Ring{opts: o, cache: cache, fetches: make(chan struct{}, maxFetches)}
+}
+
+func (r *Ring) now() matrix.Timestamp { return matrix.Timestamp(r.opts.Now().UnixMilli()) }
+
+// load returns what is known of a server without asking anybody.
+func (r *Ring) load(ctx context.Context, server matrix.ServerName) (*serverKeys, error) {
+	r.mu.Lock()
+	known, ok := r.cache.Get(server)
+	r.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	known = &serverKeys{keys: map[matrix.KeyID]storage.ServerKey{}}
+	if server == r.opts.ServerName {
+		r.addOwn(known)
+	} else {
+		stored, err := storage.FindServerKeys(ctx, r.opts.DB, server)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range stored {
+			known.keys[k.KeyID] = k
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if newer, ok := r.cache.Get(server); ok {
+		return newer, nil // somebody fetched meanwhile
+	}
+	r.cache.Add(server, known)
+	return known, nil
+}
+
+// addOwn makes our own events verify without a request to ourselves.
+func (r *Ring) addOwn(known *serverKeys) {
+	const forever = matrix.Timestamp(1<<63 - 1)
+	public, _ := r.opts.Key.Private.Public().(ed25519.PublicKey)
+	known.keys[r.opts.Key.ID] = storage.ServerKey{
+		Server: r.opts.ServerName, KeyID: r.opts.Key.ID, Public: public, ValidUntil: forever, FetchedAt: forever - maxValidity,
+	}
+	for _, k := range r.opts.OldKeys {
+		known.keys[k.ID] = storage.ServerKey{
+			Server: r.opts.ServerName, KeyID: k.ID, Public: k.Public, ValidUntil: k.Expired, Expired: true,
+		}
+	}
+}
+
+// maxValidity is how long a key is believed after it was fetched, in milliseconds,
+// whatever it says of itself. spec: server-server-api#publishing-keys valid_until_ts
+const maxValidity = matrix.Timestamp(7 * 24 * time.Hour / time.Millisecond)
+
+// validUntil is until when a key may have signed something.
+func validUntil(k storage.ServerKey) matrix.Timestamp {
+	if k.Expired {
+		return k.ValidUntil
+	}
+	return min(k.ValidUntil, k.FetchedAt+maxValidity)
+}
+
+// need is a demand for a key.
+type need struct {
+	id matrix.KeyID // "": any
+	// validAt is when the key must have been valid; 0: at any time.
+	validAt matrix.Timestamp
+}
+
+func (s *serverKeys) satisfies(n need) bool {
+	if n.id == "" {
+		for _, k := range s.keys {
+			if !k.Expired && validUntil(k) >= n.validAt {
+				return true
+			}
+		}
+		return false
+	}
+	k, ok := s.keys[n.id]
+	// A newer document does not bring an expired key back to life.
+	return ok && (k.Expired || validUntil(k) >= n.validAt)
+}
+
+// ValidUntil asks a server for its keys and returns until when the last of them may be used.
+func (r *Ring) ValidUntil(ctx context.Context, server matrix.ServerName) (matrix.Timestamp, error) {
+	raw, err := r.opts.Fetch.ServerKeys(ctx, server, true)
+	if err != nil {
+		return 0, err
+	}
+	if err := r.accept(ctx, server, raw); err != nil {
+		return 0, err
+	}
+	known, err := r.load(ctx, server)
+	if err != nil {
+		return 0, err
+	}
+	var until matrix.Timestamp
+	for _, k := range known.keys {
+		if !k.Expired {
+			until = max(until, validUntil(k))
+		}
+	}
+	if until < r.now() {
+		return until, errors.New("no key is valid now")
+	}
+	return until, nil
+}

@@ -1,0 +1,78 @@
+package keyring
+
+import (
+	"context"
+
+	"hanok/federation/client"
+	"hanok/matrix"
+)
+
+// maxQuery bounds how many servers one query to us may name.
+const maxQuery = 500
+
+// Query answers as a notary: the documents we have of the servers, signed by us too. A server is
+// asked when what we have is not valid for long enough; if it does not
+// answer, what we have is returned all the same.
+// spec: ss/perspectivesKeyQuery, ss/bulkPerspectivesKeyQuery
+func (r *Ring) Query(ctx context.Context, criteria client.KeyCriteria) ([][]byte, error) {
+	if len(criteria) > maxQuery {
+		return nil, matrix.TooLarge("At most %d servers can be asked for at once.", maxQuery)
+	}
+	needs := map[matrix.ServerName][]need{}
+	for server, ids := range criteria {
+		if len(ids) == 0 {
+			needs[server] = []need{{validAt: r.now()}}
+		}
+		for id, at := range ids {
+			if at == 0 {
+				at = r.now()
+			}
+			// Nothing is believed for longer than this, so asking for more must not make us fetch every time.
+			needs[server] = append(needs[server], need{id, min(at, r.now()+maxValidity/2)})
+		}
+	}
+	if err := r.ensure(ctx, needs, false); err != nil {
+		return nil, err
+	}
+	out := [][]byte{}
+	for server, ids := range criteria {
+		documents, err := r.documents(ctx, server, ids)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range documents {
+			signed, err := r.opts.Key.Sign(string(r.opts.ServerName), d)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, signed)
+		}
+	}
+	return out, nil
+}
+
+// documents are the different documents in which the wanted keys were last seen.
+func (r *Ring) documents(ctx context.Context, server matrix.ServerName, ids map[matrix.KeyID]matrix.Timestamp) ([][]byte, error) {
+	if server == r.opts.ServerName {
+		own, err := r.Own()
+		return [][]byte{own}, err
+	}
+	known, err := r.load(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	_, all := ids[""]
+	all = all || len(ids) == 0
+	var out [][]byte
+	seen := map[string]bool{}
+	for id, k := range known.keys {
+		if _, wanted := ids[id]; !all && !wanted {
+			continue
+		}
+		if doc := string(k.Document); !seen[doc] {
+			seen[doc] = true
+			out = append(out, k.Document)
+		}
+	}
+	return out, nil
+}

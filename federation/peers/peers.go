@@ -1,0 +1,173 @@
+// Package peers is what this server knows about other servers as such: whether
+// it talks to them at all, and whether they answered lately.
+//
+// The back-off of a server that does not answer is durable, so a restart does
+// not hammer it, and ends the moment anything is heard from it.
+package peers
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"hanok/matrix"
+	"hanok/matrix/glob"
+	"hanok/storage"
+)
+
+// Options are what Peers works with.
+type Options struct {
+	DB *storage.DB
+	// Allow lists globs of server names; if not empty, others are refused.
+	Allow []string
+	// Deny lists globs of server names that are refused.
+	Deny []string
+	Now  func() time.Time // nil is time.Now
+	Log  zerolog.Logger
+}
+
+// Peers remembers who can be talked to.
+type Peers struct {
+	opts        Options
+	allow, deny []glob.Glob
+	recovered   chan matrix.ServerName
+
+	mu      sync.RWMutex
+	failing map[matrix.ServerName]storage.ServerBackoff
+}
+
+// How long to wait before a server that did not answer is tried again.
+const (
+	firstWait = time.Second
+	maxWait   = 6 * time.Hour
+)
+
+// New loads what was known.
+func New(ctx context.Context, o Options) (*Peers, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	p := &Peers{
+		opts: o, allow: compile(o.Allow), deny: compile(o.Deny),
+		recovered: make(chan matrix.ServerName, 256),
+		failing:   map[matrix.ServerName]storage.ServerBackoff{},
+	}
+	stored, err := storage.FindServerBackoffs(ctx, o.DB)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range stored {
+		p.failing[b.Server] = b
+	}
+	return p, nil
+}
+
+func compile(patterns []string) []glob.Glob {
+	globs := make([]glob.Glob, len(patterns))
+	for i, s := range patterns {
+		globs[i] = glob.Compile(s, true)
+	}
+	return globs
+}
+
+// Check returns M_FORBIDDEN for a server that the operator's lists refuse.
+func (p *Peers) Check(server matrix.ServerName) error {
+	if len(p.allow) > 0 && !matches(p.allow, server) || matches(p.deny, server) {
+		return matrix.Forbidden("This server does not federate with %s.", server)
+	}
+	return nil
+}
+
+// matches looks at the name with and without its port, so that a rule for a host covers its ports.
+func matches(globs []glob.Glob, server matrix.ServerName) bool {
+	host := server.Host()
+	for _, g := range globs {
+		if g.Match(string(server)) || g.Match(host) {
+			return true
+		}
+	}
+	return false
+}
+
+// RetryAt returns when a failing server may be tried again; ok is false if it may be tried now.
+func (p *Peers) RetryAt(server matrix.ServerName) (at time.Time, ok bool) {
+	p.mu.RLock()
+	b, failing := p.failing[server]
+	p.mu.RUnlock()
+	if !failing {
+		return time.Time{}, false
+	}
+	at = time.UnixMilli(int64(b.RetryAt))
+	return at, p.opts.Now().Before(at)
+}
+
+// FailingSince returns since when a server has not answered; ok is false if it does.
+func (p *Peers) FailingSince(server matrix.ServerName) (since time.Time, ok bool) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	b, ok := p.failing[server]
+	return time.UnixMilli(int64(b.FailingSince)), ok
+}
+
+// Failed notes that a server did not answer. wait is how long it asked us to leave it alone, 0 if it did not.
+func (p *Peers) Failed(server matrix.ServerName, wait time.Duration) {
+	now := p.opts.Now()
+	p.mu.Lock()
+	b, known := p.failing[server]
+	if known && now.Before(time.UnixMilli(int64(b.RetryAt))) {
+		// A request that was under way already, or one that ignores back-off: no news.
+		p.mu.Unlock()
+		return
+	}
+	if !known {
+		b = storage.ServerBackoff{Server: server, FailingSince: matrix.Timestamp(now.UnixMilli())}
+	}
+	b.Attempts++
+	b.RetryAt = matrix.Timestamp(now.Add(max(backoff(b.Attempts), min(wait, maxWait))).UnixMilli())
+	p.failing[server] = b
+	p.mu.Unlock()
+	p.store(func(tx *storage.Tx) error { return storage.PutServerBackoff(context.Background(), tx, b) })
+}
+
+// backoff doubles with every attempt; the random part keeps servers that failed together from being retried together.
+func backoff(attempts int) time.Duration {
+	wait := maxWait
+	if attempts <= 15 {
+		wait = min(maxWait, firstWait<<(attempts-1))
+	}
+	return wait*3/4 + rand.N(wait/2)
+}
+
+// Answered notes that a server answered, or that a request of it came in.
+func (p *Peers) Answered(server matrix.ServerName) {
+	p.mu.RLock()
+	_, failing := p.failing[server]
+	p.mu.RUnlock()
+	if !failing {
+		return
+	}
+	p.mu.Lock()
+	delete(p.failing, server)
+	p.mu.Unlock()
+	p.store(func(tx *storage.Tx) error { return storage.DeleteServerBackoff(context.Background(), tx, server) })
+	select {
+	case p.recovered <- server:
+	default: // the outbox looks again by itself when the old back-off ends
+	}
+}
+
+// Recovered yields servers whose back-off has ended because they were heard from.
+func (p *Peers) Recovered() <-chan matrix.ServerName { return p.recovered }
+
+// store does not wait: losing a back-off in a crash costs one attempt.
+func (p *Peers) store(fn func(tx *storage.Tx) error) {
+	p.opts.DB.WriteAsync(fn, func(err error) {
+		if err != nil {
+			p.opts.Log.Warn().Err(fmt.Errorf("back-off: %w", err)).Msg("federation: cannot store")
+		}
+	})
+}

@@ -1,0 +1,366 @@
+package queue
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"hanok/federation/client"
+	"hanok/matrix"
+	"hanok/storage"
+)
+
+// destination is a server for which there may be something to send.
+type destination struct {
+	running  bool
+	again    bool // woken while running
+	volatile []volatileEDU
+	timer    *time.Timer // set while waiting: for the end of a back-off, or for company
+
+	// refused is the transaction that the server answered with a client error, and how often.
+	refused   string
+	refusals  int
+	notBefore time.Time
+}
+
+// volatileEDU is an EDU that is not stored.
+type volatileEDU struct {
+	eduType string
+	content []byte
+	stale   time.Time
+}
+
+// addVolatile keeps the newest MaxEDUs.
+func (d *destination) addVolatile(e volatileEDU) {
+	if len(d.volatile) == MaxEDUs {
+		d.volatile = append(d.volatile[:0], d.volatile[1:]...)
+	}
+	d.volatile = append(d.volatile, e)
+}
+
+func (d *destination) stop() {
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+}
+
+// destination finds or makes the entry; q.mu is held.
+func (q *Queue) destination(server matrix.ServerName) *destination {
+	d := q.busy[server]
+	if d == nil {
+		d = &destination{}
+		q.busy[server] = d
+	}
+	return d
+}
+
+// wake starts the senders of destinations, or lets them look again.
+func (q *Queue) wake(servers ...matrix.ServerName) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.ctx == nil || q.ctx.Err() != nil {
+		return // Run starts them all
+	}
+	for _, server := range servers {
+		d := q.destination(server)
+		d.stop()
+		if d.running {
+			d.again = true
+			continue
+		}
+		if at, wait := q.waitUntil(server, d); wait {
+			d.timer = time.AfterFunc(at.Sub(q.opts.Now()), func() { q.wake(server) })
+			continue
+		}
+		d.running = true
+		ctx := q.ctx
+		q.senders.Go(func() { q.serve(ctx, server, d) })
+	}
+}
+
+// soon is how long an EDU waits that can: for others, or for an event that it travels with.
+const soon = 300 * time.Millisecond
+
+// wakeSoon is wake after a while, unless something else wakes the destination before.
+func (q *Queue) wakeSoon(servers ...matrix.ServerName) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.ctx == nil || q.ctx.Err() != nil {
+		return
+	}
+	for _, server := range servers {
+		d := q.destination(server)
+		switch {
+		case d.running:
+			d.again = true
+		case d.timer == nil:
+			d.timer = time.AfterFunc(soon, func() { q.wake(server) })
+		}
+	}
+}
+
+func (q *Queue) waitUntil(server matrix.ServerName, d *destination) (time.Time, bool) {
+	at, wait := q.opts.Peers.RetryAt(server)
+	if d.notBefore.After(at) && d.notBefore.After(q.opts.Now()) {
+		return d.notBefore, true
+	}
+	return at, wait
+}
+
+// serve sends to one destination until there is nothing left or it fails.
+func (q *Queue) serve(ctx context.Context, server matrix.ServerName, d *destination) {
+	for {
+		more, err := q.deliver(ctx, server, d)
+		if err != nil && ctx.Err() == nil {
+			q.opts.Log.Debug().Err(err).Str("destination", string(server)).Msg("federation: not delivered")
+			q.collapse(ctx, server)
+		}
+		q.mu.Lock()
+		if ctx.Err() != nil {
+			d.running = false
+			q.mu.Unlock()
+			return
+		}
+		if err == nil && (more || d.again) {
+			d.again = false
+			q.mu.Unlock()
+			continue
+		}
+		d.running, d.again = false, false
+		if err == nil {
+			delete(q.busy, server)
+			q.mu.Unlock()
+			return
+		}
+		d.volatile = nil
+		q.mu.Unlock()
+		if _, wait := q.waitUntilLocked(server, d); !wait {
+			// Not the server's fault, or its back-off has ended meanwhile: a moment's pause keeps this from spinning.
+			q.mu.Lock()
+			d.notBefore = q.opts.Now().Add(time.Second)
+			q.mu.Unlock()
+		}
+		q.wake(server) // sets the timer
+		return
+	}
+}
+
+func (q *Queue) waitUntilLocked(server matrix.ServerName, d *destination) (time.Time, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waitUntil(server, d)
+}
+
+// deliver sends one transaction; more says whether there may be another.
+func (q *Queue) deliver(ctx context.Context, server matrix.ServerName, d *destination) (more bool, err error) {
+	select {
+	case q.slots <- struct{}{}:
+		defer func() { <-q.slots }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	txn, pdus, edus, err := q.next(ctx, server)
+	if err != nil {
+		return false, err
+	}
+	volatile := q.takeVolatile(d, MaxEDUs-len(edus))
+	body, empty, err := q.body(ctx, pdus, edus, volatile)
+	if err != nil {
+		return false, err
+	}
+	stored := txn.LastPDU > 0 || txn.LastEDU > 0
+	if !empty {
+		results, err := q.opts.Sender.SendTransaction(ctx, server, txn.ID, body)
+		if err != nil && !q.giveUp(server, d, txn, err) {
+			return false, err
+		}
+		for id, r := range results {
+			if r.Error != "" {
+				q.opts.Log.Debug().Str("destination", string(server)).Str("event", string(id)).Str("error", r.Error).Msg("federation: event refused")
+			}
+		}
+	}
+	if !stored {
+		return false, nil
+	}
+	if len(pdus) > 0 {
+		txn.LastPDU = pdus[len(pdus)-1].Position // what was not sent must not be removed
+	}
+	if len(edus) > 0 {
+		txn.LastEDU = edus[len(edus)-1].ID
+	}
+	err = q.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.FinishOutboxTransaction(ctx, tx, txn) })
+	return true, err
+}
+
+// next returns the transaction under way, or makes and stores the next one. One
+// without ID positions holds nothing that is stored.
+func (q *Queue) next(ctx context.Context, server matrix.ServerName) (txn storage.OutboxTransaction, pdus []storage.OutboxPDU, edus []storage.OutboxEDU, err error) {
+	txn, err = storage.GetOutboxTransaction(ctx, q.opts.DB, server)
+	resumed := err == nil
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return txn, nil, nil, err
+	}
+	lastPDU, lastEDU := everything, everything
+	if resumed {
+		lastPDU, lastEDU = txn.LastPDU, txn.LastEDU
+	}
+	if lastPDU > 0 {
+		if pdus, err = storage.FindOutboxPDUs(ctx, q.opts.DB, server, lastPDU, MaxPDUs); err != nil {
+			return txn, nil, nil, err
+		}
+	}
+	if lastEDU > 0 {
+		if edus, err = storage.FindOutboxEDUs(ctx, q.opts.DB, server, lastEDU, MaxEDUs); err != nil {
+			return txn, nil, nil, err
+		}
+	}
+	edus = withinSize(edus)
+	if resumed {
+		return txn, pdus, edus, nil
+	}
+	txn = storage.OutboxTransaction{Destination: server, ID: q.newID()}
+	if len(pdus) > 0 {
+		txn.LastPDU = pdus[len(pdus)-1].Position
+	}
+	if len(edus) > 0 {
+		txn.LastEDU = edus[len(edus)-1].ID
+	}
+	if txn.LastPDU > 0 || txn.LastEDU > 0 {
+		err = q.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.PutOutboxTransaction(ctx, tx, txn) })
+	}
+	return txn, pdus, edus, err
+}
+
+const everything = storage.Position(1<<63 - 1)
+
+// maxEDUBytes keeps a transaction well below the body limits of reverse proxies.
+const maxEDUBytes = 4 << 20
+
+// withinSize keeps as many EDUs as fit, one at least. It depends on nothing but the EDUs, so
+// that a transaction is the same when it is made again.
+func withinSize(edus []storage.OutboxEDU) []storage.OutboxEDU {
+	size := 0
+	for i, e := range edus {
+		size += len(e.Content)
+		if size > maxEDUBytes && i > 0 {
+			return edus[:i]
+		}
+	}
+	return edus
+}
+
+// newID makes a transaction ID that this server has never used.
+func (q *Queue) newID() string {
+	var b [6]byte
+	rand.Read(b[:]) // never fails
+	return strconv.FormatInt(q.opts.Now().UnixMilli(), 36) + "-" + hex.EncodeToString(b[:])
+}
+
+func (q *Queue) takeVolatile(d *destination, limit int) []volatileEDU {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := min(limit, len(d.volatile))
+	out := append([]volatileEDU(nil), d.volatile[:n]...)
+	d.volatile = append(d.volatile[:0], d.volatile[n:]...)
+	return out
+}
+
+// transaction is the body of a transaction. spec: ss/sendTransaction
+type transaction struct {
+	Origin         matrix.ServerName `json:"origin"`
+	OriginServerTS matrix.Timestamp  `json:"origin_server_ts"`
+	PDUs           []jsontext.Value  `json:"pdus"`
+	EDUs           []edu             `json:"edus,omitempty"`
+}
+
+type edu struct {
+	Type    string         `json:"edu_type"`
+	Content jsontext.Value `json:"content"`
+}
+
+// body makes the JSON; empty says that nothing in it is worth sending any more.
+func (q *Queue) body(ctx context.Context, pdus []storage.OutboxPDU, edus []storage.OutboxEDU, volatile []volatileEDU) (body []byte, empty bool, err error) {
+	now := q.opts.Now()
+	t := transaction{Origin: q.opts.ServerName, OriginServerTS: matrix.TimestampOf(now)}
+	for _, p := range pdus {
+		e, err := q.rooms.Event(ctx, p.EventID)
+		if matrix.HasCode(err, "M_NOT_FOUND") {
+			continue // purged since
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		t.PDUs = append(t.PDUs, e.JSON())
+	}
+	for _, e := range edus {
+		if e.ExpiresAt == 0 || e.ExpiresAt > matrix.TimestampOf(now) {
+			t.EDUs = append(t.EDUs, edu{e.Type, e.Content})
+		}
+	}
+	for _, e := range volatile {
+		if e.stale.After(now) {
+			t.EDUs = append(t.EDUs, edu{e.eduType, e.content})
+		}
+	}
+	if len(t.PDUs) == 0 && len(t.EDUs) == 0 {
+		return nil, true, nil
+	}
+	body, err = json.Marshal(t, json.FormatNilSliceAsNull(false))
+	return body, false, err
+}
+
+// maxRefusals is how often a transaction may be refused before it is dropped: a server
+// that stumbles over one event would else never get another.
+const maxRefusals = 8
+
+// giveUp counts how often a transaction was refused by a server that works, and says when it is enough.
+func (q *Queue) giveUp(server matrix.ServerName, d *destination, txn storage.OutboxTransaction, err error) bool {
+	var refusal *client.Error
+	if !errors.As(err, &refusal) || refusal.Retry || refusal.Status < 400 || refusal.Status >= 500 {
+		return false
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if d.refused != txn.ID {
+		d.refused, d.refusals = txn.ID, 0
+	}
+	d.refusals++
+	d.notBefore = q.opts.Now().Add(time.Second << d.refusals)
+	if d.refusals < maxRefusals || refusal.Status == http.StatusForbidden || refusal.Status == http.StatusNotFound {
+		// 403 and 404 are about us or about the whole endpoint, not about what is in the transaction.
+		d.refusals = min(d.refusals, maxRefusals)
+		return false
+	}
+	q.opts.Log.Warn().Str("destination", string(server)).Int("status", refusal.Status).Msg("federation: transaction dropped, the server refuses it")
+	d.notBefore = time.Time{}
+	return true
+}
+
+// collapseAt is how many events may wait for a server that does not answer before only the
+// newest of each room are kept.
+const collapseAt = 500
+
+func (q *Queue) collapse(ctx context.Context, server matrix.ServerName) {
+	n, err := storage.CountOutboxPDUs(ctx, q.opts.DB, server, collapseAt)
+	if err == nil && n >= collapseAt {
+		err = q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+			txn, err := storage.GetOutboxTransaction(ctx, tx, server)
+			if err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+			return storage.CollapseOutbox(ctx, tx, server, txn.LastPDU)
+		})
+	}
+	if err != nil && ctx.Err() == nil {
+		q.opts.Log.Error().Err(err).Msg("federation: collapse the outbox")
+	}
+}

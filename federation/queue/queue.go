@@ -1,0 +1,229 @@
+// Package queue is the durable outbox: it sends events and EDUs to other
+// servers, in order, one transaction at a time to each.
+//
+// A reader follows the event stream and stores which event goes to which
+// server (reader.go); EDUs are stored by whoever makes them, in its own
+// transaction. A sender per destination (destination.go) lives only while there is
+// something to send: idle and failing servers cost no goroutine. A transaction
+// is stored before it is sent and keeps its ID until it is answered, over restarts too.
+package queue
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"hanok/federation/client"
+	"hanok/federation/peers"
+	"hanok/matrix"
+	"hanok/rooms"
+	"hanok/storage"
+)
+
+// Limits of one transaction. spec: server-server-api#transactions
+const (
+	MaxPDUs = 50
+	MaxEDUs = 100
+)
+
+// Sender delivers a transaction; *client.Client does.
+type Sender interface {
+	SendTransaction(ctx context.Context, dest matrix.ServerName, txnID string, body []byte) (map[matrix.EventID]client.PDUResult, error)
+}
+
+// Rooms is what the outbox reads; *rooms.Engine has it.
+type Rooms interface {
+	EventsAfter(ctx context.Context, since, until storage.Position, limit int) ([]*rooms.Event, error)
+	ServersAt(ctx context.Context, ev *rooms.Event) ([]matrix.ServerName, error)
+	JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error)
+	Event(ctx context.Context, id matrix.EventID) (*rooms.Event, error)
+}
+
+// Options are what a Queue works with.
+type Options struct {
+	ServerName matrix.ServerName
+	DB         *storage.DB
+	Sender     Sender
+	Peers      *peers.Peers
+	Now        func() time.Time // nil is time.Now
+	Log        zerolog.Logger
+}
+
+// Queue is the outbox.
+type Queue struct {
+	opts  Options
+	rooms Rooms
+	// slots bounds how many transactions are under way.
+	slots chan struct{}
+	// news tells the reader that there is something in fresh.
+	news    chan struct{}
+	freshMu sync.Mutex
+	fresh   fresh
+
+	mu      sync.Mutex
+	ctx     context.Context // of Run; nil while the queue does not run
+	senders sync.WaitGroup
+	busy    map[matrix.ServerName]*destination
+}
+
+const maxUnderWay = 256
+
+// New makes an outbox. It accepts EDUs at once and sends once Run is called.
+func New(o Options) *Queue {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Queue{
+		opts: o, slots: make(chan struct{}, maxUnderWay), news: make(chan struct{}, 1),
+		busy: map[matrix.ServerName]*destination{},
+	}
+}
+
+// Run sends until ctx ends.
+func (q *Queue) Run(ctx context.Context, source Rooms) error {
+	group, ctx := errgroup.WithContext(ctx)
+	q.mu.Lock()
+	q.rooms, q.ctx = source, ctx
+	q.mu.Unlock()
+	group.Go(func() error {
+		// The reader takes destinations that nobody knows for idle, so those with something queued come first.
+		if err := q.resume(ctx); err != nil {
+			return err
+		}
+		return q.read(ctx)
+	})
+	group.Go(func() error { return q.followPeers(ctx) })
+	group.Go(func() error { return q.sweep(ctx) })
+	err := group.Wait()
+	q.mu.Lock()
+	q.ctx = nil
+	for _, d := range q.busy {
+		d.stop()
+	}
+	q.mu.Unlock()
+	q.senders.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// resume starts where the last run ended.
+func (q *Queue) resume(ctx context.Context) error {
+	pending, err := storage.FindOutboxDestinations(ctx, q.opts.DB)
+	if err == nil {
+		q.wake(pending...)
+	}
+	return err
+}
+
+// followPeers wakes destinations that were heard from.
+func (q *Queue) followPeers(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case server := <-q.opts.Peers.Recovered():
+			q.mu.Lock()
+			_, waiting := q.busy[server]
+			q.mu.Unlock()
+			if waiting {
+				q.wake(server)
+			}
+		}
+	}
+}
+
+const sweepEvery = 5 * time.Minute
+
+// sweep removes EDUs that every destination has got.
+func (q *Queue) sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		err := q.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.DeleteDeliveredEDUs(ctx, tx) })
+		if err != nil && ctx.Err() == nil {
+			q.opts.Log.Error().Err(err).Msg("federation: sweep the outbox")
+		}
+	}
+}
+
+// eduLifetime says after what time an EDU is not worth sending any more; 0: never.
+func eduLifetime(eduType string) time.Duration {
+	switch eduType {
+	case "m.typing":
+		return time.Minute
+	case "m.presence":
+		return 5 * time.Minute
+	case "m.receipt":
+		return time.Hour
+	}
+	return 0
+}
+
+// QueueEDU stores an EDU for each destination in tx and sends it after the commit.
+func (q *Queue) QueueEDU(ctx context.Context, tx *storage.Tx, destinations []matrix.ServerName, eduType string, content []byte) error {
+	to := q.remote(destinations)
+	if len(to) == 0 {
+		return nil
+	}
+	id, err := tx.NextPosition()
+	if err != nil {
+		return err
+	}
+	e := storage.OutboxEDU{ID: id, Type: eduType, Content: content}
+	if life := eduLifetime(eduType); life > 0 {
+		e.ExpiresAt = matrix.TimestampOf(q.opts.Now().Add(life))
+	}
+	if err := storage.AddOutboxEDU(ctx, tx, to, e); err != nil {
+		return err
+	}
+	wake := q.wake
+	if canWait(eduType) {
+		wake = q.wakeSoon
+	}
+	tx.OnVisible(func() { wake(to...) })
+	return nil
+}
+
+// canWait says which EDUs may wait for company: people read many messages one after the other,
+// and who is online is no news of the second.
+func canWait(eduType string) bool { return eduType == "m.receipt" || eduType == "m.presence" }
+
+// SendVolatile sends an EDU that may be lost: to servers that do not answer, or over a restart.
+func (q *Queue) SendVolatile(destinations []matrix.ServerName, eduType string, content []byte) {
+	e := volatileEDU{eduType: eduType, content: content, stale: q.opts.Now().Add(max(eduLifetime(eduType), time.Minute))}
+	for _, dest := range q.remote(destinations) {
+		if _, wait := q.opts.Peers.RetryAt(dest); wait {
+			continue
+		}
+		q.mu.Lock()
+		q.destination(dest).addVolatile(e)
+		q.mu.Unlock()
+		if canWait(eduType) {
+			q.wakeSoon(dest)
+		} else {
+			q.wake(dest)
+		}
+	}
+}
+
+// remote keeps the servers that we send to at all.
+func (q *Queue) remote(destinations []matrix.ServerName) []matrix.ServerName {
+	out := make([]matrix.ServerName, 0, len(destinations))
+	for _, d := range destinations {
+		if d != q.opts.ServerName && q.opts.Peers.Check(d) == nil {
+			out = append(out, d)
+		}
+	}
+	return out
+}

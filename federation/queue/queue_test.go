@@ -1,0 +1,632 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+
+	"hanok/federation/client"
+	"hanok/federation/peers"
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
+	"hanok/rooms"
+	"hanok/storage"
+	"hanok/storage/storagetest"
+)
+
+// delivery is a transaction that arrived.
+type delivery struct {
+	Dest matrix.ServerName
+	ID   string
+	PDUs []string // bodies of the events
+	EDUs []string // "type content"
+}
+
+// network takes transactions in place of other servers.
+type network struct {
+	peers     *peers.Peers
+	mu        sync.Mutex
+	down      map[matrix.ServerName]error
+	attempts  []delivery
+	arrived   chan delivery
+	active    map[matrix.ServerName]int
+	overlap   bool
+	hold      chan struct{}
+	attempted chan struct{}
+}
+
+func (n *network) SendTransaction(ctx context.Context, dest matrix.ServerName, id string, body []byte) (map[matrix.EventID]client.PDUResult, error) {
+	var txn struct {
+		PDUs []struct{ Content struct{ Body string } }
+		EDUs []struct {
+			Type    string `json:"edu_type"`
+			Content json.RawMessage
+		}
+	}
+	if err := json.Unmarshal(body, &txn); err != nil {
+		return nil, err
+	}
+	d := delivery{Dest: dest, ID: id}
+	for _, p := range txn.PDUs {
+		d.PDUs = append(d.PDUs, p.Content.Body)
+	}
+	for _, e := range txn.EDUs {
+		d.EDUs = append(d.EDUs, e.Type+" "+string(e.Content))
+	}
+	n.mu.Lock()
+	n.active[dest]++
+	n.overlap = n.overlap || n.active[dest] > 1
+	n.attempts = append(n.attempts, d)
+	err := n.down[dest]
+	hold := n.hold
+	n.mu.Unlock()
+	defer func() {
+		n.mu.Lock()
+		n.active[dest]--
+		n.mu.Unlock()
+	}()
+	select {
+	case n.attempted <- struct{}{}:
+	default:
+	}
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if err != nil {
+		var refusal *client.Error
+		if !errors.As(err, &refusal) || refusal.Retry {
+			n.peers.Failed(dest, 0) // as the client does
+		}
+		return nil, err
+	}
+	n.peers.Answered(dest)
+	n.arrived <- d
+	return nil, nil
+}
+
+func (n *network) fail(dest matrix.ServerName, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.down[dest] = err
+}
+
+// house is the rooms of the test: one, in which the servers are.
+type house struct {
+	t       testing.TB
+	db      *storage.DB
+	mu      sync.Mutex
+	events  []*rooms.Event
+	servers []matrix.ServerName
+	told    int // how many events were published
+}
+
+func (h *house) EventsAfter(_ context.Context, since, until storage.Position, limit int) (out []*rooms.Event, _ error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.events {
+		if e.Pos > since && e.Pos <= until && len(out) < limit {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+func (h *house) ServersAt(context.Context, *rooms.Event) ([]matrix.ServerName, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]matrix.ServerName{"us.example"}, h.servers...), nil
+}
+
+func (h *house) JoinedServers(context.Context, matrix.RoomID) ([]matrix.ServerName, error) {
+	return h.ServersAt(nil, nil)
+}
+
+func (h *house) Event(_ context.Context, id matrix.EventID) (*rooms.Event, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.events {
+		if e.ID() == id {
+			return e, nil
+		}
+	}
+	return nil, matrix.NotFound("no such event")
+}
+
+// add makes an event with a position, as the room engine would.
+func (h *house) add(p event.Proto, relay bool) *rooms.Event {
+	h.t.Helper()
+	v, _ := roomversion.Get("10")
+	p.RoomID, p.Depth = "!r:us.example", 1
+	e, err := event.Build(v, p, p.Sender.Server())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	stored := &rooms.Event{Event: e, RoomNID: 1, Relay: relay || p.Sender.Server() == "us.example"}
+	err = h.db.Write(h.t.Context(), func(tx *storage.Tx) error {
+		// Within the transaction: the event must be there once its position is visible.
+		if stored.Pos, err = tx.NextPosition(); err != nil {
+			return err
+		}
+		h.mu.Lock()
+		h.events = append(h.events, stored)
+		h.mu.Unlock()
+		return nil
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return stored
+}
+
+func (h *house) say(sender matrix.UserID, body string) {
+	h.t.Helper()
+	h.add(event.Proto{Sender: sender, Type: "m.room.message", Content: fmt.Appendf(nil, `{"body":%q}`, body)}, false)
+}
+
+type fixture struct {
+	*network
+	*house
+	q    *Queue
+	stop func()
+}
+
+func setUp(t testing.TB, servers ...matrix.ServerName) *fixture {
+	t.Helper()
+	db := storagetest.Open(t)
+	known, err := peers.New(t.Context(), peers.Options{DB: db, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{
+		network: &network{
+			peers: known, down: map[matrix.ServerName]error{}, active: map[matrix.ServerName]int{},
+			arrived: make(chan delivery, 10_000), attempted: make(chan struct{}, 1),
+		},
+		house: &house{t: t, db: db, servers: servers},
+	}
+	f.start()
+	return f
+}
+
+// publish tells the outbox of the events that were added, as the room engine does after their commit.
+func (f *fixture) publish() {
+	f.house.mu.Lock()
+	defer f.house.mu.Unlock()
+	for _, e := range f.events[f.told:] {
+		f.q.RoomUpdated(&rooms.Update{Events: []*rooms.Event{e}, Position: e.Pos})
+	}
+	f.told = len(f.events)
+}
+
+func (f *fixture) start() {
+	f.prepare()
+	f.run()
+}
+
+func (f *fixture) prepare() {
+	f.q = New(Options{ServerName: "us.example", DB: f.db, Sender: f.network, Peers: f.peers, Log: zerolog.Nop()})
+}
+
+func (f *fixture) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- f.q.Run(ctx, f.house) }()
+	stopped := false
+	f.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			f.t.Errorf("Run: %v", err)
+		}
+	}
+	f.t.Cleanup(f.stop)
+}
+
+func (f *fixture) next() delivery {
+	f.t.Helper()
+	select {
+	case d := <-f.arrived:
+		return d
+	case <-time.After(10 * time.Second):
+		f.t.Fatal("nothing arrives")
+		return delivery{}
+	}
+}
+
+func (f *fixture) queueEDU(eduType, content string, dests ...matrix.ServerName) {
+	f.t.Helper()
+	err := f.db.Write(f.t.Context(), func(tx *storage.Tx) error {
+		return f.q.QueueEDU(f.t.Context(), tx, dests, eduType, []byte(content))
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// empty waits until nothing is queued any more.
+func (f *fixture) empty() {
+	f.t.Helper()
+	for range 1000 {
+		pending, err := storage.FindOutboxDestinations(f.t.Context(), f.db)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		f.q.mu.Lock()
+		busy := len(f.q.busy)
+		f.q.mu.Unlock()
+		if len(pending) == 0 && busy == 0 {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	f.t.Error("the outbox does not get empty")
+}
+
+func TestEventsAreSentInOrder(t *testing.T) {
+	f := setUp(t, "a.example", "b.example")
+	want := map[matrix.ServerName][]string{}
+	for i := range 120 {
+		body := fmt.Sprint(i)
+		f.say("@me:us.example", body)
+		f.say("@you:a.example", "not ours to send")
+		want["a.example"] = append(want["a.example"], body)
+		want["b.example"] = append(want["b.example"], body)
+	}
+	f.publish()
+	got := map[matrix.ServerName][]string{}
+	for len(got["a.example"]) < 120 || len(got["b.example"]) < 120 {
+		d := f.next()
+		if len(d.PDUs) > MaxPDUs {
+			t.Errorf("%d events in a transaction", len(d.PDUs))
+		}
+		got[d.Dest] = append(got[d.Dest], d.PDUs...)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	f.empty()
+	if f.overlap {
+		t.Error("two transactions were under way to one server")
+	}
+	// Nothing is repeated by a restart.
+	f.stop()
+	f.start()
+	f.say("@me:us.example", "after")
+	f.publish()
+	for range 2 {
+		if d := f.next(); len(d.PDUs) != 1 || d.PDUs[0] != "after" {
+			t.Errorf("after a restart: %v", d)
+		}
+	}
+}
+
+// More events than are kept in memory, before the outbox runs: each is sent once, in order.
+func TestABurst(t *testing.T) {
+	f := setUp(t, "a.example")
+	f.stop()
+	const n = maxFresh + 100
+	err := f.db.Write(t.Context(), func(tx *storage.Tx) error { return storage.SetCursor(t.Context(), tx, cursorName, f.db.Current()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		f.say("@me:us.example", fmt.Sprint(i))
+	}
+	f.prepare()
+	f.publish()
+	if got := f.q.takeFresh(); !got.lost || got.events != nil {
+		t.Errorf("%d events are kept, lost %v", len(got.events), got.lost)
+	}
+	f.told = 0
+	f.publish()
+	f.run()
+	var got []string
+	for len(got) < n {
+		got = append(got, f.next().PDUs...)
+	}
+	f.empty()
+	for i, body := range got {
+		if body != fmt.Sprint(i) {
+			t.Fatalf("event %d is %s", i, body)
+		}
+	}
+	if len(got) != n || len(f.arrived) > 0 {
+		t.Errorf("%d events, and %d more transactions", len(got), len(f.arrived))
+	}
+}
+
+func TestWhoseEventsAreSent(t *testing.T) {
+	f := setUp(t, "a.example", "b.example")
+	member := func(sender, target matrix.UserID, membership string) event.Proto {
+		key := string(target)
+		return event.Proto{
+			Sender: sender, Type: "m.room.member", StateKey: &key,
+			Content: fmt.Appendf(nil, `{"membership":%q,"body":"%s %s"}`, membership, membership, target),
+		}
+	}
+	f.add(member("@x:a.example", "@x:a.example", "join"), true)  // by send_join to us
+	f.add(member("@y:a.example", "@y:a.example", "join"), false) // by send_join to somebody else
+	f.add(member("@me:us.example", "@z:c.example", "invite"), true)
+	f.publish()
+	got := map[matrix.ServerName][]string{}
+	for len(got["a.example"]) < 1 || len(got["b.example"]) < 2 {
+		d := f.next()
+		got[d.Dest] = append(got[d.Dest], d.PDUs...)
+	}
+	f.empty()
+	want := map[matrix.ServerName][]string{
+		"a.example": {"invite @z:c.example"},
+		"b.example": {"join @x:a.example", "invite @z:c.example"},
+	}
+	if len(f.arrived) > 0 {
+		t.Errorf("sent besides: %+v", f.next())
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestInviteIsNotSentToAServerOutsideTheRoom(t *testing.T) {
+	f := setUp(t)
+	q := New(Options{ServerName: "us.example", DB: f.db, Peers: f.peers})
+	q.rooms = invited{f.house}
+	target := "@z:c.example"
+	for membership, want := range map[string][]matrix.ServerName{"invite": {}, "leave": {"c.example"}} {
+		e := f.add(event.Proto{
+			Sender: "@me:us.example", Type: "m.room.member", StateKey: &target, Content: fmt.Appendf(nil, `{"membership":%q}`, membership),
+		}, false)
+		got, err := q.destinations(t.Context(), e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s: %s", membership, d)
+		}
+		if !mustArrive(e, "c.example") || mustArrive(e, "a.example") {
+			t.Errorf("%s: wrong about what must arrive", membership)
+		}
+	}
+}
+
+// invited is a room whose next event concerns c.example, which is not in it.
+type invited struct{ *house }
+
+func (invited) ServersAt(context.Context, *rooms.Event) ([]matrix.ServerName, error) {
+	return []matrix.ServerName{"c.example"}, nil
+}
+
+func (invited) JoinedServers(context.Context, matrix.RoomID) ([]matrix.ServerName, error) {
+	return []matrix.ServerName{"us.example"}, nil
+}
+
+func TestATransactionSurvivesARestart(t *testing.T) {
+	f := setUp(t, "a.example")
+	f.hold = make(chan struct{})
+	f.say("@me:us.example", "one")
+	f.queueEDU("m.direct_to_device", `{"n":1}`, "a.example")
+	f.publish()
+	<-f.attempted
+	f.stop() // while the transaction is under way: whether it arrived is not known
+	first := f.attempts[len(f.attempts)-1]
+	f.say("@me:us.example", "two")
+	close(f.hold)
+	f.start()
+	f.publish()
+	second := f.next()
+	if second.ID != first.ID {
+		t.Errorf("repeated as %s, was %s", second.ID, first.ID)
+	}
+	if d := cmp.Diff(first, second); d != "" {
+		t.Errorf("its content changed: %s", d)
+	}
+	got := append(second.PDUs, second.EDUs...)
+	for len(got) < 3 {
+		d := f.next()
+		if d.ID == first.ID {
+			t.Error("a transaction ID was used twice")
+		}
+		got = append(append(got, d.PDUs...), d.EDUs...)
+	}
+	f.empty()
+}
+
+func TestBackOffAndRecovery(t *testing.T) {
+	f := setUp(t, "a.example", "b.example")
+	f.fail("a.example", errors.New("down"))
+	for i := range 3 {
+		f.say("@me:us.example", fmt.Sprint(i))
+		f.publish()
+		f.next() // b.example is not held up by a.example
+	}
+	if _, failing := f.peers.FailingSince("a.example"); !failing {
+		t.Fatal("no back-off")
+	}
+	f.fail("a.example", nil)
+	f.peers.Answered("a.example")
+	var got []string
+	for len(got) < 3 {
+		d := f.next()
+		if d.Dest != "a.example" {
+			t.Errorf("%+v", d)
+		}
+		got = append(got, d.PDUs...)
+	}
+	if d := cmp.Diff([]string{"0", "1", "2"}, got); d != "" {
+		t.Error(d)
+	}
+	f.empty()
+}
+
+func waitFor(t *testing.T, ok func() bool) {
+	t.Helper()
+	for range 2000 {
+		if ok() {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatal("does not happen")
+}
+
+func TestEDUs(t *testing.T) {
+	f := setUp(t)
+	for i := range 250 {
+		f.queueEDU("m.direct_to_device", fmt.Sprintf(`{"n":%d}`, i), "a.example", "us.example")
+	}
+	var got []string
+	for len(got) < 250 {
+		d := f.next()
+		if len(d.EDUs) > MaxEDUs || d.Dest != "a.example" {
+			t.Errorf("%d EDUs to %s", len(d.EDUs), d.Dest)
+		}
+		got = append(got, d.EDUs...)
+	}
+	for i, e := range got {
+		if want := fmt.Sprintf(`m.direct_to_device {"n":%d}`, i); e != want {
+			t.Fatalf("EDU %d is %s", i, e)
+		}
+	}
+	f.q.SendVolatile([]matrix.ServerName{"a.example", "us.example"}, "m.typing", []byte(`{}`))
+	if d := f.next(); len(d.EDUs) != 1 || d.EDUs[0] != "m.typing {}" {
+		t.Errorf("%+v", d)
+	}
+	f.empty()
+}
+
+func TestReceiptsWaitForCompany(t *testing.T) {
+	f := setUp(t)
+	waitFor(t, func() bool {
+		f.q.mu.Lock()
+		defer f.q.mu.Unlock()
+		return f.q.ctx != nil // it runs
+	})
+	f.q.wakeSoon("z.example")
+	f.q.mu.Lock()
+	if d := f.q.busy["z.example"]; d == nil || d.running || d.timer == nil {
+		t.Errorf("not waiting: %+v", d)
+	}
+	f.q.mu.Unlock()
+	f.queueEDU("m.receipt", `{}`, "a.example")
+	f.next() // nothing else has to come for it to be sent
+	f.empty()
+	// What cannot wait takes them along.
+	err := f.db.Write(t.Context(), func(tx *storage.Tx) error {
+		return errors.Join(
+			f.q.QueueEDU(t.Context(), tx, []matrix.ServerName{"a.example"}, "m.receipt", []byte(`{}`)),
+			f.q.QueueEDU(t.Context(), tx, []matrix.ServerName{"a.example"}, "m.direct_to_device", []byte(`{}`)),
+		)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := f.next(); len(d.EDUs) != 2 {
+		t.Errorf("%v", d.EDUs)
+	}
+	f.empty()
+}
+
+func TestStaleEDUsAreDropped(t *testing.T) {
+	f := setUp(t)
+	f.stop()
+	now := time.Now()
+	f.q = New(Options{ServerName: "us.example", DB: f.db, Sender: f.network, Peers: f.peers, Log: zerolog.Nop(), Now: func() time.Time { return now }})
+	f.queueEDU("m.receipt", `{}`, "a.example")
+	f.queueEDU("m.device_list_update", `{}`, "a.example")
+	edus, err := storage.FindOutboxEDUs(t.Context(), f.db, "a.example", everything, 10)
+	if err != nil || len(edus) != 2 {
+		t.Fatal(edus, err)
+	}
+	volatile := []volatileEDU{{"m.typing", []byte(`{}`), now.Add(time.Minute)}}
+	for _, c := range []struct {
+		after time.Duration
+		want  int
+	}{{0, 3}, {2 * time.Minute, 2}, {2 * time.Hour, 1}} {
+		f.q.opts.Now = func() time.Time { return now.Add(c.after) }
+		body, _, err := f.q.body(t.Context(), nil, edus, volatile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var txn transaction
+		if err := json.Unmarshal(body, &txn); err != nil || len(txn.EDUs) != c.want {
+			t.Errorf("after %s: %s %v", c.after, body, err)
+		}
+	}
+	if _, empty, err := f.q.body(t.Context(), nil, edus[:1], nil); err != nil || !empty {
+		t.Errorf("a transaction of nothing but stale EDUs: empty %v, %v", empty, err)
+	}
+}
+
+func TestNothingVolatileForServersThatDoNotAnswer(t *testing.T) {
+	f := setUp(t)
+	f.peers.Failed("a.example", time.Hour)
+	f.q.SendVolatile([]matrix.ServerName{"a.example"}, "m.typing", []byte(`{}`))
+	f.q.mu.Lock()
+	defer f.q.mu.Unlock()
+	if len(f.q.busy) != 0 {
+		t.Error("it costs memory")
+	}
+}
+
+func TestARefusedTransactionDoesNotBlockForEver(t *testing.T) {
+	f := setUp(t, "a.example")
+	refusal := &client.Error{Destination: "a.example", Status: 400, Cause: errors.New("no")}
+	d := &destination{}
+	txn := storage.OutboxTransaction{ID: "t"}
+	for i := 1; i <= maxRefusals; i++ {
+		if got := f.q.giveUp("a.example", d, txn, refusal); got != (i == maxRefusals) {
+			t.Errorf("refusal %d: %v", i, got)
+		}
+		if i < maxRefusals && !d.notBefore.After(time.Now()) {
+			t.Error("repeated at once")
+		}
+	}
+	d = &destination{}
+	for range 2 * maxRefusals {
+		if f.q.giveUp("a.example", d, txn, &client.Error{Status: 403}) {
+			t.Error("events are dropped because the server does not want us now")
+		}
+		if f.q.giveUp("a.example", d, txn, errors.New("down")) {
+			t.Error("events are dropped because the server is down")
+		}
+	}
+	if time.Until(d.notBefore) > 24*time.Hour {
+		t.Errorf("not tried again before %s", d.notBefore)
+	}
+}
+
+func TestCatchUpAfterALongOutage(t *testing.T) {
+	f := setUp(t, "a.example")
+	f.peers.Failed("a.example", time.Hour)
+	target := "@x:a.example"
+	f.add(event.Proto{Sender: "@me:us.example", Type: "m.room.member", StateKey: &target, Content: []byte(`{"membership":"leave","body":"kick"}`)}, false)
+	for i := range collapseAt + 10 {
+		f.say("@me:us.example", fmt.Sprint(i))
+	}
+	f.publish()
+	waitFor(t, func() bool {
+		n, err := storage.CountOutboxPDUs(t.Context(), f.db, "a.example", 10_000)
+		return err == nil && n == collapseAt+11
+	})
+	f.q.collapse(t.Context(), "a.example")
+	f.peers.Answered("a.example")
+	d := f.next()
+	if want := []string{"kick", fmt.Sprint(collapseAt + 9)}; !cmp.Equal(d.PDUs, want) {
+		t.Errorf("sent %v, want %v", d.PDUs, want)
+	}
+	f.empty()
+}

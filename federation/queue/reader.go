@@ -1,0 +1,249 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"hanok/matrix"
+	"hanok/rooms"
+	"hanok/storage"
+)
+
+// cursorName is the reader's name among the durable readers of the stream.
+const cursorName = "federation-outbox"
+
+const (
+	readBatch = 200
+	// readEvery bounds how long an event waits of which this process was not told.
+	readEvery = 5 * time.Second
+	// cursorSlack is how many events without effect may be read again after a restart.
+	cursorSlack = 2000
+	// maxFresh bounds how many events wait in memory; beyond it they are read from the database.
+	maxFresh = 1000
+)
+
+// fresh is what the reader was told of since it looked last. Events of other servers, most of
+// all in a busy room, are not kept: they need no look at the database either.
+type fresh struct {
+	events []*rooms.Event
+	upTo   storage.Position // everything up to here was told
+	passed int              // how many events that was
+	lost   bool             // there were too many: the database has them
+}
+
+// RoomUpdated tells the outbox of new events. It does not block.
+func (q *Queue) RoomUpdated(u *rooms.Update) {
+	q.freshMu.Lock()
+	f := &q.fresh
+	f.upTo = max(f.upTo, u.Position)
+	f.passed += len(u.Events)
+	for _, e := range u.Events {
+		if !e.Relay || f.lost {
+			continue
+		}
+		if len(f.events) == maxFresh {
+			f.events, f.lost = nil, true
+			continue
+		}
+		f.events = append(f.events, e)
+	}
+	look := len(f.events) > 0 || f.lost || f.passed >= cursorSlack
+	q.freshMu.Unlock()
+	if look {
+		select {
+		case q.news <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (q *Queue) takeFresh() fresh {
+	q.freshMu.Lock()
+	defer q.freshMu.Unlock()
+	f := q.fresh
+	q.fresh = fresh{}
+	return f
+}
+
+// reader follows the event stream and stores what is to be sent to whom.
+type reader struct {
+	q       *Queue
+	cursor  storage.Position
+	unsaved int // events passed since the cursor was stored
+}
+
+// read follows the stream: from the database until it has caught up, then by what it is told.
+func (q *Queue) read(ctx context.Context) error {
+	cursor, err := storage.Cursor(ctx, q.opts.DB, cursorName)
+	if err != nil {
+		return err
+	}
+	r := &reader{q: q, cursor: cursor}
+	tick := time.NewTicker(readEvery)
+	defer tick.Stop()
+	behind := true
+	for {
+		if behind {
+			err = r.catchUp(ctx)
+		} else if f := q.takeFresh(); f.lost {
+			err = r.catchUp(ctx)
+		} else {
+			err = r.handle(ctx, f.events, f.upTo, f.passed)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if behind = err != nil; behind {
+			q.opts.Log.Error().Err(err).Msg("federation: read the event stream")
+		} else {
+			select {
+			case <-q.news:
+				continue
+			default:
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-q.news:
+		case <-tick.C:
+			behind = true
+		}
+	}
+}
+
+// catchUp reads from the database whatever is after the cursor.
+func (r *reader) catchUp(ctx context.Context) error {
+	for {
+		until := r.q.opts.DB.Current()
+		if until <= r.cursor {
+			return nil
+		}
+		events, err := r.q.rooms.EventsAfter(ctx, r.cursor, until, readBatch)
+		if err != nil {
+			return err
+		}
+		next := until
+		if len(events) == readBatch {
+			next = events[len(events)-1].Pos
+		}
+		if err := r.handle(ctx, events, next, len(events)); err != nil {
+			return err
+		}
+		if len(events) < readBatch {
+			return nil
+		}
+	}
+}
+
+// handle queues events for their destinations and moves the cursor. What is at or before the cursor was handled.
+func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage.Position, passed int) error {
+	q := r.q
+	var pdus []storage.OutboxPDU
+	var to []matrix.ServerName
+	for _, e := range events {
+		if e.Pos <= r.cursor {
+			continue
+		}
+		servers, err := q.destinations(ctx, e)
+		if err != nil {
+			return fmt.Errorf("destinations of an event: %w", err)
+		}
+		for _, s := range servers {
+			pdus = append(pdus, storage.OutboxPDU{Destination: s, Position: e.Pos, Room: e.RoomNID, EventID: e.ID(), Keep: mustArrive(e, s)})
+			to = append(to, s)
+		}
+	}
+	next = max(next, r.cursor)
+	r.unsaved += passed
+	if len(pdus) == 0 && r.unsaved < cursorSlack {
+		r.cursor = next
+		return nil
+	}
+	slices.Sort(to)
+	to = slices.Compact(to)
+	first := q.firstTransactions(pdus)
+	err := q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		if err := storage.AddOutboxPDUs(ctx, tx, pdus); err != nil {
+			return err
+		}
+		if err := storage.AddOutboxTransactions(ctx, tx, first); err != nil {
+			return err
+		}
+		return storage.SetCursor(ctx, tx, cursorName, next)
+	})
+	if err != nil {
+		return err
+	}
+	r.cursor, r.unsaved = next, 0
+	q.wake(to...)
+	return nil
+}
+
+// firstTransactions makes the transactions to idle destinations, for which nothing is queued before
+// these events: stored along with them, they spare the sender a commit before it sends.
+func (q *Queue) firstTransactions(pdus []storage.OutboxPDU) []storage.OutboxTransaction {
+	count := map[matrix.ServerName]int{}
+	last := map[matrix.ServerName]storage.Position{}
+	for _, p := range pdus {
+		count[p.Destination]++
+		last[p.Destination] = max(last[p.Destination], p.Position)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var out []storage.OutboxTransaction
+	for dest, n := range count {
+		_, busy := q.busy[dest]
+		if _, wait := q.opts.Peers.RetryAt(dest); !busy && !wait && n <= MaxPDUs {
+			out = append(out, storage.OutboxTransaction{Destination: dest, ID: q.newID(), LastPDU: last[dest]})
+		}
+	}
+	return out
+}
+
+// destinations are the servers that this server has to send an event to.
+func (q *Queue) destinations(ctx context.Context, e *rooms.Event) ([]matrix.ServerName, error) {
+	if !e.Relay {
+		return nil, nil // its maker sends it, or who let its maker's user in
+	}
+	servers, err := q.rooms.ServersAt(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	skip := e.Sender().Server() // it has its own event
+	out := make([]matrix.ServerName, 0, len(servers))
+	for _, s := range q.remote(servers) {
+		if s == skip {
+			continue
+		}
+		if invited, ok := target(e); ok && e.Membership() == "invite" && invited.Server() == s {
+			// The invited server got the invite by the invite endpoint; it takes events of the room only if it is in it.
+			in, err := q.rooms.JoinedServers(ctx, e.RoomID())
+			if err != nil {
+				return nil, err
+			}
+			if !slices.Contains(in, s) {
+				continue
+			}
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func target(e *rooms.Event) (matrix.UserID, bool) {
+	if e.Type() != "m.room.member" {
+		return "", false
+	}
+	key, ok := e.StateKey()
+	return matrix.UserID(key), ok
+}
+
+// mustArrive says whether an event may not be left out by a destination that catches up
+// on a long outage: a change of the membership of a user of its own reaches it no other way.
+func mustArrive(e *rooms.Event, dest matrix.ServerName) bool {
+	user, ok := target(e)
+	return ok && user.Server() == dest
+}

@@ -1,0 +1,152 @@
+// Package server answers other servers: the inbound half of the server-server API.
+//
+// routes.go is the whole API on one page; the files beside it are named for the
+// concept they serve. A handler decodes, makes one call to a domain package and
+// answers; who is asking was settled before (auth.go).
+package server
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/singleflight"
+
+	"hanok/federation/keyring"
+	"hanok/federation/peers"
+	"hanok/internal/endpoint"
+	"hanok/matrix"
+	"hanok/matrix/roomversion"
+	"hanok/media"
+	"hanok/rooms"
+	"hanok/storage"
+	"hanok/users"
+)
+
+// Rooms is what the endpoints need of the room engine; *rooms.Engine has it, tests stand in for it.
+type Rooms interface {
+	AllowsServer(ctx context.Context, room matrix.RoomID, server matrix.ServerName) error
+	Snapshot(ctx context.Context, room matrix.RoomID) (*rooms.Snapshot, error)
+	Event(ctx context.Context, id matrix.EventID) (*rooms.Event, error)
+	MembershipOf(ctx context.Context, room matrix.RoomID, user matrix.UserID) (rooms.Membership, error)
+	JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error)
+	PublicRooms(ctx context.Context, r rooms.PublicRoomsRequest) (*rooms.PublicRooms, error)
+	ResolveLocalAlias(ctx context.Context, alias matrix.RoomAlias) (matrix.RoomID, []matrix.ServerName, error)
+
+	Invite(ctx context.Context, r rooms.MemberRequest) (matrix.EventID, error)
+
+	Receive(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, pdus [][]byte) []rooms.Received
+	MakeJoin(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, user matrix.UserID, versions []roomversion.ID) (rooms.MadeEvent, error)
+	SendJoin(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte, omitMembers bool) (rooms.SentJoin, error)
+	MakeLeave(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, user matrix.UserID) (rooms.MadeEvent, error)
+	SendLeave(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte) error
+	MakeKnock(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, user matrix.UserID, versions []roomversion.ID) (rooms.MadeEvent, error)
+	SendKnock(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte) ([][]byte, error)
+	ReceiveInvite(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, id matrix.EventID, version roomversion.ID, pdu []byte, stripped [][]byte) ([]byte, error)
+	ServeEvent(ctx context.Context, origin matrix.ServerName, id matrix.EventID) ([]byte, error)
+	ServeState(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, at matrix.EventID) (state, auth [][]byte, err error)
+	ServeStateIDs(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, at matrix.EventID) (state, auth []matrix.EventID, err error)
+	ServeEventAuth(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, id matrix.EventID) ([][]byte, error)
+	ServeBackfill(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, from []matrix.EventID, limit int) ([][]byte, error)
+	ServeMissingEvents(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, earliest, latest []matrix.EventID, limit int, minDepth int64) ([][]byte, error)
+	ServeEventByTime(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, ts matrix.Timestamp, backward bool) (*rooms.Event, error)
+	ServeHierarchy(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, suggestedOnly bool) (*rooms.Hierarchy, error)
+}
+
+// Typing takes typing notices of remote users.
+type Typing interface {
+	Start(room matrix.RoomID, user matrix.UserID, d time.Duration) (changed bool)
+	Stop(room matrix.RoomID, user matrix.UserID) (changed bool)
+}
+
+// Options are what a Server works with.
+type Options struct {
+	ServerName matrix.ServerName
+	Version    string // of this software
+	DB         *storage.DB
+	Keys       *keyring.Ring
+	Peers      *peers.Peers
+	Rooms      Rooms
+	Users      *users.Service
+	Media      *media.Repository // nil: no media
+	Typing     Typing            // nil: typing notices are dropped
+	Exchanger  Exchanger         // nil: third-party invites of our own users only
+	// OpenID finds whose OpenID token it is; nil: the endpoint is not there. spec: ss/exchangeOpenIdToken
+	OpenID func(ctx context.Context, token string) (matrix.UserID, error)
+	// Observe is told of every finished request; nil for none.
+	Observe func(operation, method string, status int, elapsed time.Duration)
+	// Patience is how long a transaction waits for a room that has to fetch what it misses; 0 means 10 s.
+	Patience time.Duration
+	Now      func() time.Time // nil is time.Now
+	Log      zerolog.Logger
+}
+
+// Server answers other servers.
+type Server struct {
+	opts         Options
+	handler      http.Handler
+	transactions singleflight.Group
+
+	// life is the context of work that outlives the request which began it; workers counts that work.
+	life    context.Context
+	end     context.CancelFunc
+	workers sync.WaitGroup
+
+	mu       sync.Mutex
+	staged   map[matrix.RoomID]int     // how many events are stored for a room that takes long
+	underWay map[matrix.ServerName]int // how many transactions of a server are being worked on
+}
+
+// New makes the handler of everything below /_matrix/federation and /_matrix/key.
+func New(o Options) *Server {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Patience == 0 {
+		o.Patience = 10 * time.Second
+	}
+	s := &Server{opts: o, staged: map[matrix.RoomID]int{}, underWay: map[matrix.ServerName]int{}}
+	s.life, s.end = context.WithCancel(context.Background())
+	common := endpoint.Options{Prefix: "/_matrix", Authorise: s.authorise, Observe: o.Observe, Log: o.Log}
+	mux := endpoint.NewRouter(common)
+	endpoint.Mount(mux, common, s.routes())
+	s.handler = mux
+	return s
+}
+
+// Routes lists all endpoints with their whole paths, for tests that try every one of them.
+func (s *Server) Routes() []endpoint.Route { return endpoint.Expand("/_matrix", s.routes()) }
+
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+const (
+	// rememberTransactions is how long the answer to a transaction is kept.
+	rememberTransactions = 7 * 24 * time.Hour
+	sweepEvery           = time.Hour
+)
+
+// Run finishes what the last run left undone and forgets old transactions until ctx ends. Then it
+// ends the work under way: no request may come in any more.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.workers.Wait()
+	defer s.end()
+	if err := s.resume(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		before := matrix.TimestampOf(s.opts.Now().Add(-rememberTransactions))
+		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.DeleteInboundTransactions(ctx, tx, before) })
+		if err != nil && ctx.Err() == nil {
+			s.opts.Log.Error().Err(err).Msg("federation: forget old transactions")
+		}
+	}
+}
