@@ -1,0 +1,123 @@
+package api
+
+import (
+	"encoding/json"
+	"strings"
+
+	"hanok/internal/endpoint"
+	"hanok/matrix"
+	"hanok/users"
+)
+
+// spec: cs/getPushRules
+func (a *API) pushRules(r *endpoint.Request) (any, error) {
+	rules, err := a.Users.PushRules.Get(r.Ctx(), a.DB, requester(r).UserID)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"global": rules}, nil
+}
+
+// spec: cs/getPushRulesGlobal
+func (a *API) pushRulesGlobal(r *endpoint.Request) (any, error) {
+	return a.Users.PushRules.Get(r.Ctx(), a.DB, requester(r).UserID)
+}
+
+// spec: cs/getPushRule
+func (a *API) pushRule(r *endpoint.Request) (any, error) {
+	return a.Users.PushRules.Rule(r.Ctx(), requester(r).UserID, r.Var("kind"), r.Var("ruleId"))
+}
+
+// spec: cs/setPushRule
+func (a *API) setPushRule(r *endpoint.Request) (any, error) {
+	var rule users.NewPushRule
+	if err := r.Decode(&rule); err != nil {
+		return nil, err
+	}
+	// Some clients name the neighbour with its scope and kind in front.
+	last := func(id string) string { return id[strings.LastIndexByte(id, '/')+1:] }
+	return nil, a.Users.PushRules.Put(r.Ctx(), requester(r).UserID, r.Var("kind"), r.Var("ruleId"),
+		last(r.Query("before")), last(r.Query("after")), rule)
+}
+
+// spec: cs/deletePushRule
+func (a *API) deletePushRule(r *endpoint.Request) (any, error) {
+	return nil, a.Users.PushRules.Delete(r.Ctx(), requester(r).UserID, r.Var("kind"), r.Var("ruleId"))
+}
+
+// spec: cs/isPushRuleEnabled
+func (a *API) pushRuleEnabled(r *endpoint.Request) (any, error) {
+	rule, err := a.Users.PushRules.Rule(r.Ctx(), requester(r).UserID, r.Var("kind"), r.Var("ruleId"))
+	if err != nil {
+		return nil, err
+	}
+	return map[string]bool{"enabled": rule.Enabled}, nil
+}
+
+// spec: cs/setPushRuleEnabled
+func (a *API) setPushRuleEnabled(r *endpoint.Request) (any, error) {
+	var req struct {
+		Enabled *bool `json:"enabled"`
+	}
+	if err := r.Decode(&req); err != nil {
+		return nil, err
+	}
+	if req.Enabled == nil {
+		return nil, matrix.MissingParam("enabled is missing.")
+	}
+	return nil, a.Users.PushRules.SetEnabled(r.Ctx(), requester(r).UserID, r.Var("kind"), r.Var("ruleId"), *req.Enabled)
+}
+
+// spec: cs/getPushRuleActions
+func (a *API) pushRuleActions(r *endpoint.Request) (any, error) {
+	rule, err := a.Users.PushRules.Rule(r.Ctx(), requester(r).UserID, r.Var("kind"), r.Var("ruleId"))
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"actions": rule.Actions}, nil
+}
+
+// spec: cs/setPushRuleActions
+func (a *API) setPushRuleActions(r *endpoint.Request) (any, error) {
+	var req struct {
+		Actions []json.RawMessage `json:"actions"`
+	}
+	if err := r.Decode(&req); err != nil {
+		return nil, err
+	}
+	if req.Actions == nil {
+		return nil, matrix.MissingParam("actions is missing.")
+	}
+	return nil, a.Users.PushRules.SetActions(r.Ctx(), requester(r).UserID, r.Var("kind"), r.Var("ruleId"), req.Actions)
+}
+
+// spec: cs/getPushers
+func (a *API) pushers(r *endpoint.Request) (any, error) {
+	list, err := a.Users.Pushers.List(r.Ctx(), a.DB, requester(r).UserID)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"pushers": list}, nil
+}
+
+// spec: cs/postPusher
+func (a *API) setPusher(r *endpoint.Request) (any, error) {
+	var req struct {
+		users.Pusher
+		Kind   *string `json:"kind"` // null deletes
+		Append bool    `json:"append"`
+	}
+	if err := r.Decode(&req); err != nil {
+		return nil, err
+	}
+	who := requester(r)
+	if req.AppID == "" || req.PushKey == "" {
+		return nil, matrix.MissingParam("app_id and pushkey are needed.")
+	}
+	if req.Kind == nil {
+		return nil, a.Users.Pushers.Delete(r.Ctx(), who.UserID, req.AppID, req.PushKey)
+	}
+	p := req.Pusher
+	p.Kind, p.UserID, p.DeviceID = *req.Kind, who.UserID, who.DeviceID
+	return nil, a.Users.Pushers.Set(r.Ctx(), p, req.Append)
+}

@@ -1,0 +1,78 @@
+package api
+
+import (
+	"hanok/internal/endpoint"
+	"hanok/matrix"
+	"hanok/rooms"
+	"hanok/storage"
+)
+
+// threadRoot is the root of the thread in the path, if the user sees it.
+func (a *API) threadRoot(r *endpoint.Request) (*rooms.Event, error) {
+	room, err := roomVar(r)
+	if err != nil {
+		return nil, err
+	}
+	id, err := eventVar(r)
+	if err != nil {
+		return nil, err
+	}
+	return a.Rooms.VisibleEvent(r.Ctx(), requester(r).UserID, room, id)
+}
+
+// spec: MSC4306
+func (a *API) threadSubscription(r *endpoint.Request) (any, error) {
+	root, err := a.threadRoot(r)
+	if err != nil {
+		return nil, err
+	}
+	s, err := a.Users.Threads.Get(r.Ctx(), requester(r).UserID, root.RoomID(), root.ID())
+	if err != nil {
+		return nil, err
+	}
+	return map[string]bool{"automatic": s.Automatic}, nil
+}
+
+// spec: MSC4306
+func (a *API) subscribeThread(r *endpoint.Request) (any, error) {
+	var req struct {
+		Automatic *matrix.EventID `json:"automatic"`
+	}
+	if err := r.Decode(&req); err != nil {
+		return nil, err
+	}
+	root, err := a.threadRoot(r)
+	if err != nil {
+		return nil, err
+	}
+	me := requester(r).UserID
+	var cause *storage.Position
+	if req.Automatic != nil {
+		elsewhere := matrix.Errorf(400, "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD", "The event is not in this thread.")
+		ev, err := a.Rooms.VisibleEvent(r.Ctx(), me, root.RoomID(), *req.Automatic)
+		if matrix.HasCode(err, "M_NOT_FOUND") {
+			return nil, elsewhere
+		}
+		if err != nil {
+			return nil, err
+		}
+		thread, err := a.Rooms.ThreadOf(r.Ctx(), ev)
+		if err != nil {
+			return nil, err
+		}
+		if thread != root.ID() {
+			return nil, elsewhere
+		}
+		cause = &ev.Pos
+	}
+	return nil, a.Users.Threads.Subscribe(r.Ctx(), me, root.RoomID(), root.ID(), cause)
+}
+
+// spec: MSC4306
+func (a *API) unsubscribeThread(r *endpoint.Request) (any, error) {
+	root, err := a.threadRoot(r)
+	if err != nil {
+		return nil, err
+	}
+	return nil, a.Users.Threads.Unsubscribe(r.Ctx(), requester(r).UserID, root.RoomID(), root.ID())
+}
