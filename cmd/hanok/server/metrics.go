@@ -1,0 +1,80 @@
+package server
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"hanok/storage"
+)
+
+// metrics are one server's numbers, in a registry of their own.
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.HistogramVec
+	outbound *prometheus.HistogramVec
+	inFlight prometheus.Gauge
+	commits  prometheus.Histogram
+	writes   *prometheus.CounterVec
+}
+
+// buckets are in seconds.
+var buckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60}
+
+func newMetrics(version string) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "hanok_http_request_seconds", Help: "Time to answer a request; operation is its operationId in the specification.",
+			Buckets: buckets,
+		}, []string{"api", "operation", "method", "status"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hanok_http_requests_in_flight", Help: "Requests that are being answered now, waiting /sync requests among them.",
+		}),
+		outbound: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "hanok_federation_request_seconds", Help: "Time until another server answered; status 0 means that it did not.",
+			Buckets: buckets,
+		}, []string{"operation", "status"}),
+	}
+	m.commits = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "hanok_storage_commit_seconds", Help: "Time of a transaction from its begin until it was durable; many writes may share one.",
+		Buckets: buckets,
+	})
+	m.writes = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "hanok_storage_writes_total", Help: "Writes to the database; failed are those that were undone.",
+	}, []string{"result"})
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "hanok_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": version},
+	})
+	build.Set(1)
+	m.registry.MustRegister(build, m.requests, m.outbound, m.inFlight, m.commits, m.writes, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// observer counts the requests that one API answers.
+func (m *metrics) observer(api string) func(operation, method string, status int, elapsed time.Duration) {
+	return func(operation, method string, status int, elapsed time.Duration) {
+		m.requests.WithLabelValues(api, operation, method, strconv.Itoa(status)).Observe(elapsed.Seconds())
+	}
+}
+
+// observeOutbound counts what this server asks of others; status 0 means that there was no answer.
+func (m *metrics) observeOutbound(operation string, status int, elapsed time.Duration) {
+	m.outbound.WithLabelValues(operation, strconv.Itoa(status)).Observe(elapsed.Seconds())
+}
+
+// observeCommit counts what the database was asked to keep.
+func (m *metrics) observeCommit(c storage.Commit) {
+	m.commits.Observe(c.Took.Seconds())
+	m.writes.WithLabelValues("committed").Add(float64(c.Writes - c.Failed))
+	m.writes.WithLabelValues("failed").Add(float64(c.Failed))
+}
+
+// watchQueue exports the length of the queue of writes.
+func (m *metrics) watchQueue(db *storage.DB) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "hanok_storage_writes_queued", Help: "Writes that wait for their transaction to begin.",
+	}, func() float64 { return float64(db.Queued()) }))
+}

@@ -1,0 +1,145 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"hanok/api"
+	"hanok/federation"
+	fedserver "hanok/federation/server"
+	"hanok/feed"
+	"hanok/matrix"
+	"hanok/media"
+	"hanok/rooms"
+	"hanok/users"
+)
+
+// wire builds all parts on the open database.
+func (s *Server) wire(ctx context.Context) (err error) {
+	if !s.cfg.Federation.Disabled {
+		if s.outbound, err = s.openOutbound(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.openDomain(); err != nil {
+		return err
+	}
+	s.client = s.clientAPI()
+	if s.outbound != nil {
+		s.federation = fedserver.New(fedserver.Options{
+			ServerName: s.name, Version: s.version, DB: s.db, Keys: s.outbound.Keys, Peers: s.outbound.Peers,
+			Rooms: s.rooms, Users: s.users, Media: s.media, Typing: s.feed.Typing, Exchanger: s.outbound,
+			Observe: s.metrics.observer("federation"), Log: s.part("federation"),
+		})
+	}
+	return nil
+}
+
+// openDomain builds rooms, users, feed and media. They know each other through small
+// interfaces; where two need one another, the first is given a function that finds the second when it is called.
+func (s *Server) openDomain() (err error) {
+	cfg := s.cfg
+	s.hub = feed.NewHub(func(room matrix.RoomID) []matrix.UserID {
+		local, err := s.rooms.LocalUsers(s.requests, room)
+		if err != nil {
+			s.log.Error().Err(err).Msg("wake a room")
+		}
+		return local
+	})
+	roomOptions := rooms.Options{
+		DB: s.db, ServerName: s.name, Key: s.key, Policy: roomPolicy{s.policy}, Listener: listeners{s.hub, deviceLists{s}}, Log: s.part("rooms"),
+		Profile: func(ctx context.Context, user matrix.UserID) (string, string, error) {
+			return s.users.Profiles.Local(ctx, user)
+		},
+		MayInvite: func(ctx context.Context, invited, inviter matrix.UserID) error {
+			return s.users.Accounts.CheckInvite(ctx, invited, inviter)
+		},
+	}
+	userOptions := users.Options{
+		DB: s.db, ServerName: s.name, Log: s.part("users"), Policy: s.policy, Notifier: s.hub,
+		RegistrationTokens: cfg.Registration.Tokens, RegistrationSecret: cfg.Registration.SharedSecret, KeepAddresses: s.policy.KeepIP(), Remote: noRemote{}, Outbox: noOutbox{},
+	}
+	feedOptions := feed.Options{DB: s.db, Hub: s.hub, Log: s.part("feed")}
+	mediaOptions := media.Options{
+		DB: s.db, Dir: filepath.Join(cfg.Server.DataDir, "media"), Server: s.name, Policy: s.policy,
+		MaxUpload: int64(cfg.Media.MaxUpload), MaxRemote: int64(cfg.Media.MaxRemote), UserQuota: int64(cfg.Media.UserQuota),
+		MaxPixels: cfg.Media.MaxPixels, RemoteMaxAge: time.Duration(cfg.Media.RemoteMaxDays) * 24 * time.Hour,
+		ServeLegacy: cfg.Media.ServeLegacy, Now: time.Now, Log: s.part("media"),
+	}
+	if s.outbound != nil {
+		roomOptions.Remote, roomOptions.Listener = s.outbound, listeners{s.hub, deviceLists{s}, s.outbound.Queue}
+		userOptions.Remote, userOptions.Outbox = s.outbound, s.outbound.Queue
+		feedOptions.SendTyping, mediaOptions.Remote = s.sendTyping, s.outbound
+	}
+	if s.rooms, err = rooms.New(roomOptions); err != nil {
+		return fmt.Errorf("open the rooms: %w", err)
+	}
+	userOptions.Rooms = s.rooms
+	s.users = users.New(userOptions)
+	feedOptions.Rooms, feedOptions.Users = s.rooms, s.users
+	s.feed = feed.New(feedOptions)
+	s.media, err = media.New(mediaOptions)
+	return err
+}
+
+func (s *Server) openOutbound(ctx context.Context) (*federation.Outbound, error) {
+	cfg := s.cfg.Federation
+	notaries := make([]matrix.ServerName, len(cfg.TrustedNotaries))
+	for i, n := range cfg.TrustedNotaries {
+		notaries[i] = matrix.ServerName(n)
+	}
+	return federation.NewOutbound(ctx, federation.Options{
+		ServerName: s.name, Key: s.key, DB: s.db, Version: s.version,
+		AllowPrivateAddresses: cfg.AllowPrivateAddresses, TrustedCAFiles: cfg.TrustedCAFiles, Notaries: notaries,
+		AllowServers: cfg.AllowServers, DenyServers: cfg.DenyServers,
+		Observe: s.metrics.observeOutbound, Log: s.part("federation"),
+	})
+}
+
+// sendTyping tells the other servers in a room that a local user types or stops.
+// spec: server-server-api#typing-notifications
+func (s *Server) sendTyping(ctx context.Context, room matrix.RoomID, user matrix.UserID, typing bool) {
+	joined, err := s.rooms.JoinedServers(ctx, room)
+	if err != nil {
+		return // it is worth nothing by the time it could be tried again
+	}
+	servers := slices.DeleteFunc(slices.Clone(joined), func(name matrix.ServerName) bool { return name == s.name })
+	if len(servers) == 0 {
+		return
+	}
+	content, err := json.Marshal(map[string]any{"room_id": room, "user_id": user, "typing": typing})
+	if err != nil {
+		s.log.Error().Err(err).Msg("encode a typing notice")
+		return
+	}
+	s.outbound.Queue.SendVolatile(servers, "m.typing", content)
+}
+
+func (s *Server) clientAPI() http.Handler {
+	cfg := s.cfg
+	o := api.Options{
+		ServerName: s.name, BaseURL: strings.TrimSuffix(cfg.Server.PublicBaseURL, "/"),
+		DB: s.db, Rooms: s.rooms, Users: s.users, Feed: s.feed, Media: s.media,
+		Registration: api.Registration{
+			Open: cfg.Registration.Open, RequireToken: !cfg.Registration.Open && len(cfg.Registration.Tokens) > 0,
+			Guests: cfg.Registration.Guests, PasswordLogin: true,
+		},
+		Encryption: cfg.Privacy.Encryption,
+		TURN: api.TURN{
+			URIs: cfg.TURN.URIs, Secret: cfg.TURN.SharedSecret, Username: cfg.TURN.Username, Password: cfg.TURN.Password,
+			TTL: time.Duration(cfg.TURN.Lifetime),
+		},
+		RateLimits: !cfg.Limits.NoRateLimits, BehindProxy: cfg.Server.BehindProxy,
+		Observe: s.metrics.observer("client"), Log: s.part("api"),
+	}
+	if s.outbound != nil {
+		o.Remote = s.outbound
+	}
+	return api.New(o).Handler()
+}
