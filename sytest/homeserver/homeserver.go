@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -82,7 +83,8 @@ type Server struct {
 // Start starts a new server and waits until it answers. It is stopped with the test.
 func (n *Network) Start(o Options) *Server {
 	n.t.Helper()
-	clientPort, fedPort, metricsPort := freePort(n.t), freePort(n.t), freePort(n.t)
+	ports := freePorts(n.t, 3)
+	clientPort, fedPort, metricsPort := ports[0], ports[1], ports[2]
 	name := "localhost:" + strconv.Itoa(fedPort)
 	dir, err := os.MkdirTemp(n.dir, "hs")
 	must(n.t, err)
@@ -244,11 +246,23 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-func freePort(t testing.TB) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+// freePorts finds different ports on which nothing listens. They are below those that the
+// system gives to outgoing connections: one of these could take a server's port while it is
+// down, and the server could not start again.
+func freePorts(t testing.TB, count int) []int {
+	t.Helper()
+	var ports []int
+	for tries := 0; len(ports) < count; tries++ {
+		port := 10_000 + mathrand.IntN(20_000)
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err != nil && tries < 1000 {
+			continue
+		}
+		must(t, err)
+		defer l.Close() // after all are found, so that none is found twice
+		ports = append(ports, port)
+	}
+	return ports
 }
 
 func must(t testing.TB, err error) {
