@@ -132,6 +132,9 @@ type appendOptions struct {
 
 // append builds events on the head, one upon the other, and queues them as one commit. The caller waits for the entry.
 func (r *room) append(ctx context.Context, drafts []*draft, o appendOptions) (*entry, error) {
+	if len(drafts) > 1 && !o.create {
+		return nil, errors.New("rooms: only the events of a new room are sent together")
+	}
 	for _, d := range drafts {
 		if !r.e.isLocal(d.sender) {
 			return nil, fmt.Errorf("an event of %s is not ours to make", domain(d.sender))
@@ -143,6 +146,9 @@ func (r *room) append(ctx context.Context, drafts []*draft, o appendOptions) (*e
 	r.mu.Lock()
 	en, err := r.appendLocked(ctx, drafts, o)
 	r.mu.Unlock()
+	if errors.Is(err, errAskFirst) {
+		return r.appendRecommended(ctx, drafts[0], o)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -150,9 +156,19 @@ func (r *room) append(ctx context.Context, drafts []*draft, o appendOptions) (*e
 	return en, nil
 }
 
+// errAskFirst means that an event needs the signature of the room's policy server.
+var errAskFirst = errors.New("rooms: the room has a policy server")
+
 func (r *room) appendLocked(ctx context.Context, drafts []*draft, o appendOptions) (*entry, error) {
 	if err := r.load(ctx); err != nil {
 		return nil, err
+	}
+	if !o.create { // a room that is being made has nobody of another server in it
+		if s, err := r.policyServer(headView{ctx, r, r.head.state}); err != nil {
+			return nil, err
+		} else if s != nil {
+			return nil, errAskFirst
+		}
 	}
 	if o.check != nil {
 		if err := o.check(headView{ctx, r, r.head.state}); err != nil {

@@ -117,6 +117,9 @@ type Remote interface {
 	TimestampToEvent(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, ts matrix.Timestamp, dir string) (matrix.EventID, matrix.Timestamp, error)
 	// Hierarchy asks about a space and its children. spec: ss/getSpaceHierarchy
 	Hierarchy(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, suggestedOnly bool) (*Hierarchy, error)
+	// PolicySign asks a policy server for its signature of an event. urgent: also if it did not answer lately.
+	// What it says against the event is the error, word for word. spec: ss/askPolicyServerToSign
+	PolicySign(ctx context.Context, dest matrix.ServerName, pdu []byte, urgent bool) (signature []byte, err error)
 	// Directory resolves an alias at the server it belongs to.
 	Directory(ctx context.Context, dest matrix.ServerName, alias matrix.RoomAlias) (matrix.RoomID, []matrix.ServerName, error)
 }
@@ -228,7 +231,7 @@ func New(o Options) (*Engine, error) {
 // hotNames are the types and state keys of what is looked up for most events.
 var hotNames = []string{
 	"", "m.room.create", "m.room.member", "m.room.power_levels", "m.room.join_rules", "m.room.history_visibility", "m.room.server_acl",
-	"m.room.encryption", "m.room.name", "m.room.topic", "m.room.avatar", "m.room.canonical_alias", "m.room.guest_access", "m.room.redaction", "m.room.message", "m.room.encrypted",
+	"m.room.encryption", "m.room.policy", "m.room.name", "m.room.topic", "m.room.avatar", "m.room.canonical_alias", "m.room.guest_access", "m.room.redaction", "m.room.message", "m.room.encrypted",
 }
 
 // Close waits for the commits under way; later calls fail.

@@ -48,6 +48,13 @@ func (e *Engine) Invite(ctx context.Context, q MemberRequest) (matrix.EventID, e
 	if invite, err = invite.Sign(e.server, e.key); err != nil {
 		return "", err
 	}
+	policy, err := r.currentPolicyServer(ctx)
+	if err != nil {
+		return "", err
+	}
+	if invite, err = e.recommended(ctx, policy, invite, true); err != nil {
+		return "", err
+	}
 	stripped, err := r.invitePDUs(ctx, q.Sender)
 	if err != nil {
 		return "", err

@@ -62,6 +62,9 @@ func (isolated) MissingEvents(context.Context, matrix.ServerName, matrix.RoomID,
 func (isolated) TimestampToEvent(context.Context, matrix.ServerName, matrix.RoomID, matrix.Timestamp, string) (matrix.EventID, matrix.Timestamp, error) {
 	return "", 0, errIsolated
 }
+func (isolated) PolicySign(context.Context, matrix.ServerName, []byte, bool) ([]byte, error) {
+	return nil, errIsolated
+}
 func (isolated) Hierarchy(context.Context, matrix.ServerName, matrix.RoomID, bool) (*Hierarchy, error) {
 	return nil, errIsolated
 }

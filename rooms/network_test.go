@@ -35,6 +35,8 @@ type network struct {
 	cut     map[[2]matrix.ServerName]bool
 	calls   map[string]int
 	lie     func(*rooms.SentJoin) // what becomes of answers to send_join
+	// recommend is the one policy server that there is: it signs an event or says why not.
+	recommend func(by matrix.ServerName, pdu []byte) (signature []byte, err error)
 }
 
 // server is one engine with its database, and the events it has to send to others.
@@ -359,6 +361,13 @@ func (p peer) Hierarchy(ctx context.Context, dest matrix.ServerName, room matrix
 	}
 	var out rooms.Hierarchy
 	return &out, json.Unmarshal(b, &out)
+}
+
+func (p peer) PolicySign(_ context.Context, dest matrix.ServerName, pdu []byte, _ bool) ([]byte, error) {
+	if _, err := p.to("policy", dest); err != nil {
+		return nil, err
+	}
+	return p.s.net.recommend(p.s.name, pdu)
 }
 
 func (p peer) Directory(ctx context.Context, dest matrix.ServerName, alias matrix.RoomAlias) (matrix.RoomID, []matrix.ServerName, error) {

@@ -22,6 +22,14 @@ type placement struct {
 	history   bool  // it was fetched by backfill
 	line      *line // what before was worked out on; nil: on what is committed
 	relay     bool  // we took it for the room and have to send it on
+	unwanted  bool  // the room's policy server does not recommend it
+	local     *local
+}
+
+// local is what goes with an event of our own that takes the way of those of other servers.
+type local struct {
+	*draft
+	appendOptions
 }
 
 // newEvent gives a parsed event its numbers. stored is true if it is in the database already, as an outlier: then its number stays.
@@ -74,18 +82,29 @@ func (r *room) place(ctx context.Context, p *placement) (*entry, error) {
 	if p.line != nil && p.line != r.line {
 		return nil, errHeadLost
 	}
+	if p.local != nil && p.local.check != nil {
+		if err := p.local.check(headView{ctx, r, r.head.state}); err != nil {
+			return nil, err
+		}
+	}
 	// On the line of the head even if the head stays: later events may be checked against a state with this one.
 	en.line = r.line
 	accepted := !it.ev.Rejected && !it.ev.SoftFailed && !p.found && !p.history
 	if accepted && p.before.Ref() != r.head.state.Ref() {
-		rejection, err := split(r.checker.Check(p.ev, headView{ctx, r, r.head.state}))
+		reason, err := split(r.checker.Check(p.ev, headView{ctx, r, r.head.state}))
 		if err != nil {
 			return nil, err
 		}
-		if rejection != nil {
+		if reason != nil && p.local != nil {
+			return nil, rejection(reason) // nobody has it yet: what the room does not allow any more is not sent
+		}
+		if reason != nil {
 			r.e.log.Debug().Str("event", string(it.ev.ID())).Msg("soft-failed")
 			it.ev.SoftFailed, accepted = true, false
 		}
+	}
+	if it.ev.SoftFailed {
+		it.erased = nil // who may not speak any more may not silence others either
 	}
 	r.pending.add(it.ev, after)
 	if accepted {
@@ -109,7 +128,7 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 	if err != nil {
 		return nil, after, err
 	}
-	redact := p.rejection == nil && e.policy.CheckRemote(ctx, p.ev, encryption != 0)
+	redact := p.rejection == nil && p.local == nil && e.policy.CheckRemote(ctx, p.ev, encryption != 0)
 	if redact {
 		p.ev = p.ev.Redact()
 	}
@@ -119,7 +138,7 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 	}
 	ev.stateBefore = p.before.Ref()
 	ev.Rejected = p.rejection != nil
-	ev.SoftFailed = redact
+	ev.SoftFailed = redact || p.unwanted
 	ev.Relay = p.relay
 	if err := r.redactedEarly(ctx, ev); err != nil {
 		return nil, after, err
@@ -129,6 +148,9 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 		it.timeline = backward
 	}
 	en = &entry{room: r, items: []*item{it}}
+	if p.local != nil {
+		ev.TxnDevice, ev.TxnID, en.extra = p.local.device, p.local.txn, p.local.extra
+	}
 	for _, id := range p.missing {
 		en.missing = append(en.missing, storage.MissingPrev{ID: id, Child: ev.NID, Depth: ev.Depth()})
 	}
@@ -141,9 +163,9 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 			return nil, after, err
 		}
 		if early != "" {
-			en.extra = func(ctx context.Context, tx *storage.Tx) error {
+			en.extra = both(en.extra, func(ctx context.Context, tx *storage.Tx) error {
 				return storage.InsertEarlyRedaction(ctx, tx, early, ev.NID)
-			}
+			})
 		}
 	}
 	after = p.before

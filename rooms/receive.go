@@ -140,6 +140,7 @@ type inbound struct {
 	relay   bool  // accepted events are ours to send on
 	entries []*entry
 	fetches int
+	refusal error // what the room's policy server said against the last event that it did not recommend
 }
 
 // Why an event of another server was not taken. These are for that server to read: they are no failures of ours.
@@ -201,6 +202,9 @@ func (in *inbound) handle(ctx context.Context, ev *event.Event, gaps bool) error
 		return err
 	}
 	if p.found, err = storage.IsMissingPrev(ctx, in.e.db, r.nid, ev.ID()); err != nil {
+		return err
+	}
+	if err := in.heedPolicyServer(ctx, p); err != nil {
 		return err
 	}
 	en, err := r.place(ctx, p)

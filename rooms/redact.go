@@ -157,7 +157,7 @@ func (r *room) redactedEarly(ctx context.Context, ev *Event) error {
 	}
 	for _, nid := range nids {
 		red := redactions[nid]
-		if red == nil || red.RoomNID != r.nid {
+		if red == nil || red.RoomNID != r.nid || red.SoftFailed {
 			continue
 		}
 		it := &item{}

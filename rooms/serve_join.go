@@ -127,6 +127,9 @@ func (e *Engine) admit(ctx context.Context, origin matrix.ServerName, r *room, e
 	if err != nil {
 		return nil, err
 	}
+	if stored.SoftFailed && in.refusal != nil {
+		return nil, in.refusal
+	}
 	if stored.SoftFailed || stored.Rejected {
 		return nil, matrix.Forbidden("the room does not allow it")
 	}

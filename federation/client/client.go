@@ -116,7 +116,9 @@ type Request struct {
 	Body        []byte // JSON; nil for none
 	Unsigned    bool   // no Authorization header: the endpoint is public
 	// Urgent requests are made although the server did not answer lately: somebody is waiting.
-	Urgent   bool
+	Urgent bool
+	// Own lets the request go to our own name: what it asks for may be served by another program there.
+	Own      bool
 	Timeout  time.Duration // 0 means 30 s
 	MaxBytes int64         // of the response; 0 means 1 MiB
 }
@@ -197,11 +199,13 @@ func (c *Client) Raw(ctx context.Context, r Request) ([]byte, error) {
 // reads and closes within the life of ctx. Timeout and MaxBytes are not applied.
 func (c *Client) Open(ctx context.Context, r Request) (*http.Response, error) {
 	fail := func(err error) error { return &Error{Destination: r.Destination, Retry: true, Cause: err} }
-	if r.Destination == c.opts.ServerName {
+	switch {
+	case r.Destination != c.opts.ServerName:
+		if err := c.opts.Peers.Check(r.Destination); err != nil {
+			return nil, err
+		}
+	case !r.Own:
 		return nil, &Error{Destination: r.Destination, Cause: errors.New("a request to ourselves")}
-	}
-	if err := c.opts.Peers.Check(r.Destination); err != nil {
-		return nil, err
 	}
 	if at, wait := c.opts.Peers.RetryAt(r.Destination); wait && !r.Urgent {
 		return nil, fail(fmt.Errorf("%w: next attempt at %s", ErrBackingOff, at.UTC().Format(time.RFC3339)))

@@ -19,6 +19,7 @@ const (
 	someEventsMaxBytes = 32 << 20
 	idsMaxBytes        = 32 << 20
 	eventsTimeout      = time.Minute
+	policyTimeout      = 10 * time.Second
 )
 
 // Event fetches one event. spec: ss/getEvent
