@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"net/http"
 	"slices"
 
 	"hanok/feed"
@@ -14,12 +13,15 @@ import (
 	"hanok/rooms"
 )
 
+// maxAddressInvites bounds how many people createRoom may have identity servers write to.
+const maxAddressInvites = 20
+
 // spec: cs/createRoom
 func (a *API) createRoom(r *endpoint.Request) (any, error) {
 	var req struct {
 		rooms.CreateRequest
-		Visibility string            `json:"visibility"`
-		Invite3PID []json.RawMessage `json:"invite_3pid"`
+		Visibility string                `json:"visibility"`
+		Invite3PID []rooms.AddressInvite `json:"invite_3pid"`
 	}
 	if err := r.Decode(&req); err != nil {
 		return nil, err
@@ -31,8 +33,8 @@ func (a *API) createRoom(r *endpoint.Request) (any, error) {
 	default:
 		return nil, matrix.BadJSON("visibility must be public or private.")
 	}
-	if len(req.Invite3PID) > 0 {
-		return nil, matrix.Errorf(http.StatusForbidden, "M_THREEPID_DENIED", "This server cannot invite by e-mail address or phone number.")
+	if len(req.Invite3PID) > maxAddressInvites {
+		return nil, matrix.InvalidParam("A new room can have at most %d invite_3pid.", maxAddressInvites)
 	}
 	for _, id := range req.Invite {
 		if _, err := parseUser(string(id)); err != nil {
@@ -43,6 +45,12 @@ func (a *API) createRoom(r *endpoint.Request) (any, error) {
 	room, err := a.Rooms.CreateRoom(r.Ctx(), req.CreateRequest)
 	if err != nil {
 		return nil, err
+	}
+	for _, invite := range req.Invite3PID {
+		invite.Room, invite.Sender = room, req.Creator
+		if err := a.Rooms.InviteByAddress(r.Ctx(), invite); err != nil { // the room is there: as with other invites, it is kept
+			a.Log.Info().Err(err).Msg("an invite by address of a new room was not made")
+		}
 	}
 	return map[string]matrix.RoomID{"room_id": room}, nil
 }
@@ -125,7 +133,7 @@ func target(r *endpoint.Request) (rooms.MemberRequest, error) {
 }
 
 // changeOf makes the handler of an endpoint that changes somebody else's membership.
-// spec: cs/inviteUser, cs/kick, cs/ban, cs/unban
+// spec: cs/kick, cs/ban, cs/unban
 func changeOf(change func(context.Context, rooms.MemberRequest) (matrix.EventID, error)) endpoint.Handler {
 	return func(r *endpoint.Request) (any, error) {
 		req, err := target(r)
@@ -135,6 +143,29 @@ func changeOf(change func(context.Context, rooms.MemberRequest) (matrix.EventID,
 		_, err = change(r.Ctx(), req)
 		return nil, err
 	}
+}
+
+// invite invites a user by ID, or by an address. spec: cs/inviteUser, cs/inviteBy3PID
+func (a *API) invite(r *endpoint.Request) (any, error) {
+	var req struct {
+		UserID *string `json:"user_id"`
+		rooms.AddressInvite
+	}
+	if err := r.Decode(&req); err != nil {
+		return nil, err
+	}
+	if req.UserID != nil || req.IdentityServer == "" && req.Medium == "" && req.Address == "" {
+		return changeOf(a.Rooms.Invite)(r)
+	}
+	if req.IdentityServer == "" || req.AccessToken == "" || req.Medium == "" || req.Address == "" {
+		return nil, matrix.MissingParam("An invite by address needs id_server, id_access_token, medium and address.")
+	}
+	var err error
+	if req.Room, err = roomVar(r); err != nil {
+		return nil, err
+	}
+	req.Sender = requester(r).UserID
+	return nil, a.Rooms.InviteByAddress(r.Ctx(), req.AddressInvite)
 }
 
 // own reads the body of an endpoint that changes the requester's own membership.
@@ -180,6 +211,11 @@ func (a *API) joinRequest(r *endpoint.Request, req rooms.MemberRequest, err erro
 	if err := r.DecodeOptional(&extra); err != nil {
 		return nil, err
 	}
+	if signed, ok := extra["third_party_signed"]; ok {
+		if err := a.acceptInvite(r, req.Room, signed); err != nil {
+			return nil, err
+		}
+	}
 	for _, known := range []string{"reason", "third_party_signed", "membership", "join_authorised_via_users_server"} {
 		delete(extra, known)
 	}
@@ -192,6 +228,22 @@ func (a *API) joinRequest(r *endpoint.Request, req rooms.MemberRequest, err erro
 		return nil, err
 	}
 	return map[string]matrix.RoomID{"room_id": req.Room}, nil
+}
+
+// acceptInvite makes an invite by address one of the requester, who shows what an identity server signed.
+// spec: cs/joinRoom third_party_signed
+func (a *API) acceptInvite(r *endpoint.Request, room matrix.RoomID, signed json.RawMessage) error {
+	var by struct {
+		Sender string `json:"sender"`
+	}
+	if err := json.Unmarshal(signed, &by); err != nil {
+		return matrix.BadJSON("third_party_signed is not an object with a sender.")
+	}
+	sender, err := parseUser(by.Sender)
+	if err != nil {
+		return err
+	}
+	return a.Rooms.AcceptThirdPartyInvite(r.Ctx(), room, sender, requester(r).UserID, signed)
 }
 
 // spec: cs/joinRoom

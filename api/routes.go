@@ -140,7 +140,7 @@ func (a *API) roomRoutes() []endpoint.Route {
 		{Method: "POST", Versions: v3, Path: "/join/{roomIdOrAlias}", Operation: "joinRoom", Auth: guest, Limit: "join", Handle: a.join},
 		{Method: "POST", Versions: v3, Path: "/knock/{roomIdOrAlias}", Operation: "knockRoom", Auth: user, Limit: "join", Handle: a.knock},
 		{Method: "POST", Versions: v3, Path: "/rooms/{roomId}/join", Operation: "joinRoomById", Auth: guest, Limit: "join", Handle: a.joinByID},
-		{Method: "POST", Versions: v3, Path: "/rooms/{roomId}/invite", Operation: "inviteUser", Auth: user, Limit: "invite", Handle: changeOf(a.Rooms.Invite)},
+		{Method: "POST", Versions: v3, Path: "/rooms/{roomId}/invite", Operation: "inviteUser", Auth: user, Limit: "invite", Handle: a.invite},
 		{Method: "POST", Versions: v3, Path: "/rooms/{roomId}/leave", Operation: "leaveRoom", Auth: guest, Handle: a.leave},
 		{Method: "POST", Versions: v3, Path: "/rooms/{roomId}/forget", Operation: "forgetRoom", Auth: guest, Handle: a.forget},
 		{Method: "POST", Versions: v3, Path: "/rooms/{roomId}/kick", Operation: "kick", Auth: user, Handle: changeOf(a.Rooms.Kick)},

@@ -19,6 +19,7 @@ type Config struct {
 	Registration Registration `yaml:"registration" doc:"How accounts come into being. 'hanok user create' always works."`
 	Privacy      Privacy      `yaml:"privacy" doc:"What may be stored, relayed and logged."`
 	Federation   Federation   `yaml:"federation" doc:"How this server talks to other homeservers."`
+	Identity     Identity     `yaml:"identity" doc:"Identity servers, which know people by e-mail address or phone number."`
 	Media        Media        `yaml:"media" doc:"Attachments, avatars and thumbnails."`
 	Limits       Limits       `yaml:"limits" doc:"What one client may ask for."`
 	Appservices  Appservices  `yaml:"appservices" doc:"Bridges and bots that are registered as application services."`
@@ -95,6 +96,11 @@ type Federation struct {
 	TrustedNotaries       []string `yaml:"trusted_notaries" doc:"Servers that may be asked for the keys of servers that are gone." example:"matrix.org"`
 	AllowServers          []string `yaml:"allow_servers" doc:"If not empty, only these servers; * and ? are wildcards."`
 	DenyServers           []string `yaml:"deny_servers" doc:"Never these servers; * and ? are wildcards."`
+}
+
+// Identity is the `identity` section.
+type Identity struct {
+	TrustedServers []string `yaml:"trusted_servers" doc:"Identity servers through which users may invite by e-mail address or phone number; * and ? are wildcards. Such a server learns who invites whom. Empty: none." example:"vector.im"`
 }
 
 // Media is the `media` section.

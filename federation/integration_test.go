@@ -469,7 +469,7 @@ func TestThirdPartyInvite(t *testing.T) {
 	public, _ := identity.Private.Public().(ed25519.PublicKey)
 	room := a.create("alice", "private_chat", "10")
 	a.setState("alice", room, "m.room.third_party_invite", "token", fmt.Sprintf(
-		`{"display_name":"b...@example","key_validity_url":"https://id.example/valid","public_key":%q,"public_keys":[{"public_key":%q}]}`,
+		`{"display_name":"b...@example","public_key":%q,"public_keys":[{"public_key":%q}]}`,
 		signing.EncodeBase64(public), signing.EncodeBase64(public)))
 	bind := func(token string) int {
 		t.Helper()

@@ -104,7 +104,7 @@ func (s *node) start() {
 	fatal(err)
 	inbound := server.New(server.Options{
 		ServerName: s.name, Version: "test", DB: s.db, Keys: s.out.Keys, Peers: s.out.Peers, Rooms: s.rooms, Users: s.users,
-		Media: s.media, Typing: typing{s}, Exchanger: s.out, Log: log,
+		Media: s.media, Typing: typing{s}, Log: log,
 	})
 	s.handler.Store(inbound)
 	done := make(chan error, 2)

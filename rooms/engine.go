@@ -23,9 +23,10 @@ type Options struct {
 	DB         *storage.DB
 	ServerName matrix.ServerName
 	Key        signing.Key
-	Remote     Remote   // nil: federation is off
-	Policy     Policy   // nil: everything is allowed
-	Listener   Listener // nil: nobody listens
+	Remote     Remote          // nil: federation is off
+	Identity   IdentityServers // nil: nobody is invited by e-mail address or phone number
+	Policy     Policy          // nil: everything is allowed
+	Listener   Listener        // nil: nobody listens
 	// Profile gives a local user's display name and avatar URL for membership events; nil means none.
 	Profile func(ctx context.Context, user matrix.UserID) (displayName, avatarURL string, err error)
 	// MayInvite refuses an invite that a local user does not want; nil means all may be invited. spec: client-server-api#invite-permission
@@ -107,6 +108,10 @@ type Remote interface {
 	// Invite sends an invite to the invited user's server and returns it with that server's signature. spec: ss/sendInviteV2
 	Invite(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, version roomversion.ID, pdu []byte, stripped [][]byte) ([]byte, error)
 
+	// ExchangeThirdPartyInvite asks the server of whoever invited an address to invite the user that it belongs to.
+	// spec: ss/exchangeThirdPartyInvite
+	ExchangeThirdPartyInvite(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, event []byte) error
+
 	Event(ctx context.Context, dest matrix.ServerName, id matrix.EventID) ([]byte, error)
 	State(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, at matrix.EventID) (state, auth [][]byte, err error)
 	StateIDs(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, at matrix.EventID) (state, auth []matrix.EventID, err error)
@@ -155,6 +160,7 @@ type Engine struct {
 	own       storage.NameNID // the number of our server name
 	key       signing.Key
 	remote    Remote
+	identity  IdentityServers
 	policy    Policy
 	listener  Listener
 	profile   func(context.Context, matrix.UserID) (string, string, error)
@@ -202,6 +208,9 @@ func New(o Options) (*Engine, error) {
 	if o.Remote == nil {
 		o.Remote = isolated{}
 	}
+	if o.Identity == nil {
+		o.Identity = noIdentityServers{}
+	}
 	if o.Policy == nil {
 		o.Policy = permissive{}
 	}
@@ -214,7 +223,7 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("intern server name: %w", err)
 	}
 	e := &Engine{
-		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, policy: o.Policy, listener: o.Listener,
+		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener,
 		profile: o.Profile, mayInvite: o.MayInvite, now: o.Now, log: o.Log,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),

@@ -41,6 +41,9 @@ func (isolated) SendKnock(context.Context, matrix.ServerName, matrix.RoomID, mat
 func (isolated) Invite(context.Context, matrix.ServerName, matrix.RoomID, matrix.EventID, roomversion.ID, []byte, [][]byte) ([]byte, error) {
 	return nil, errIsolated
 }
+func (isolated) ExchangeThirdPartyInvite(context.Context, matrix.ServerName, matrix.RoomID, []byte) error {
+	return errIsolated
+}
 func (isolated) Event(context.Context, matrix.ServerName, matrix.EventID) ([]byte, error) {
 	return nil, errIsolated
 }

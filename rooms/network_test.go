@@ -370,6 +370,26 @@ func (p peer) PolicySign(_ context.Context, dest matrix.ServerName, pdu []byte, 
 	return p.s.net.recommend(p.s.name, pdu)
 }
 
+func (p peer) ExchangeThirdPartyInvite(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, event []byte) error {
+	s, err := p.to("exchange_third_party_invite", dest)
+	if err != nil {
+		return err
+	}
+	var made struct {
+		Sender  matrix.UserID `json:"sender"`
+		Target  matrix.UserID `json:"state_key"`
+		Content struct {
+			Invite struct {
+				Signed json.RawMessage `json:"signed"`
+			} `json:"third_party_invite"`
+		} `json:"content"`
+	}
+	if err := json.Unmarshal(event, &made); err != nil {
+		return err
+	}
+	return s.AcceptThirdPartyInvite(ctx, room, made.Sender, made.Target, made.Content.Invite.Signed)
+}
+
 func (p peer) Directory(ctx context.Context, dest matrix.ServerName, alias matrix.RoomAlias) (matrix.RoomID, []matrix.ServerName, error) {
 	s, err := p.to("directory", dest)
 	if err != nil {

@@ -35,7 +35,7 @@ type Rooms interface {
 	PublicRooms(ctx context.Context, r rooms.PublicRoomsRequest) (*rooms.PublicRooms, error)
 	ResolveLocalAlias(ctx context.Context, alias matrix.RoomAlias) (matrix.RoomID, []matrix.ServerName, error)
 
-	Invite(ctx context.Context, r rooms.MemberRequest) (matrix.EventID, error)
+	AcceptThirdPartyInvite(ctx context.Context, room matrix.RoomID, sender, target matrix.UserID, signed []byte) error
 
 	Receive(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, pdus [][]byte) []rooms.Received
 	MakeJoin(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, user matrix.UserID, versions []roomversion.ID) (rooms.MadeEvent, error)
@@ -72,7 +72,6 @@ type Options struct {
 	Users      *users.Service
 	Media      *media.Repository // nil: no media
 	Typing     Typing            // nil: typing notices are dropped
-	Exchanger  Exchanger         // nil: third-party invites of our own users only
 	// OpenID finds whose OpenID token it is; nil: the endpoint is not there. spec: ss/exchangeOpenIdToken
 	OpenID func(ctx context.Context, token string) (matrix.UserID, error)
 	// Observe is told of every finished request; nil for none.

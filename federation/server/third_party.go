@@ -3,31 +3,11 @@ package server
 import (
 	"context"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"hanok/internal/endpoint"
 	"hanok/matrix"
-	"hanok/rooms"
 )
-
-// Exchanger hands a third-party invite to the server whose user made it; *client.Client does.
-type Exchanger interface {
-	ExchangeThirdPartyInvite(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, event []byte) error
-}
-
-// thirdPartyInvite is what makes an invite of a member event out of one by e-mail address.
-// spec: client-server-api#third-party-invites
-type thirdPartyInvite struct {
-	DisplayName string         `json:"display_name"`
-	Signed      jsontext.Value `json:"signed"`
-}
-
-// signedInvite is the part of it that the identity server signed. The room's rules check the signature.
-type signedInvite struct {
-	User  matrix.UserID `json:"mxid"`
-	Token string        `json:"token"`
-}
 
 // exchangeThirdPartyInvite turns an invite that one of our users made by address into one of a user of the asking server.
 // spec: ss/exchangeThirdPartyInvite
@@ -42,8 +22,10 @@ func (s *Server) exchangeThirdPartyInvite(r *endpoint.Request) (any, error) {
 		Sender   string        `json:"sender"`
 		StateKey string        `json:"state_key"`
 		Content  struct {
-			Membership string            `json:"membership"`
-			Invite     *thirdPartyInvite `json:"third_party_invite"`
+			Membership string `json:"membership"`
+			Invite     *struct {
+				Signed jsontext.Value `json:"signed"`
+			} `json:"third_party_invite"`
 		} `json:"content"`
 	}
 	if err := r.Decode(&event); err != nil {
@@ -63,34 +45,7 @@ func (s *Server) exchangeThirdPartyInvite(r *endpoint.Request) (any, error) {
 	case target.Server() != origin(r):
 		return nil, matrix.Forbidden("%s is not a user of %s.", target, origin(r))
 	}
-	return nil, s.inviteByThirdParty(r.Ctx(), room, sender, target, event.Content.Invite.Signed)
-}
-
-// inviteByThirdParty invites for one of our users, who made the invite by address.
-func (s *Server) inviteByThirdParty(ctx context.Context, room matrix.RoomID, sender, target matrix.UserID, signed jsontext.Value) error {
-	var by signedInvite
-	if err := json.Unmarshal(signed, &by); err != nil || by.Token == "" || by.User != target {
-		return matrix.InvalidParam("The invite is not signed for %s.", target)
-	}
-	snapshot, err := s.opts.Rooms.Snapshot(ctx, room)
-	if err != nil {
-		return err
-	}
-	made, err := snapshot.State.Event(ctx, "m.room.third_party_invite", by.Token)
-	if err != nil {
-		return err
-	}
-	if made == nil || made.Sender() != sender {
-		return matrix.Forbidden("%s has made no such invite in the room.", sender)
-	}
-	// The name is the one the inviter gave: the address itself stays with the identity server.
-	name, _ := made.ContentString("display_name")
-	content, err := json.Marshal(map[string]any{"third_party_invite": thirdPartyInvite{name, signed}})
-	if err != nil {
-		return err
-	}
-	_, err = s.opts.Rooms.Invite(ctx, rooms.MemberRequest{Room: room, Sender: sender, Target: target, Content: content})
-	return err
+	return nil, s.opts.Rooms.AcceptThirdPartyInvite(r.Ctx(), room, sender, target, event.Content.Invite.Signed)
 }
 
 // maxBoundInvites bounds what one call of an identity server may set off: anybody may make it.
@@ -133,18 +88,5 @@ func (s *Server) bind(ctx context.Context, user matrix.UserID, room matrix.RoomI
 	if _, err := matrix.ParseUserID(string(sender)); err != nil {
 		return err
 	}
-	if sender.Server() == s.opts.ServerName {
-		return s.inviteByThirdParty(ctx, room, sender, user, signed)
-	}
-	if s.opts.Exchanger == nil {
-		return matrix.Forbidden("This server does not talk to others.")
-	}
-	event, err := json.Marshal(map[string]any{
-		"type": "m.room.member", "room_id": room, "sender": sender, "state_key": user,
-		"content": map[string]any{"membership": "invite", "third_party_invite": thirdPartyInvite{Signed: signed}},
-	})
-	if err != nil {
-		return err
-	}
-	return s.opts.Exchanger.ExchangeThirdPartyInvite(ctx, sender.Server(), room, event)
+	return s.opts.Rooms.AcceptThirdPartyInvite(ctx, room, sender, user, signed)
 }

@@ -43,7 +43,7 @@ func (c *check) thirdPartyInvite(target string, invite []byte) error {
 	if c.e.Sender() != promise.Sender() {
 		return c.reject(thirdPartySender, "the third-party invite is by another sender")
 	}
-	if !signedByAny(signed, promise) {
+	if _, _, ok := ThirdPartyKey(signed, promise); !ok {
 		return c.reject(thirdPartyOtherwise, "no key of the third-party invite signed it")
 	}
 	return nil
@@ -60,42 +60,40 @@ func signedPart(invite []byte) ([]byte, bool) {
 // maxThirdPartyChecks bounds the signatures that one event can make us verify.
 const maxThirdPartyChecks = 64
 
-// signedByAny reports whether any signature of signed is by any key of the
-// m.room.third_party_invite event.
+// ThirdPartyKey finds the key of an m.room.third_party_invite event by which signed, the object of that name
+// in an invite, is signed: in unpadded base64, as it stands in the event, with its key_validity_url ("" for none).
 // spec: rooms/v12#authorisation-rules 5.4.1.7
-func signedByAny(signed []byte, promise *event.Event) bool {
+func ThirdPartyKey(signed []byte, promise *event.Event) (key, validityURL string, ok bool) {
 	left := maxThirdPartyChecks
-	for key := range publicKeys(promise.Content()) {
+	for object := range keyObjects(promise.Content()) {
+		encoded, _ := canonicaljson.GetString(object, "public_key")
+		public, err := signing.DecodeBase64(encoded)
+		if err != nil || len(public) != ed25519.PublicKeySize {
+			continue
+		}
 		for entity, id := range signatures(signed) {
 			if left--; left < 0 {
-				return false
+				return "", "", false
 			}
-			if signing.Verify(entity, id, key, signed) == nil {
-				return true
+			if signing.Verify(entity, id, public, signed) == nil {
+				validityURL, _ = canonicaljson.GetString(object, "key_validity_url")
+				return encoded, validityURL, true
 			}
 		}
 	}
-	return false
+	return "", "", false
 }
 
-// publicKeys yields content.public_key and content.public_keys[].public_key.
+// keyObjects yields what may hold a public_key: the content and the elements of content.public_keys.
 // spec: client-server-api#mroomthird_party_invite
-func publicKeys(content []byte) iter.Seq[ed25519.PublicKey] {
-	return func(yield func(ed25519.PublicKey) bool) {
-		next := func(object []byte) bool {
-			encoded, ok := canonicaljson.GetString(object, "public_key")
-			if !ok {
-				return true
-			}
-			key, err := signing.DecodeBase64(encoded)
-			return err != nil || len(key) != ed25519.PublicKeySize || yield(key)
-		}
-		if !next(content) {
+func keyObjects(content []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		if !yield(content) {
 			return
 		}
 		keys, _ := canonicaljson.Get(content, "public_keys")
 		for raw := range canonicaljson.Elements(keys) {
-			if canonicaljson.IsObject(raw) && !next(raw) {
+			if canonicaljson.IsObject(raw) && !yield(raw) {
 				return
 			}
 		}

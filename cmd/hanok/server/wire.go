@@ -12,6 +12,7 @@ import (
 
 	"hanok/api"
 	"hanok/federation"
+	"hanok/federation/identity"
 	fedserver "hanok/federation/server"
 	"hanok/feed"
 	"hanok/matrix"
@@ -34,7 +35,7 @@ func (s *Server) wire(ctx context.Context) (err error) {
 	if s.outbound != nil {
 		s.federation = fedserver.New(fedserver.Options{
 			ServerName: s.name, Version: s.version, DB: s.db, Keys: s.outbound.Keys, Peers: s.outbound.Peers,
-			Rooms: s.rooms, Users: s.users, Media: s.media, Typing: s.feed.Typing, Exchanger: s.outbound,
+			Rooms: s.rooms, Users: s.users, Media: s.media, Typing: s.feed.Typing,
 			Observe: s.metrics.observer("federation"), Log: s.part("federation"),
 		})
 	}
@@ -73,6 +74,7 @@ func (s *Server) openDomain() (err error) {
 		ServeLegacy: cfg.Media.ServeLegacy, Now: time.Now, Log: s.part("media"),
 	}
 	if s.outbound != nil {
+		roomOptions.Identity = identity.New(identity.Options{Trusted: cfg.Identity.TrustedServers, HTTP: s.outbound.Resolver.HTTPClient()})
 		roomOptions.Remote, roomOptions.Listener = s.outbound, listeners{s.hub, deviceLists{s}, s.outbound.Queue}
 		userOptions.Remote, userOptions.Outbox = s.outbound, s.outbound.Queue
 		feedOptions.SendTyping, mediaOptions.Remote = s.sendTyping, s.outbound
