@@ -118,7 +118,7 @@ func (c *Client) StoreInvite(ctx context.Context, q rooms.AddressInvite, about r
 	return stored, err
 }
 
-// KeyValid asks whether a key may still be believed, at the URL that came with it. spec: identity/isEphemeralPubKeyValid
+// KeyValid asks whether a key may still be believed, at the URL that came with it. spec: identity/isEphemeralPubKeyValidV2
 func (c *Client) KeyValid(ctx context.Context, where, key string) (bool, error) {
 	u, err := url.Parse(where)
 	if err != nil || u.Scheme != "https" {

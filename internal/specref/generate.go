@@ -27,7 +27,7 @@ var (
 func main() {
 	spec := os.Args[1]
 	refs := map[string]bool{}
-	for prefix, dir := range map[string]string{"cs": "client-server", "ss": "server-server", "as": "application-service", "push": "push-gateway"} {
+	for prefix, dir := range map[string]string{"cs": "client-server", "ss": "server-server", "as": "application-service", "push": "push-gateway", "identity": "identity"} {
 		files, err := filepath.Glob(filepath.Join(spec, "data/api", dir, "*.yaml"))
 		check(err)
 		for _, f := range files {

@@ -23,7 +23,7 @@ const root = "../.."
 
 var (
 	comment   = regexp.MustCompile(`//.*\bspec: (.*)$`)
-	reference = regexp.MustCompile(`\b(?:(?:cs|ss|as|push)/[A-Za-z0-9_]+|(?:rooms|rooms/v[0-9]+|rooms/\*|client-server-api|server-server-api|application-service-api|push-gateway-api|identity-service-api|appendices)(?:#[A-Za-z0-9_-]+)?)`)
+	reference = regexp.MustCompile(`\b(?:(?:cs|ss|as|push|identity)/[A-Za-z0-9_]+|(?:rooms|rooms/v[0-9]+|rooms/\*|client-server-api|server-server-api|application-service-api|push-gateway-api|identity-service-api|appendices)(?:#[A-Za-z0-9_-]+)?)`)
 	msc       = regexp.MustCompile(`\bMSC[0-9]{3,5}\b`)
 	handler   = regexp.MustCompile(`Operation:\s*"([A-Za-z0-9_]+)"`)
 )
