@@ -38,7 +38,6 @@ import (
 type Options struct {
 	ServerName matrix.ServerName
 	Key        signing.Key
-	OldKeys    []keyring.OldKey
 	DB         *storage.DB
 	Version    string // of this software
 
@@ -96,6 +95,10 @@ func NewOutbound(ctx context.Context, o Options) (*Outbound, error) {
 	if err != nil {
 		return nil, fmt.Errorf("federation: %w", err)
 	}
+	old, err := keyring.OldKeys(ctx, o.DB, o.ServerName, o.Key, matrix.TimestampOf(time.Now()))
+	if err != nil {
+		return nil, fmt.Errorf("federation: %w", err)
+	}
 	c := client.New(client.Options{
 		ServerName: o.ServerName, Key: o.Key, Resolver: resolver, Peers: known, Version: o.Version, Log: o.Log, Observe: o.Observe,
 	})
@@ -104,7 +107,7 @@ func NewOutbound(ctx context.Context, o Options) (*Outbound, error) {
 		Resolver: resolver,
 		Peers:    known,
 		Keys: keyring.New(keyring.Options{
-			ServerName: o.ServerName, Key: o.Key, OldKeys: o.OldKeys, DB: o.DB, Fetch: c, Notaries: o.Notaries, Log: o.Log,
+			ServerName: o.ServerName, Key: o.Key, OldKeys: old, DB: o.DB, Fetch: c, Notaries: o.Notaries, Log: o.Log,
 		}),
 		Queue: queue.New(queue.Options{ServerName: o.ServerName, DB: o.DB, Sender: c, Peers: known, Log: o.Log}),
 	}, nil

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"errors"
+	"net"
 	"net/http"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,9 +19,21 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"waitfor": waitFor,
+			"waitfor":  waitFor,
+			"freeport": freePort,
 		},
 	})
+}
+
+// freePort FILE: writes a port that is free for the word PORT in the file, and into the variable $PORT.
+func freePort(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	ts.Check(errors.Join(err, l.Close()))
+	text := strings.ReplaceAll(ts.ReadFile(args[0]), "PORT", port)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+	ts.Setenv("PORT", port)
 }
 
 // waitFor URL: until it answers 200.

@@ -8,7 +8,6 @@ package keyring
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"sync"
 	"time"
@@ -27,13 +26,6 @@ import (
 type Fetcher interface {
 	ServerKeys(ctx context.Context, server matrix.ServerName, urgent bool) ([]byte, error)
 	QueryNotary(ctx context.Context, notary matrix.ServerName, criteria client.KeyCriteria) ([][]byte, error)
-}
-
-// OldKey is a key that this server signed with before.
-type OldKey struct {
-	ID      matrix.KeyID
-	Public  ed25519.PublicKey
-	Expired matrix.Timestamp
 }
 
 // Options are what a Ring works with.
@@ -123,10 +115,8 @@ func (r *Ring) load(ctx context.Context, server matrix.ServerName) (*serverKeys,
 
 // addOwn makes our own events verify without a request to ourselves.
 func (r *Ring) addOwn(known *serverKeys) {
-	const forever = matrix.Timestamp(1<<63 - 1)
-	public, _ := r.opts.Key.Private.Public().(ed25519.PublicKey)
 	known.keys[r.opts.Key.ID] = storage.ServerKey{
-		Server: r.opts.ServerName, KeyID: r.opts.Key.ID, Public: public, ValidUntil: forever, FetchedAt: forever - maxValidity,
+		Server: r.opts.ServerName, KeyID: r.opts.Key.ID, Public: r.opts.Key.Public(), ValidUntil: forever, FetchedAt: forever - maxValidity,
 	}
 	for _, k := range r.opts.OldKeys {
 		known.keys[k.ID] = storage.ServerKey{
@@ -134,6 +124,8 @@ func (r *Ring) addOwn(known *serverKeys) {
 		}
 	}
 }
+
+const forever = matrix.Timestamp(1<<63 - 1)
 
 // maxValidity is how long a key is believed after it was fetched, in milliseconds,
 // whatever it says of itself. spec: server-server-api#publishing-keys valid_until_ts

@@ -22,6 +22,7 @@ import (
 
 	"hanok/config"
 	"hanok/federation"
+	"hanok/federation/keyring"
 	fedserver "hanok/federation/server"
 	"hanok/feed"
 	"hanok/matrix"
@@ -126,6 +127,9 @@ func (s *Server) OutboxSizes(ctx context.Context) ([]storage.OutboxSize, error) 
 // Run serves until ctx ends or something breaks, then stops in order:
 // listeners, requests and long polls, workers, outbox. Close does the rest.
 func (s *Server) Run(ctx context.Context) error {
+	if err := keyring.Record(ctx, s.db, s.name, s.key, matrix.TimestampOf(time.Now())); err != nil {
+		return fmt.Errorf("record the signing key: %w", err)
+	}
 	outbox, stopOutbox := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopOutbox()
 	workers, stopWorkers := context.WithCancel(outbox)

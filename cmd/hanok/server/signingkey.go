@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -10,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
+	"hanok/federation/keyring"
 	"hanok/matrix"
 	"hanok/matrix/signing"
 )
@@ -62,6 +65,18 @@ func formatSigningKey(key signing.Key) []byte {
 
 // makeSigningKey makes a key and has it on disk before anybody sees anything signed with it.
 func makeSigningKey(path string) (signing.Key, error) {
+	key, err := writeNewKey(path + ".new")
+	if err != nil {
+		return signing.Key{}, err
+	}
+	err = os.Link(path+".new", path) // unlike Rename, does not replace a key that was made meanwhile
+	if err = errors.Join(err, os.Remove(path+".new")); err != nil {
+		return signing.Key{}, fmt.Errorf("make a signing key: %w", err)
+	}
+	return key, nil
+}
+
+func writeNewKey(path string) (signing.Key, error) {
 	key, err := signing.Generate()
 	if err != nil {
 		return signing.Key{}, fmt.Errorf("make a signing key: %w", err)
@@ -69,17 +84,40 @@ func makeSigningKey(path string) (signing.Key, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return signing.Key{}, fmt.Errorf("make a signing key: %w", err)
 	}
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return signing.Key{}, fmt.Errorf("make a signing key: %w", err)
 	}
 	_, err = f.Write(formatSigningKey(key))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Link(path+".new", path) // unlike Rename, does not replace a key that was made meanwhile
-	}
-	if err = errors.Join(err, os.Remove(path+".new")); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return signing.Key{}, fmt.Errorf("make a signing key: %w", err)
 	}
 	return key, nil
+}
+
+// RotateSigningKey puts a new key in place of the one in the file, which it keeps beside it. A server that runs goes on
+// with its key until it is started again; then the old one is retired.
+func (s *Server) RotateSigningKey(ctx context.Context) (rotated signing.Key, kept string, err error) {
+	path := s.cfg.Server.SigningKey
+	// What was signed with the key so far must stay verifiable, also if the server has never run with this database.
+	if err := keyring.RecordFirst(ctx, s.db, s.name, s.key, matrix.TimestampOf(time.Now())); err != nil {
+		return rotated, "", err
+	}
+	kept = path + "." + s.key.ID.Identifier()
+	if err := os.Link(path, kept); err != nil && !errors.Is(err, fs.ErrExist) {
+		return rotated, "", fmt.Errorf("keep the old signing key: %w", err)
+	}
+	if rotated, err = writeNewKey(path + ".new"); err != nil {
+		return rotated, "", err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return rotated, "", fmt.Errorf("put the new signing key in place: %w", err)
+	}
+	return rotated, kept, nil
+}
+
+// SigningKeys lists the key in the file and those that were used before.
+func (s *Server) SigningKeys(ctx context.Context) (current signing.Key, old []keyring.OldKey, err error) {
+	old, err = keyring.OldKeys(ctx, s.db, s.name, s.key, matrix.TimestampOf(time.Now()))
+	return s.key, old, err
 }
