@@ -32,9 +32,11 @@ type Options struct {
 
 	Registration Registration
 	Encryption   string // the privacy mode: required, default or allowed
-	TURN         TURN
-	RateLimits   bool
-	BehindProxy  bool // take a client's address from X-Forwarded-For
+	// ForgetOnLeave: rooms are forgotten by whoever leaves them. spec: client-server-api#mforget_forced_upon_leave-capability
+	ForgetOnLeave bool
+	TURN          TURN
+	RateLimits    bool
+	BehindProxy   bool // take a client's address from X-Forwarded-For
 	// Observe is told of every finished request; nil for none.
 	Observe func(operation, method string, status int, elapsed time.Duration)
 	Log     zerolog.Logger
@@ -130,7 +132,7 @@ func (a *API) authorise(r *endpoint.Request, rt endpoint.Route) error {
 		return matrix.Errorf(http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN", "Guests cannot do this. Register an account first.")
 	case rt.Auth == admin && !who.Admin:
 		return matrix.Forbidden("Only administrators of this server can do this.")
-	case who.Suspended && rt.Auth == user && r.Method != http.MethodGet:
+	case who.Suspended && (rt.Auth == user || rt.Auth == admin) && r.Method != http.MethodGet:
 		return matrix.Errorf(http.StatusForbidden, "M_USER_SUSPENDED", "This account is suspended. Ask your administrator.")
 	}
 	r.SetIdentity(who)

@@ -14,7 +14,7 @@ func (a *API) tables() []table {
 			{Method: "GET", Path: "/client", Operation: "getWellknown", Handle: a.wellKnown},
 			{Method: "GET", Path: "/support", Operation: "getWellknownSupport", Handle: a.wellKnownSupport},
 		}},
-		{"/_matrix/client", concat(a.serverRoutes(), a.accountRoutes(), a.userRoutes(), a.keyRoutes(), a.roomRoutes(), a.syncRoutes())},
+		{"/_matrix/client", concat(a.serverRoutes(), a.accountRoutes(), a.moderationRoutes(), a.userRoutes(), a.keyRoutes(), a.roomRoutes(), a.syncRoutes())},
 		{"/_matrix", a.mediaRoutes()},
 		{"/_synapse/admin", []endpoint.Route{
 			{Method: "GET", Versions: "v1", Path: "/register", Operation: "sharedSecretNonce", Handle: a.sharedSecretNonce},
@@ -63,6 +63,16 @@ func (a *API) accountRoutes() []endpoint.Route {
 		{Method: "PUT", Versions: v3, Path: "/devices/{deviceId}", Operation: "updateDevice", Auth: guest, Handle: a.updateDevice},
 		{Method: "DELETE", Versions: v3, Path: "/devices/{deviceId}", Operation: "deleteDevice", Auth: paused, Handle: a.deleteDevice},
 		{Method: "POST", Versions: v3, Path: "/delete_devices", Operation: "deleteDevices", Auth: paused, Handle: a.deleteDevices},
+	}
+}
+
+func (a *API) moderationRoutes() []endpoint.Route {
+	return []endpoint.Route{
+		{Method: "GET", Versions: v3, Path: "/admin/whois/{userId}", Operation: "getWhoIs", Auth: user, Handle: a.whoIs},
+		{Method: "GET", Versions: "v1", Path: "/admin/suspend/{userId}", Operation: "getAdminSuspendUser", Auth: admin, Handle: a.suspended},
+		{Method: "PUT", Versions: "v1", Path: "/admin/suspend/{userId}", Operation: "setAdminSuspendUser", Auth: admin, Handle: a.suspend},
+		{Method: "GET", Versions: "v1", Path: "/admin/lock/{userId}", Operation: "getAdminLockUser", Auth: admin, Handle: a.locked},
+		{Method: "PUT", Versions: "v1", Path: "/admin/lock/{userId}", Operation: "setAdminLockUser", Auth: admin, Handle: a.lock},
 	}
 }
 

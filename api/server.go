@@ -21,6 +21,7 @@ func (a *API) versions(*endpoint.Request) (any, error) {
 		Versions: []string{
 			"r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1",
 			"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
+			"v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 		},
 		Unstable: map[string]bool{
 			"org.matrix.msc2285.stable":              true, // private read receipts
@@ -40,7 +41,7 @@ func (a *API) versions(*endpoint.Request) (any, error) {
 }
 
 // spec: cs/getCapabilities
-func (a *API) capabilities(*endpoint.Request) (any, error) {
+func (a *API) capabilities(r *endpoint.Request) (any, error) {
 	available := make(map[roomversion.ID]string)
 	for _, id := range roomversion.Supported() {
 		available[id] = "stable"
@@ -51,18 +52,23 @@ func (a *API) capabilities(*endpoint.Request) (any, error) {
 	type enabled struct {
 		Enabled bool `json:"enabled"`
 	}
-	return map[string]any{"capabilities": map[string]any{
+	capabilities := map[string]any{
 		"m.change_password": enabled{a.Registration.PasswordLogin},
 		"m.room_versions": map[string]any{
 			"default":   roomversion.Default,
 			"available": available,
 		},
-		"m.set_displayname": enabled{true},
-		"m.set_avatar_url":  enabled{true},
-		"m.profile_fields":  enabled{true},
-		"m.3pid_changes":    enabled{false},
-		"m.get_login_token": enabled{a.Registration.PasswordLogin},
-	}}, nil
+		"m.set_displayname":          enabled{true},
+		"m.set_avatar_url":           enabled{true},
+		"m.profile_fields":           enabled{true},
+		"m.3pid_changes":             enabled{false},
+		"m.get_login_token":          enabled{a.Registration.PasswordLogin},
+		"m.forget_forced_upon_leave": enabled{a.ForgetOnLeave},
+	}
+	if requester(r).Admin {
+		capabilities["m.account_moderation"] = map[string]bool{"suspend": true, "lock": true}
+	}
+	return map[string]any{"capabilities": capabilities}, nil
 }
 
 // spec: cs/getWellknown

@@ -18,6 +18,7 @@ type Config struct {
 	Database     Database     `yaml:"database" doc:"Where everything but media files is kept."`
 	Registration Registration `yaml:"registration" doc:"How accounts come into being. 'hanok user create' always works."`
 	Privacy      Privacy      `yaml:"privacy" doc:"What may be stored, relayed and logged."`
+	Rooms        Rooms        `yaml:"rooms" doc:"What people find in rooms."`
 	Federation   Federation   `yaml:"federation" doc:"How this server talks to other homeservers."`
 	Identity     Identity     `yaml:"identity" doc:"Identity servers, which know people by e-mail address or phone number."`
 	Media        Media        `yaml:"media" doc:"Attachments, avatars and thumbnails."`
@@ -86,6 +87,11 @@ type Privacy struct {
 	AllowEventTypes   []string `yaml:"allow_event_types" doc:"In mode required: further message-like event types that may be sent unencrypted, beside those that clients never encrypt. A trailing * matches any ending." example:"org.example.poll.*"`
 	UnencryptedUpload Bytes    `yaml:"unencrypted_upload_limit" doc:"In mode required: the largest unencrypted image that may be uploaded (avatars, stickers). Empty: 512 KiB."`
 	LogIP             bool     `yaml:"log_ip" doc:"Write client IP addresses and user agents to the log, and keep the last one of each device."`
+}
+
+// Rooms is the `rooms` section.
+type Rooms struct {
+	ForgetOnLeave bool `yaml:"forget_on_leave" doc:"A room that somebody leaves, or is removed from, is forgotten at once: they do not see its history any more."`
 }
 
 // Federation is the `federation` section.

@@ -425,6 +425,7 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 				row.Event, row.Sender = m.event.NID, m.event.sender
 				ch.Event = m.event.ID()
 			}
+			row.Forgotten = en.room.e.forgetOnLeave && ch.Local && (m.current == "leave" || m.current == "ban")
 			members = append(members, row)
 			u.Memberships = append(u.Memberships, ch)
 		}

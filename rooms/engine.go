@@ -31,6 +31,8 @@ type Options struct {
 	Profile func(ctx context.Context, user matrix.UserID) (displayName, avatarURL string, err error)
 	// MayInvite refuses an invite that a local user does not want; nil means all may be invited. spec: client-server-api#invite-permission
 	MayInvite func(ctx context.Context, invited, inviter matrix.UserID) error
+	// ForgetOnLeave makes rooms forgotten by whoever leaves them or is removed. spec: client-server-api#mforget_forced_upon_leave-capability
+	ForgetOnLeave bool
 	// Now is the clock; nil means the system's.
 	Now func() matrix.Timestamp
 	Log zerolog.Logger
@@ -155,18 +157,19 @@ type Event struct {
 
 // Engine is the room engine of one server.
 type Engine struct {
-	db        *storage.DB
-	server    matrix.ServerName
-	own       storage.NameNID // the number of our server name
-	key       signing.Key
-	remote    Remote
-	identity  IdentityServers
-	policy    Policy
-	listener  Listener
-	profile   func(context.Context, matrix.UserID) (string, string, error)
-	mayInvite func(ctx context.Context, invited, inviter matrix.UserID) error
-	now       func() matrix.Timestamp
-	log       zerolog.Logger
+	db            *storage.DB
+	server        matrix.ServerName
+	own           storage.NameNID // the number of our server name
+	key           signing.Key
+	remote        Remote
+	identity      IdentityServers
+	policy        Policy
+	listener      Listener
+	profile       func(context.Context, matrix.UserID) (string, string, error)
+	mayInvite     func(ctx context.Context, invited, inviter matrix.UserID) error
+	forgetOnLeave bool
+	now           func() matrix.Timestamp
+	log           zerolog.Logger
 
 	forest    *statetree.Forest
 	events    *eventCache
@@ -224,7 +227,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener,
-		profile: o.Profile, mayInvite: o.MayInvite, now: o.Now, log: o.Log,
+		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, now: o.Now, log: o.Log,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),
 		resolved: newResolutionCache(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},

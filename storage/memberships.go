@@ -41,16 +41,16 @@ type MembershipRow struct {
 }
 
 const upsertMembershipSQL = `INSERT INTO memberships (room_nid, user_nid, server_nid, membership, event_nid, sender_nid, pos, left_pos, forgotten)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, NULL, 0)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, NULL, $8)
 	ON CONFLICT (room_nid, user_nid) DO UPDATE SET
 		left_pos = CASE WHEN excluded.membership = 2 THEN NULL WHEN memberships.membership = 2 THEN excluded.pos ELSE memberships.left_pos END,
-		membership = excluded.membership, event_nid = excluded.event_nid, sender_nid = excluded.sender_nid, pos = excluded.pos, forgotten = 0`
+		membership = excluded.membership, event_nid = excluded.event_nid, sender_nid = excluded.sender_nid, pos = excluded.pos, forgotten = excluded.forgotten`
 
 // UpsertMemberships stores current memberships; left positions follow from what was there before.
 func UpsertMemberships(ctx context.Context, tx *Tx, rows []MembershipRow) error {
 	args := make([][]any, len(rows))
 	for i, r := range rows {
-		args[i] = []any{int64(r.Room), int64(r.User), int64(r.Server), int64(r.Membership), int64(r.Event), int64(r.Sender), int64(r.Pos)}
+		args[i] = []any{int64(r.Room), int64(r.User), int64(r.Server), int64(r.Membership), int64(r.Event), int64(r.Sender), int64(r.Pos), r.Forgotten}
 	}
 	return tx.ExecBatch(ctx, upsertMembershipSQL, args)
 }

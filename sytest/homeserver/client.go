@@ -2,6 +2,9 @@ package homeserver
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -38,6 +41,19 @@ func (s *Server) Register(t testing.TB, name string) *Client {
 		"username": fmt.Sprintf("%s-%d", name, unique.Add(1)), "password": Password, "auth": JSON{"type": "m.login.dummy"},
 	})
 	c.adopt(res)
+	return c
+}
+
+// RegisterAdmin is Register for an administrator, made with the shared secret.
+func (s *Server) RegisterAdmin(t testing.TB, name string) *Client {
+	t.Helper()
+	c := &Client{t: t, server: s}
+	const path = "/_synapse/admin/v1/register"
+	nonce, _ := c.Must("GET", path, nil)["nonce"].(string)
+	name = fmt.Sprintf("%s-%d", name, unique.Add(1))
+	mac := hmac.New(sha1.New, []byte(SharedSecret))
+	fmt.Fprintf(mac, "%s\x00%s\x00%s\x00admin", nonce, name, Password)
+	c.adopt(c.Must("POST", path, JSON{"nonce": nonce, "username": name, "password": Password, "admin": true, "mac": hex.EncodeToString(mac.Sum(nil))}))
 	return c
 }
 

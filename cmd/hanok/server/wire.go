@@ -58,6 +58,7 @@ func (s *Server) openDomain() (err error) {
 		Profile: func(ctx context.Context, user matrix.UserID) (string, string, error) {
 			return s.users.Profiles.Local(ctx, user)
 		},
+		ForgetOnLeave: cfg.Rooms.ForgetOnLeave,
 		MayInvite: func(ctx context.Context, invited, inviter matrix.UserID) error {
 			return s.users.Accounts.CheckInvite(ctx, invited, inviter)
 		},
@@ -132,7 +133,7 @@ func (s *Server) clientAPI() http.Handler {
 			Open: cfg.Registration.Open, RequireToken: !cfg.Registration.Open && len(cfg.Registration.Tokens) > 0,
 			Guests: cfg.Registration.Guests, PasswordLogin: true,
 		},
-		Encryption: cfg.Privacy.Encryption,
+		Encryption: cfg.Privacy.Encryption, ForgetOnLeave: cfg.Rooms.ForgetOnLeave,
 		TURN: api.TURN{
 			URIs: cfg.TURN.URIs, Secret: cfg.TURN.SharedSecret, Username: cfg.TURN.Username, Password: cfg.TURN.Password,
 			TTL: time.Duration(cfg.TURN.Lifetime),
