@@ -48,8 +48,10 @@ type Options struct {
 	DenyServers           []string // globs
 
 	// Observe is told of every finished outbound request; nil for none.
-	Observe func(operation string, status int, elapsed time.Duration)
-	Log     zerolog.Logger
+	Observe func(operation string, class peers.Class, status int, elapsed time.Duration)
+	// Delivered is told of every transaction that was answered for; nil for none.
+	Delivered func(d queue.Delivery)
+	Log       zerolog.Logger
 
 	// Roots, DNS and Dial replace the system's, in tests.
 	Roots *x509.CertPool
@@ -64,6 +66,8 @@ type Outbound struct {
 	Keys     *keyring.Ring
 	Peers    *peers.Peers
 	Queue    *queue.Queue
+	name     matrix.ServerName
+	key      signing.Key
 }
 
 // The parts of the server that need others declare what they need.
@@ -103,13 +107,15 @@ func NewOutbound(ctx context.Context, o Options) (*Outbound, error) {
 		ServerName: o.ServerName, Key: o.Key, Resolver: resolver, Peers: known, Version: o.Version, Log: o.Log, Observe: o.Observe,
 	})
 	return &Outbound{
+		name:     o.ServerName,
+		key:      o.Key,
 		Client:   c,
 		Resolver: resolver,
 		Peers:    known,
 		Keys: keyring.New(keyring.Options{
 			ServerName: o.ServerName, Key: o.Key, OldKeys: old, DB: o.DB, Fetch: c, Notaries: o.Notaries, Log: o.Log,
 		}),
-		Queue: queue.New(queue.Options{ServerName: o.ServerName, DB: o.DB, Sender: c, Peers: known, Log: o.Log}),
+		Queue: queue.New(queue.Options{ServerName: o.ServerName, DB: o.DB, Sender: c, Peers: known, Delivered: o.Delivered, Log: o.Log}),
 	}, nil
 }
 

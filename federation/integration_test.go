@@ -445,6 +445,18 @@ func TestCheck(t *testing.T) {
 	if got := steps("nothing.example"); !slices.Equal(got, []string{"lists true", "discovery true", "connection false"}) {
 		t.Errorf("%v", got)
 	}
+	// Ourselves, as others see us.
+	if got := steps("a.example"); !slices.Equal(got, []string{"discovery true", "connection true", "software true", "keys true"}) {
+		t.Errorf("%v", got)
+	}
+	d := &node{t: t, net: n, name: "b.example", key: a.key, dir: t.TempDir()}
+	d.start()
+	defer d.stop()
+	for f := range d.out.Check(d.ctx(), "b.example") {
+		if f.Step == "keys" && (f.Err == nil || !strings.Contains(f.Err.Error(), "is it another server")) {
+			t.Errorf("another server answers under our name: %+v", f)
+		}
+	}
 	// b cannot reach us, so it cannot verify what we sign.
 	c := newNode(t, n, "c.example")
 	n.Unplug("c.example:8448")

@@ -133,6 +133,26 @@ func TestServerKeysAndBackoff(t *testing.T) {
 		if d := cmp.Diff([]storage.ServerBackoff{b}, all); d != "" || err != nil {
 			t.Errorf("%v %s", err, d)
 		}
+		retries := func(server matrix.ServerName, want int64) {
+			t.Helper()
+			write(t, db, func(tx *storage.Tx) error {
+				n, err := storage.RequestRetry(ctx, tx, server)
+				if n != want {
+					t.Errorf("%d servers are to be tried again, not %d", n, want)
+				}
+				return err
+			})
+		}
+		retries("b", 0)
+		if asked, err := storage.FindRequestedRetries(ctx, db); len(asked) != 0 || err != nil {
+			t.Errorf("%v %v", asked, err)
+		}
+		retries("a", 1)
+		if asked, err := storage.FindRequestedRetries(ctx, db); len(asked) != 1 || err != nil {
+			t.Errorf("%v %v", asked, err)
+		}
+		write(t, db, func(tx *storage.Tx) error { return storage.PutServerBackoff(ctx, tx, b) })
+		retries("", 1)
 		write(t, db, func(tx *storage.Tx) error { return storage.DeleteServerBackoff(ctx, tx, "a") })
 		if all, err = storage.FindServerBackoffs(ctx, db); len(all) != 0 || err != nil {
 			t.Errorf("%v %v", all, err)

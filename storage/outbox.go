@@ -321,6 +321,43 @@ func PutServerBackoff(ctx context.Context, tx *Tx, b ServerBackoff) error {
 	return nil
 }
 
+const (
+	requestRetry     = `UPDATE server_backoff SET retry_at = 0 WHERE server = $1`
+	requestRetries   = `UPDATE server_backoff SET retry_at = 0 WHERE retry_at > 0`
+	selectRetryAsked = `SELECT server FROM server_backoff WHERE retry_at = 0 ORDER BY server`
+)
+
+// RequestRetry asks the running server to try a server again at once, or all if none is named; n says how many there were.
+func RequestRetry(ctx context.Context, tx *Tx, server matrix.ServerName) (n int64, err error) {
+	if server == "" {
+		n, err = tx.Exec(ctx, requestRetries)
+	} else {
+		n, err = tx.Exec(ctx, requestRetry, string(server))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("ask for a retry: %w", err)
+	}
+	return n, nil
+}
+
+// FindRequestedRetries lists the servers that are to be tried again at once.
+func FindRequestedRetries(ctx context.Context, q Querier) ([]matrix.ServerName, error) {
+	rows, err := q.Query(ctx, selectRetryAsked)
+	if err != nil {
+		return nil, fmt.Errorf("requested retries: %w", err)
+	}
+	defer rows.Close()
+	var out []matrix.ServerName
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			return nil, fmt.Errorf("requested retries: %w", err)
+		}
+		out = append(out, matrix.ServerName(s))
+	}
+	return out, rows.Err()
+}
+
 const deleteServerBackoff = `DELETE FROM server_backoff WHERE server = $1`
 
 // DeleteServerBackoff notes that a server answers again.

@@ -37,8 +37,8 @@ type Options struct {
 	Peers      *peers.Peers
 	Version    string // of this software, for the User-Agent header
 	Log        zerolog.Logger
-	// Observe is told of every finished request; status 0 means there was no response. nil for none.
-	Observe func(operation string, status int, elapsed time.Duration)
+	// Observe is told of every finished request; status 0 means there was no response. class is the server's before it. nil for none.
+	Observe func(operation string, class peers.Class, status int, elapsed time.Duration)
 }
 
 // Client makes signed requests.
@@ -210,14 +210,14 @@ func (c *Client) Open(ctx context.Context, r Request) (*http.Response, error) {
 	if at, wait := c.opts.Peers.RetryAt(r.Destination); wait && !r.Urgent {
 		return nil, fail(fmt.Errorf("%w: next attempt at %s", ErrBackingOff, at.UTC().Format(time.RFC3339)))
 	}
-	start := time.Now()
+	start, class := time.Now(), c.opts.Peers.ClassOf(r.Destination)
 	res, err := c.send(ctx, r)
 	status := 0
 	if err == nil {
 		status = res.StatusCode
 	}
 	if c.opts.Observe != nil {
-		c.opts.Observe(r.Operation, status, time.Since(start))
+		c.opts.Observe(r.Operation, class, status, time.Since(start))
 	}
 	if err != nil {
 		if !canceled(ctx) {

@@ -19,7 +19,7 @@ const (
 func (c *Client) ServerKeys(ctx context.Context, server matrix.ServerName, urgent bool) ([]byte, error) {
 	return c.Raw(ctx, Request{
 		Operation: "getServerKey", Method: http.MethodGet, Destination: server, Path: []string{"_matrix", "key", "v2", "server"},
-		Unsigned: true, Urgent: urgent, MaxBytes: serverKeyMaxBytes,
+		Unsigned: true, Own: true, Urgent: urgent, MaxBytes: serverKeyMaxBytes,
 	})
 }
 

@@ -159,7 +159,7 @@ func (c *Client) Version(ctx context.Context, dest matrix.ServerName) (name, ver
 		} `json:"server"`
 	}
 	err = c.Do(ctx, Request{
-		Operation: "getVersion", Method: http.MethodGet, Destination: dest, Path: v1("version"), Unsigned: true, Urgent: true,
+		Operation: "getVersion", Method: http.MethodGet, Destination: dest, Path: v1("version"), Unsigned: true, Own: true, Urgent: true,
 	}, &answer)
 	return answer.Server.Name, answer.Server.Version, err
 }

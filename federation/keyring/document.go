@@ -94,6 +94,21 @@ func parse(raw []byte, server matrix.ServerName, now matrix.Timestamp) ([]storag
 	return keys, nil
 }
 
+// Published reads the keys that a server signs with from its document, after checking that.
+func Published(raw []byte, server matrix.ServerName) (map[matrix.KeyID]ed25519.PublicKey, error) {
+	keys, err := parse(raw, server, 0)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[matrix.KeyID]ed25519.PublicKey, len(keys))
+	for _, k := range keys {
+		if !k.Expired {
+			out[k.KeyID] = k.Public
+		}
+	}
+	return out, nil
+}
+
 func publicKey(s string) (ed25519.PublicKey, error) {
 	b, err := signing.DecodeBase64(s)
 	if err != nil {

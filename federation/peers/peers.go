@@ -46,6 +46,34 @@ const (
 	maxWait   = 6 * time.Hour
 )
 
+// maxFailing bounds how many failing servers are remembered: anybody can make up names for us to ask after. One that is forgotten
+// costs an attempt.
+const maxFailing = 20_000
+
+// Class says how a server has been doing, for metrics: there are too many servers for a number each.
+type Class string
+
+// The classes of servers.
+const (
+	Well    Class = "well"    // answers, or was never asked
+	Failing Class = "failing" // has not answered for less than a day
+	Lost    Class = "lost"    // has not answered for longer
+)
+
+const lostAfter = 24 * time.Hour
+
+// ClassOf returns the class of a server now.
+func (p *Peers) ClassOf(server matrix.ServerName) Class {
+	since, failing := p.FailingSince(server)
+	switch {
+	case !failing:
+		return Well
+	case p.opts.Now().Sub(since) < lostAfter:
+		return Failing
+	}
+	return Lost
+}
+
 // New loads what was known.
 func New(ctx context.Context, o Options) (*Peers, error) {
 	if o.Now == nil {
@@ -123,14 +151,31 @@ func (p *Peers) Failed(server matrix.ServerName, wait time.Duration) {
 		p.mu.Unlock()
 		return
 	}
+	var forgotten []matrix.ServerName
 	if !known {
+		for name := range p.failing {
+			if len(p.failing)-len(forgotten) < maxFailing {
+				break
+			}
+			forgotten = append(forgotten, name)
+		}
+		for _, name := range forgotten {
+			delete(p.failing, name)
+		}
 		b = storage.ServerBackoff{Server: server, FailingSince: matrix.Timestamp(now.UnixMilli())}
 	}
 	b.Attempts++
 	b.RetryAt = matrix.Timestamp(now.Add(max(backoff(b.Attempts), min(wait, maxWait))).UnixMilli())
 	p.failing[server] = b
 	p.mu.Unlock()
-	p.store(func(tx *storage.Tx) error { return storage.PutServerBackoff(context.Background(), tx, b) })
+	p.store(func(tx *storage.Tx) error {
+		for _, name := range forgotten {
+			if err := storage.DeleteServerBackoff(context.Background(), tx, name); err != nil {
+				return err
+			}
+		}
+		return storage.PutServerBackoff(context.Background(), tx, b)
+	})
 }
 
 // backoff doubles with every attempt; the random part keeps servers that failed together from being retried together.
@@ -160,7 +205,65 @@ func (p *Peers) Answered(server matrix.ServerName) {
 	}
 }
 
-// Recovered yields servers whose back-off has ended because they were heard from.
+// lookEvery is how often requests of the operator are looked for.
+const lookEvery = 3 * time.Second
+
+// Run follows what the operator asks for on the command line, which is another process: servers to be tried again at once.
+func (p *Peers) Run(ctx context.Context) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := p.retryRequested(ctx); err != nil && ctx.Err() == nil {
+			p.opts.Log.Error().Err(err).Msg("federation: look for requested retries")
+		}
+	}
+}
+
+func (p *Peers) retryRequested(ctx context.Context) error {
+	servers, err := storage.FindRequestedRetries(ctx, p.opts.DB)
+	if err != nil || len(servers) == 0 {
+		return err
+	}
+	now := matrix.TimestampOf(p.opts.Now())
+	asked := make([]storage.ServerBackoff, 0, len(servers))
+	p.mu.Lock()
+	for _, s := range servers {
+		b, known := p.failing[s]
+		if !known {
+			b = storage.ServerBackoff{Server: s, FailingSince: now}
+		}
+		b.RetryAt = now
+		p.failing[s] = b
+		asked = append(asked, b)
+	}
+	p.mu.Unlock()
+	err = p.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		for _, b := range asked {
+			if err := storage.PutServerBackoff(ctx, tx, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range servers {
+		select {
+		case p.recovered <- s:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// Recovered yields servers that may be tried again before their time: they were heard from, or the operator wants it.
 func (p *Peers) Recovered() <-chan matrix.ServerName { return p.recovered }
 
 // store does not wait: losing a back-off in a crash costs one attempt.

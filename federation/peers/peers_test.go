@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -111,6 +112,81 @@ func TestBackOff(t *testing.T) {
 	p = newPeers(t, db, &now, nil, nil)
 	if _, failing := p.FailingSince("a.example"); failing {
 		t.Error("back again after a restart")
+	}
+}
+
+// The operator's wish comes from another process, through the database.
+func TestRequestedRetry(t *testing.T) {
+	db, now := storagetest.Open(t), time.Now()
+	p := newPeers(t, db, &now, nil, nil)
+	for range 10 {
+		now = now.Add(maxWait)
+		p.Failed("a.example", 0)
+	}
+	p.Failed("b.example", 0)
+	settle(t, db)
+	ask := func(server matrix.ServerName) {
+		t.Helper()
+		err := db.Write(t.Context(), func(tx *storage.Tx) error { _, err := storage.RequestRetry(t.Context(), tx, server); return err })
+		if err == nil {
+			err = p.retryRequested(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask("a.example")
+	if _, wait := p.RetryAt("a.example"); wait {
+		t.Error("the server is still left alone")
+	}
+	if _, wait := p.RetryAt("b.example"); !wait {
+		t.Error("another server is tried again")
+	}
+	if got := <-p.Recovered(); got != "a.example" {
+		t.Errorf("the outbox is told of %s", got)
+	}
+	if err := p.retryRequested(t.Context()); err != nil || len(p.recovered) != 0 {
+		t.Errorf("once is enough: %v", err)
+	}
+	p.Failed("a.example", 0)
+	if at, _ := p.RetryAt("a.example"); at.Sub(now) < 10*time.Minute {
+		t.Errorf("a retry in vain forgets how long the server has been away: next at %s", at.Sub(now))
+	}
+	ask("")
+	if len(p.recovered) != 2 {
+		t.Errorf("%d servers are tried again, not both", len(p.recovered))
+	}
+}
+
+func TestClasses(t *testing.T) {
+	db, now := storagetest.Open(t), time.Now()
+	p := newPeers(t, db, &now, nil, nil)
+	expect := func(want Class) {
+		t.Helper()
+		if got := p.ClassOf("a.example"); got != want {
+			t.Errorf("%s, not %s", got, want)
+		}
+	}
+	expect(Well)
+	p.Failed("a.example", 0)
+	expect(Failing)
+	now = now.Add(25 * time.Hour)
+	expect(Lost)
+	p.Answered("a.example")
+	expect(Well)
+}
+
+// Names cost nothing to make up.
+func TestFailingServersAreBounded(t *testing.T) {
+	db, now := storagetest.Open(t), time.Now()
+	p := newPeers(t, db, &now, nil, nil)
+	for i := range maxFailing + 50 {
+		p.Failed(matrix.ServerName(fmt.Sprintf("s%d.example", i)), 0)
+	}
+	settle(t, db)
+	stored, err := storage.FindServerBackoffs(t.Context(), db)
+	if err != nil || len(stored) != maxFailing || len(p.failing) != maxFailing {
+		t.Errorf("%d stored, %d remembered: %v", len(stored), len(p.failing), err)
 	}
 }
 

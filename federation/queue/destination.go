@@ -172,15 +172,26 @@ func (q *Queue) deliver(ctx context.Context, server matrix.ServerName, d *destin
 		return false, err
 	}
 	volatile := q.takeVolatile(d, MaxEDUs-len(edus))
-	body, empty, err := q.body(ctx, pdus, edus, volatile)
+	t, err := q.compose(ctx, pdus, edus, volatile)
 	if err != nil {
 		return false, err
 	}
 	stored := txn.LastPDU > 0 || txn.LastEDU > 0
-	if !empty {
-		results, err := q.opts.Sender.SendTransaction(ctx, server, txn.ID, body)
-		if err != nil && !q.giveUp(server, d, txn, err) {
+	if len(t.PDUs)+len(t.EDUs) > 0 {
+		body, err := json.Marshal(t, json.FormatNilSliceAsNull(false))
+		if err != nil {
 			return false, err
+		}
+		done := Delivery{Class: q.opts.Peers.ClassOf(server), PDUs: len(t.PDUs), EDUs: len(t.EDUs)}
+		results, err := q.opts.Sender.SendTransaction(ctx, server, txn.ID, body)
+		if done.Dropped = err != nil; done.Dropped && !q.giveUp(server, d, txn, err) {
+			return false, err
+		}
+		if q.opts.Delivered != nil {
+			if t.oldest > 0 {
+				done.Oldest = q.opts.Now().Sub(t.oldest.Time())
+			}
+			q.opts.Delivered(done)
 		}
 		for id, r := range results {
 			if r.Error != "" {
@@ -280,6 +291,8 @@ type transaction struct {
 	OriginServerTS matrix.Timestamp  `json:"origin_server_ts"`
 	PDUs           []jsontext.Value  `json:"pdus"`
 	EDUs           []edu             `json:"edus,omitempty"`
+
+	oldest matrix.Timestamp // when the oldest of the events came into being here
 }
 
 type edu struct {
@@ -287,19 +300,22 @@ type edu struct {
 	Content jsontext.Value `json:"content"`
 }
 
-// body makes the JSON; empty says that nothing in it is worth sending any more.
-func (q *Queue) body(ctx context.Context, pdus []storage.OutboxPDU, edus []storage.OutboxEDU, volatile []volatileEDU) (body []byte, empty bool, err error) {
+// compose fills a transaction, with what is still worth sending.
+func (q *Queue) compose(ctx context.Context, pdus []storage.OutboxPDU, edus []storage.OutboxEDU, volatile []volatileEDU) (*transaction, error) {
 	now := q.opts.Now()
-	t := transaction{Origin: q.opts.ServerName, OriginServerTS: matrix.TimestampOf(now)}
+	t := &transaction{Origin: q.opts.ServerName, OriginServerTS: matrix.TimestampOf(now)}
 	for _, p := range pdus {
 		e, err := q.rooms.Event(ctx, p.EventID)
 		if matrix.HasCode(err, "M_NOT_FOUND") {
 			continue // purged since
 		}
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		t.PDUs = append(t.PDUs, e.JSON())
+		if t.oldest == 0 || e.ReceivedTS < t.oldest {
+			t.oldest = e.ReceivedTS
+		}
 	}
 	for _, e := range edus {
 		if e.ExpiresAt == 0 || e.ExpiresAt > matrix.TimestampOf(now) {
@@ -311,11 +327,7 @@ func (q *Queue) body(ctx context.Context, pdus []storage.OutboxPDU, edus []stora
 			t.EDUs = append(t.EDUs, edu{e.eduType, e.content})
 		}
 	}
-	if len(t.PDUs) == 0 && len(t.EDUs) == 0 {
-		return nil, true, nil
-	}
-	body, err = json.Marshal(t, json.FormatNilSliceAsNull(false))
-	return body, false, err
+	return t, nil
 }
 
 // maxRefusals is how often a transaction may be refused before it is dropped: a server

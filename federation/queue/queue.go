@@ -49,8 +49,18 @@ type Options struct {
 	DB         *storage.DB
 	Sender     Sender
 	Peers      *peers.Peers
-	Now        func() time.Time // nil is time.Now
-	Log        zerolog.Logger
+	// Delivered is told of every transaction that was answered for; nil for none.
+	Delivered func(d Delivery)
+	Now       func() time.Time // nil is time.Now
+	Log       zerolog.Logger
+}
+
+// Delivery is a transaction that is done with.
+type Delivery struct {
+	Class      peers.Class // of the destination, before it answered
+	PDUs, EDUs int
+	Oldest     time.Duration // from when its oldest event came into being here; 0 without events
+	Dropped    bool          // the destination refused it once too often
 }
 
 // Queue is the outbox.
@@ -97,6 +107,7 @@ func (q *Queue) Run(ctx context.Context, source Rooms) error {
 		return q.read(ctx)
 	})
 	group.Go(func() error { return q.followPeers(ctx) })
+	group.Go(func() error { return q.opts.Peers.Run(ctx) })
 	group.Go(func() error { return q.sweep(ctx) })
 	err := group.Wait()
 	q.mu.Lock()
@@ -155,6 +166,17 @@ func (q *Queue) sweep(ctx context.Context) error {
 			q.opts.Log.Error().Err(err).Msg("federation: sweep the outbox")
 		}
 	}
+}
+
+// Destinations counts the servers by class for which something is queued now.
+func (q *Queue) Destinations() map[peers.Class]int {
+	out := map[peers.Class]int{peers.Well: 0, peers.Failing: 0, peers.Lost: 0}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for server := range q.busy {
+		out[q.opts.Peers.ClassOf(server)]++
+	}
+	return out
 }
 
 // eduLifetime says after what time an EDU is not worth sending any more; 0: never.

@@ -557,17 +557,10 @@ func TestStaleEDUsAreDropped(t *testing.T) {
 		want  int
 	}{{0, 3}, {2 * time.Minute, 2}, {2 * time.Hour, 1}} {
 		f.q.opts.Now = func() time.Time { return now.Add(c.after) }
-		body, _, err := f.q.body(t.Context(), nil, edus, volatile)
-		if err != nil {
-			t.Fatal(err)
+		txn, err := f.q.compose(t.Context(), nil, edus, volatile)
+		if err != nil || len(txn.EDUs) != c.want {
+			t.Errorf("after %s: %+v %v", c.after, txn, err)
 		}
-		var txn transaction
-		if err := json.Unmarshal(body, &txn); err != nil || len(txn.EDUs) != c.want {
-			t.Errorf("after %s: %s %v", c.after, body, err)
-		}
-	}
-	if _, empty, err := f.q.body(t.Context(), nil, edus[:1], nil); err != nil || !empty {
-		t.Errorf("a transaction of nothing but stale EDUs: empty %v, %v", empty, err)
 	}
 }
 

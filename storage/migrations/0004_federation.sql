@@ -20,6 +20,7 @@ CREATE TABLE server_backoff (
     retry_at      INTEGER NOT NULL, -- milliseconds
     attempts      INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX server_backoff_by_retry ON server_backoff (retry_at);
 
 -- Events to be sent. Position is the event's place in the stream.
 CREATE TABLE outbox_pdus (

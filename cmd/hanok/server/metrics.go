@@ -7,6 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"hanok/federation/peers"
+	"hanok/federation/queue"
 	"hanok/storage"
 )
 
@@ -15,6 +17,8 @@ type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.HistogramVec
 	outbound *prometheus.HistogramVec
+	delivery *prometheus.HistogramVec
+	sent     *prometheus.CounterVec
 	inFlight prometheus.Gauge
 	commits  prometheus.Histogram
 	writes   *prometheus.CounterVec
@@ -34,9 +38,16 @@ func newMetrics(version string) *metrics {
 			Name: "hanok_http_requests_in_flight", Help: "Requests that are being answered now, waiting /sync requests among them.",
 		}),
 		outbound: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "hanok_federation_request_seconds", Help: "Time until another server answered; status 0 means that it did not.",
+			Name: "hanok_federation_request_seconds", Help: "Time until another server answered; status 0 means that it did not. class: well, failing (has not answered lately), lost (for more than a day).",
 			Buckets: buckets,
-		}, []string{"operation", "status"}),
+		}, []string{"operation", "class", "status"}),
+		delivery: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "hanok_federation_delivery_seconds", Help: "Age of the oldest event of a transaction when another server had taken it.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60, 600, 3600, 86400},
+		}, []string{"class"}),
+		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hanok_federation_sent_total", Help: "What was sent to other servers; dropped is what they refused time and again.",
+		}, []string{"class", "kind", "result"}),
 	}
 	m.commits = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "hanok_storage_commit_seconds", Help: "Time of a transaction from its begin until it was durable; many writes may share one.",
@@ -49,7 +60,7 @@ func newMetrics(version string) *metrics {
 		Name: "hanok_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	m.registry.MustRegister(build, m.requests, m.outbound, m.inFlight, m.commits, m.writes, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(build, m.requests, m.outbound, m.delivery, m.sent, m.inFlight, m.commits, m.writes, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -61,8 +72,30 @@ func (m *metrics) observer(api string) func(operation, method string, status int
 }
 
 // observeOutbound counts what this server asks of others; status 0 means that there was no answer.
-func (m *metrics) observeOutbound(operation string, status int, elapsed time.Duration) {
-	m.outbound.WithLabelValues(operation, strconv.Itoa(status)).Observe(elapsed.Seconds())
+func (m *metrics) observeOutbound(operation string, class peers.Class, status int, elapsed time.Duration) {
+	m.outbound.WithLabelValues(operation, string(class), strconv.Itoa(status)).Observe(elapsed.Seconds())
+}
+
+// observeDelivery counts what was sent.
+func (m *metrics) observeDelivery(d queue.Delivery) {
+	result := "delivered"
+	if d.Dropped {
+		result = "dropped"
+	} else if d.PDUs > 0 {
+		m.delivery.WithLabelValues(string(d.Class)).Observe(d.Oldest.Seconds())
+	}
+	m.sent.WithLabelValues(string(d.Class), "event", result).Add(float64(d.PDUs))
+	m.sent.WithLabelValues(string(d.Class), "edu", result).Add(float64(d.EDUs))
+}
+
+// watchOutbox exports how many servers something waits for.
+func (m *metrics) watchOutbox(q *queue.Queue) {
+	for _, class := range []peers.Class{peers.Well, peers.Failing, peers.Lost} {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "hanok_federation_destinations", Help: "Servers for which something is queued.",
+			ConstLabels: prometheus.Labels{"class": string(class)},
+		}, func() float64 { return float64(q.Destinations()[class]) }))
+	}
 }
 
 // observeCommit counts what the database was asked to keep.

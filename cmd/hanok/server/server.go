@@ -124,6 +124,15 @@ func (s *Server) OutboxSizes(ctx context.Context) ([]storage.OutboxSize, error) 
 	return storage.FindOutboxSizes(ctx, s.db)
 }
 
+// RetryServer has the running server try another one again at once, or all that did not answer if none is named. n is how many.
+func (s *Server) RetryServer(ctx context.Context, server matrix.ServerName) (n int64, err error) {
+	err = s.db.Write(ctx, func(tx *storage.Tx) (err error) {
+		n, err = storage.RequestRetry(ctx, tx, server)
+		return err
+	})
+	return n, err
+}
+
 // Run serves until ctx ends or something breaks, then stops in order:
 // listeners, requests and long polls, workers, outbox. Close does the rest.
 func (s *Server) Run(ctx context.Context) error {

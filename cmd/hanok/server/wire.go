@@ -27,6 +27,7 @@ func (s *Server) wire(ctx context.Context) (err error) {
 		if s.outbound, err = s.openOutbound(ctx); err != nil {
 			return err
 		}
+		s.metrics.watchOutbox(s.outbound.Queue)
 	}
 	if err := s.openDomain(); err != nil {
 		return err
@@ -101,7 +102,7 @@ func (s *Server) openOutbound(ctx context.Context) (*federation.Outbound, error)
 		ServerName: s.name, Key: s.key, DB: s.db, Version: s.version,
 		AllowPrivateAddresses: cfg.AllowPrivateAddresses, TrustedCAFiles: cfg.TrustedCAFiles, Notaries: notaries,
 		AllowServers: cfg.AllowServers, DenyServers: cfg.DenyServers,
-		Observe: s.metrics.observeOutbound, Log: s.part("federation"),
+		Observe: s.metrics.observeOutbound, Delivered: s.metrics.observeDelivery, Log: s.part("federation"),
 	})
 }
 
