@@ -255,7 +255,7 @@ func (r *room) build(ctx context.Context, en *entry, d *draft, o appendOptions) 
 	if err != nil {
 		return err
 	}
-	nid, err := e.db.AllocateEvent()
+	nid, err := e.db.AllocateEvent(c.auths...)
 	if err != nil {
 		return err
 	}

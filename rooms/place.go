@@ -60,7 +60,7 @@ func (r *room) newEvent(ctx context.Context, parsed *event.Event) (ev *Event, st
 		}
 		return ev, true, nil
 	}
-	ev.NID, err = e.db.AllocateEvent()
+	ev.NID, err = e.db.AllocateEvent(ev.auths...)
 	return ev, false, err
 }
 
@@ -328,7 +328,7 @@ func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[ma
 		for _, id := range parsed.AuthEvents() {
 			ev.auths = append(ev.auths, known[id].NID)
 		}
-		if ev.NID, err = e.db.AllocateEvent(); err != nil {
+		if ev.NID, err = e.db.AllocateEvent(ev.auths...); err != nil {
 			return nil, err
 		}
 		known[ev.ID()] = ev

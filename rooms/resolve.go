@@ -120,7 +120,8 @@ type resolution struct {
 	conflicting map[matrix.StateKey]statetree.Key
 }
 
-// maxChains is how many events' auth events a room remembers between resolutions.
+// maxChains is how many events a room's memory of auth chains may hold between resolutions. What the
+// next one needs of them is cheap to get again: it is no more than what is younger than the conflict.
 const maxChains = 20_000
 
 // run resolves with the room's memory of its auth chains, which one resolution uses at a time.
@@ -199,7 +200,7 @@ func (s *resolution) Unconflicted(key matrix.StateKey) (stateres.Ref, error) {
 	return stateres.Ref(nid), err
 }
 
-// Shared implements stateres.Source. An event's number is greater than those of its auth events, which are stored first.
+// Shared implements stateres.Source.
 func (s *resolution) Shared(targets []stateres.Ref, yield func(stateres.Ref) bool) error {
 	if len(targets) == 0 {
 		return nil

@@ -231,6 +231,23 @@ func TestNoSpace(t *testing.T) {
 	}
 }
 
+// TestAllocateEventAbove has one process make events that build on those of another.
+func TestAllocateEventAbove(t *testing.T) {
+	dsn := storagetest.SQLiteDSN(t)
+	one, two := storagetest.OpenDSN(t, dsn), storagetest.OpenDSN(t, dsn)
+	last := storage.EventNID(0)
+	for range 20 {
+		for _, db := range []*storage.DB{one, two, two} {
+			e, err := db.AllocateEvent(last/2, last, 1)
+			must(t, err)
+			if e <= last {
+				t.Fatalf("event %d on %d", e, last)
+			}
+			last = e
+		}
+	}
+}
+
 // TestTwoProcesses opens one SQLite database twice, as the command line does beside the server: both
 // write, and no number is given twice.
 func TestTwoProcesses(t *testing.T) {

@@ -129,7 +129,7 @@ func (db *DB) createNames(ctx context.Context, list []string, found map[string]N
 		if _, ok := found[name]; ok {
 			continue
 		}
-		nid, err := db.nameNumbers.take()
+		nid, err := db.nameNumbers.take(0)
 		if err != nil {
 			return err
 		}

@@ -57,12 +57,16 @@ func (n *numbers) first() int64 {
 	return n.next
 }
 
-// try takes a number. If there is none, it returns a channel that is closed when to try again.
-func (n *numbers) try() (int64, <-chan struct{}) {
+// try takes a number that is greater than another one. If there is none, it returns a channel
+// that is closed when to try again.
+func (n *numbers) try(above int64) (int64, <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	// Another process may be some blocks ahead. The next block that is reserved is above all.
+	n.next = min(max(n.next, above+1), n.end)
 	if n.next == n.end && n.spare != 0 {
 		n.next, n.end, n.spare = n.spare, n.spare+n.block, 0
+		n.next = min(max(n.next, above+1), n.end)
 	}
 	if n.spare == 0 && n.reserving == nil && n.end-n.next <= n.block/2 {
 		n.reserving = make(chan struct{})
@@ -100,9 +104,10 @@ func (n *numbers) await(reserved <-chan struct{}) error {
 	}
 }
 
-func (n *numbers) take() (int64, error) {
+// take takes a number that is greater than another one.
+func (n *numbers) take(above int64) (int64, error) {
 	for {
-		num, wait := n.try()
+		num, wait := n.try(above)
 		if wait == nil {
 			return num, nil
 		}

@@ -50,7 +50,7 @@ func (s *stream) start(n *numbers) {
 func (s *stream) take(register func(Position)) error {
 	for {
 		s.mu.Lock()
-		n, wait := s.numbers.try()
+		n, wait := s.numbers.try(0)
 		if wait == nil {
 			s.last = Position(n)
 			register(s.last)

@@ -174,17 +174,22 @@ func (db *DB) Read(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 // AllocateEvent and its like hand out unique numbers without a round trip: blocks
-// are reserved in the database ahead.
-func (db *DB) AllocateEvent() (EventNID, error) {
-	n, err := db.eventNumbers.take()
+// are reserved in the database ahead. An event's number is greater than those of its auth events
+// also if other processes write to the database: they are given as below.
+func (db *DB) AllocateEvent(below ...EventNID) (EventNID, error) {
+	above := EventNID(0)
+	for _, b := range below {
+		above = max(above, b)
+	}
+	n, err := db.eventNumbers.take(int64(above))
 	return EventNID(n), err
 }
 
 // AllocateRoom: see AllocateEvent.
 func (db *DB) AllocateRoom() (RoomNID, error) {
-	n, err := db.roomNumbers.take()
+	n, err := db.roomNumbers.take(0)
 	return RoomNID(n), err
 }
 
 // AllocateStateNode: see AllocateEvent.
-func (db *DB) AllocateStateNode() (int64, error) { return db.nodeNumbers.take() }
+func (db *DB) AllocateStateNode() (int64, error) { return db.nodeNumbers.take(0) }

@@ -1,18 +1,19 @@
 package stateres
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 )
 
-// AuthChains remembers the auth events of a room's events, filled on demand from a
-// Source: at first use the chains of the events in conflict, later only what is
-// new. It is a cache: drop it at any time, and when the known auth events of
-// an event change. Not safe for concurrent use.
+// AuthChains remembers the auth events of a room's events, filled from a Source
+// as far as resolutions had to look. It is a cache: drop it at any time, and when
+// the known auth events of an event change. Not safe for concurrent use.
 //
-// Each event has a generation, one more than the greatest among its auth events. A
-// chain only ever leads to lower generations, so walks go down generation by
-// generation and stop where nothing of interest can follow.
+// An auth chain only ever leads to lower numbers (see Ref). So walks go down by
+// number and stop where nothing of interest can follow: of chains that go back
+// to the beginning of the room only the part is ever read that is younger than the conflict.
 type AuthChains struct {
 	index map[Ref]int32
 	nodes []node
@@ -21,11 +22,9 @@ type AuthChains struct {
 
 type node struct {
 	ref        Ref
-	generation int32 // 0 while loading, inProgress while being computed
 	first, end int32 // its edges
+	loaded     bool  // its edges are known
 }
-
-const inProgress = -1
 
 // NewAuthChains makes an empty memory.
 func NewAuthChains() *AuthChains { return &AuthChains{index: make(map[Ref]int32)} }
@@ -33,6 +32,7 @@ func NewAuthChains() *AuthChains { return &AuthChains{index: make(map[Ref]int32)
 // Len is how many events it holds, of some 100 bytes each.
 func (c *AuthChains) Len() int { return len(c.nodes) }
 
+// auth gives the auth events of an event that is loaded.
 func (c *AuthChains) auth(i int32) []int32 {
 	return c.edges[c.nodes[i].first:c.nodes[i].end]
 }
@@ -44,30 +44,18 @@ const maxBatch = 500
 const maxEvents = 1 << 20
 
 var (
-	// errCycle cannot happen with events that were checked one after the other.
-	errCycle    = errors.New("auth events form a cycle")
+	// errOrder cannot happen with events that were numbered as they were checked, one after the other.
+	errOrder    = errors.New("an event is not numbered after its auth events")
 	errTooLarge = fmt.Errorf("auth chains of more than %d events", maxEvents)
 )
 
-// load makes sure that events and their chains are known, and returns their indices.
+// load returns the indices of events whose auth events are known.
 func (c *AuthChains) load(src Source, refs []Ref) ([]int32, error) {
-	nodes, edges := len(c.nodes), len(c.edges)
 	indices := make([]int32, len(refs))
 	for i, ref := range refs {
 		indices[i] = c.intern(ref)
 	}
-	err := c.fill(src, nodes)
-	for i := nodes; err == nil && i < len(c.nodes); i++ {
-		err = c.generation(int32(i))
-	}
-	if err != nil {
-		for _, n := range c.nodes[nodes:] {
-			delete(c.index, n.ref)
-		}
-		c.nodes, c.edges = c.nodes[:nodes], c.edges[:edges]
-		return nil, err
-	}
-	return indices, nil
+	return indices, c.fill(src, indices)
 }
 
 // intern returns the index of an event, a new one if need be.
@@ -81,134 +69,166 @@ func (c *AuthChains) intern(ref Ref) int32 {
 	return i
 }
 
-// fill asks for the auth events of the nodes as from the given one, and of
-// those that this adds.
-func (c *AuthChains) fill(src Source, from int) error {
-	var batch []Ref
-	for from < len(c.nodes) {
+// fill asks for the auth events of those events that are not loaded.
+func (c *AuthChains) fill(src Source, events []int32) error {
+	var missing []int32
+	for _, i := range events {
+		if !c.nodes[i].loaded {
+			missing = append(missing, i)
+		}
+	}
+	for batch := range slices.Chunk(missing, maxBatch) {
 		if len(c.nodes) > maxEvents {
 			return errTooLarge
 		}
-		batch = batch[:0]
-		for _, n := range c.nodes[from:min(len(c.nodes), from+maxBatch)] {
-			batch = append(batch, n.ref)
+		refs := make([]Ref, len(batch))
+		for k, i := range batch {
+			refs[k] = c.nodes[i].ref
 		}
-		auth, err := src.AuthEvents(batch)
+		auth, err := src.AuthEvents(refs)
 		if err != nil {
-			return fmt.Errorf("load auth chain: %w", err)
+			return fmt.Errorf("load auth events: %w", err)
 		}
-		for i := range batch {
+		for k, i := range batch {
+			if c.nodes[i].loaded { // twice in the batch
+				continue
+			}
 			first := int32(len(c.edges))
-			for _, ref := range auth[i] {
+			for _, ref := range auth[k] {
+				if ref >= refs[k] {
+					c.edges = c.edges[:first]
+					return errOrder
+				}
 				if ref != 0 {
 					c.edges = append(c.edges, c.intern(ref))
 				}
 			}
-			n := &c.nodes[from+i]
-			n.first, n.end = first, int32(len(c.edges))
-		}
-		from += len(batch)
-	}
-	return nil
-}
-
-// generation computes a node's generation, and those that it depends on.
-func (c *AuthChains) generation(i int32) error {
-	if c.nodes[i].generation > 0 {
-		return nil
-	}
-	stack := []int32{i}
-	for len(stack) > 0 {
-		top := stack[len(stack)-1]
-		n := &c.nodes[top]
-		if n.generation > 0 {
-			stack = stack[:len(stack)-1]
-			continue
-		}
-		n.generation = inProgress
-		highest, waiting := int32(0), false
-		for _, a := range c.auth(top) {
-			switch g := c.nodes[a].generation; {
-			case g > 0:
-				highest = max(highest, g)
-			case g == inProgress:
-				return errCycle
-			default:
-				stack, waiting = append(stack, a), true
-			}
-		}
-		if !waiting {
-			n.generation = highest + 1
-			stack = stack[:len(stack)-1]
+			n := &c.nodes[i]
+			n.first, n.end, n.loaded = first, int32(len(c.edges)), true
 		}
 	}
 	return nil
 }
 
-// lowest is the least generation among events.
-func (c *AuthChains) lowest(events []int32) int32 {
-	lowest := int32(1<<31 - 1)
+// lowest is the least number among events.
+func (c *AuthChains) lowest(events []int32) Ref {
+	lowest := Ref(1<<63 - 1)
 	for _, i := range events {
-		lowest = min(lowest, c.nodes[i].generation)
+		lowest = min(lowest, c.nodes[i].ref)
 	}
 	return lowest
 }
 
-// below returns the events and what is in their chains, down to a generation.
-func (c *AuthChains) below(events []int32, lowest int32) map[int32]bool {
-	seen := make(map[int32]bool, 2*len(events))
-	var stack []int32
-	visit := func(i int32) {
-		if c.nodes[i].generation >= lowest && !seen[i] {
-			seen[i] = true
-			stack = append(stack, i)
+// walk is a walk from some events down their chains to a number. It visits each
+// event once and in no order, until visit returns false.
+type walk struct {
+	*AuthChains
+	src    Source
+	lowest Ref
+	visit  func(int32) bool
+
+	seen           map[int32]bool
+	ready, unknown []int32 // to be gone on from; of unknown ones the auth events are not at hand
+	stopped        bool
+}
+
+func (c *AuthChains) newWalk(src Source, lowest Ref, visit func(int32) bool) *walk {
+	return &walk{AuthChains: c, src: src, lowest: lowest, visit: visit, seen: make(map[int32]bool)}
+}
+
+// meet visits an event, and remembers it to go on from.
+func (w *walk) meet(i int32) {
+	n := &w.nodes[i]
+	if w.stopped || n.ref < w.lowest || w.seen[i] {
+		return
+	}
+	w.seen[i] = true
+	switch {
+	case n.ref == w.lowest: // nothing of interest follows
+	case n.loaded:
+		w.ready = append(w.ready, i)
+	default:
+		w.unknown = append(w.unknown, i)
+	}
+	w.stopped = !w.visit(i)
+}
+
+// known goes on as far as is possible without asking the source.
+func (w *walk) known() {
+	for len(w.ready) > 0 && !w.stopped {
+		top := w.ready[len(w.ready)-1]
+		w.ready = w.ready[:len(w.ready)-1]
+		for _, a := range w.auth(top) {
+			w.meet(a)
 		}
 	}
+}
+
+// finish goes on to the end.
+func (w *walk) finish() error {
+	for w.known(); len(w.unknown) > 0 && !w.stopped; w.known() {
+		rest := max(0, len(w.unknown)-maxBatch)
+		batch := w.unknown[rest:]
+		w.unknown = w.unknown[:rest]
+		if err := w.fill(w.src, batch); err != nil {
+			return err
+		}
+		w.ready = append(w.ready, batch...)
+	}
+	return nil
+}
+
+// below returns the events and what is in their chains, down to a number.
+func (c *AuthChains) below(src Source, events []int32, lowest Ref) (map[int32]bool, error) {
+	w := c.newWalk(src, lowest, func(int32) bool { return true })
 	for _, i := range events {
-		visit(i)
+		w.meet(i)
 	}
-	for len(stack) > 0 {
-		top := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		for _, a := range c.auth(top) {
-			visit(a)
-		}
-	}
-	return seen
+	return w.seen, w.finish()
 }
 
 // subgraph returns the conflicted state subgraph: everything on a path from one
 // of the events to another, ends included.
 // spec: rooms/v12#state-resolution "Conflicted state subgraph"
-func (c *AuthChains) subgraph(events []int32) []int32 {
-	seen := c.below(events, c.lowest(events))
+func (c *AuthChains) subgraph(src Source, events []int32) ([]int32, error) {
+	seen, err := c.below(src, events, c.lowest(events))
+	if err != nil {
+		return nil, err
+	}
 	leads := make(map[int32]bool, len(seen)) // to one of the events
 	for _, i := range events {
 		leads[i] = true
 	}
-	result := append([]int32(nil), events...)
+	result := slices.Clone(events)
 	for _, i := range c.ascending(seen) {
-		if leads[i] {
-			continue
-		}
-		for _, a := range c.auth(i) {
-			if leads[a] {
-				leads[i] = true
-				result = append(result, i)
-				break
-			}
+		// The lowest event may not be loaded; it is one of the events.
+		if !leads[i] && slices.ContainsFunc(c.auth(i), func(a int32) bool { return leads[a] }) {
+			leads[i] = true
+			result = append(result, i)
 		}
 	}
-	return result
+	return result, nil
+}
+
+// ascending returns a set of events, those first on which others build.
+func (c *AuthChains) ascending(set map[int32]bool) []int32 {
+	list := make([]int32, 0, len(set))
+	for i := range set {
+		list = append(list, i)
+	}
+	slices.SortFunc(list, func(a, b int32) int { return cmp.Compare(c.nodes[a].ref, c.nodes[b].ref) })
+	return list
 }
 
 // differences returns the events that some but not all states reach, walking down
 // from all of them together until what is left is common to all. masks says
 // which states an event belongs to, one bit each; it is extended. shared
-// reports whether an event is part of what all states agree on.
-func (c *AuthChains) differences(masks map[int32]uint64, states int, shared func(int32) (bool, error)) ([]int32, error) {
+// reports whether an event is part of what all states agree on; load is given,
+// in batches, the events that it is going to be asked about.
+func (c *AuthChains) differences(src Source, masks map[int32]uint64, states int,
+	load func([]int32) error, shared func(int32) (bool, error)) ([]int32, error) {
 	all := uint64(1)<<states - 1 // of 64 states: all bits
-	queue := heap[int32]{less: func(a, b int32) bool { return c.nodes[a].generation > c.nodes[b].generation }}
+	queue := heap[int32]{less: func(a, b int32) bool { return c.nodes[a].ref > c.nodes[b].ref }}
 	open := 0 // queued events that are not common yet
 	for i, mask := range masks {
 		queue.push(i)
@@ -216,10 +236,29 @@ func (c *AuthChains) differences(masks map[int32]uint64, states int, shared func
 			open++
 		}
 	}
+	ready := make(map[int32]bool) // for shared
 	var result []int32
 	for open > 0 {
 		i := queue.pop()
 		mask := masks[i]
+		if mask != all && !ready[i] {
+			// The other open ones are looked at soon.
+			batch := []int32{i}
+			for _, next := range queue.items {
+				if len(batch) < maxBatch && masks[next] != all && !ready[next] {
+					batch = append(batch, next)
+				}
+			}
+			if err := c.fill(src, batch); err != nil {
+				return nil, err
+			}
+			if err := load(batch); err != nil {
+				return nil, err
+			}
+			for _, next := range batch {
+				ready[next] = true
+			}
+		}
 		if mask != all {
 			open--
 			common, err := shared(i)
@@ -230,6 +269,10 @@ func (c *AuthChains) differences(masks map[int32]uint64, states int, shared func
 				mask = all
 			} else {
 				result = append(result, i)
+			}
+		} else if !c.nodes[i].loaded {
+			if err := c.fill(src, []int32{i}); err != nil {
+				return nil, err
 			}
 		}
 		for _, a := range c.auth(i) {
@@ -255,49 +298,35 @@ func (c *AuthChains) reachedByShared(src Source, targets map[int32]bool) error {
 	if len(targets) == 0 {
 		return nil
 	}
-	lowest := int32(1<<31 - 1)
 	refs := make([]Ref, 0, len(targets))
 	for i := range targets {
-		lowest = min(lowest, c.nodes[i].generation)
 		refs = append(refs, c.nodes[i].ref)
 	}
-	seen := make(map[int32]bool)
-	var stack []int32
-	walk := func(i int32) {
-		stack = append(stack, i)
-		for len(stack) > 0 && len(targets) > 0 {
-			top := stack[len(stack)-1]
-			stack = stack[:len(stack)-1]
-			// Below the lowest target there is none.
-			if c.nodes[top].generation < lowest || seen[top] {
-				continue
-			}
-			seen[top] = true
-			delete(targets, top)
-			stack = append(stack, c.auth(top)...)
-		}
-	}
+	w := c.newWalk(src, slices.Min(refs), func(i int32) bool {
+		delete(targets, i)
+		return len(targets) > 0
+	})
+	// What is at hand may do.
 	var unknown []Ref
 	err := src.Shared(refs, func(ref Ref) bool {
 		if i, ok := c.index[ref]; ok {
-			walk(i)
-		} else {
+			w.meet(i)
+			w.known()
+		} else if ref >= w.lowest {
 			unknown = append(unknown, ref)
 		}
-		return len(targets) > 0
+		return !w.stopped
 	})
 	if err != nil {
 		return fmt.Errorf("read shared state: %w", err)
 	}
-	if len(targets) == 0 {
-		return nil
+	for batch := range slices.Chunk(unknown, maxBatch) {
+		for _, ref := range batch {
+			w.meet(c.intern(ref))
+		}
+		if err := w.finish(); err != nil || w.stopped {
+			return err
+		}
 	}
-	indices, err := c.load(src, unknown)
-	if err != nil {
-		return err
-	}
-	for _, i := range indices {
-		walk(i)
-	}
-	return nil
+	return w.finish()
 }

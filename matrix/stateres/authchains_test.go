@@ -53,15 +53,6 @@ func TestAuthChains(t *testing.T) {
 		}
 		return indices
 	}
-	for i, want := range map[Ref]int32{1: 1, 2: 2, 3: 3, 4: 2, 5: 4, 6: 5, 7: 2, 99: 1} {
-		if got := c.nodes[load(i)[0]].generation; got != want {
-			t.Errorf("event %d: generation %d, want %d", i, got, want)
-		}
-	}
-	slices.Sort(g.asked)
-	if !slices.Equal(g.asked, []Ref{1, 2, 3, 4, 5, 6, 7, 99}) || c.Len() != 8 {
-		t.Errorf("asked for %v, holds %d", g.asked, c.Len())
-	}
 	refs := func(indices []int32) []Ref {
 		list := make([]Ref, len(indices))
 		for i, index := range indices {
@@ -70,20 +61,65 @@ func TestAuthChains(t *testing.T) {
 		slices.Sort(list)
 		return list
 	}
-	if got := refs(c.subgraph(load(5, 2, 7))); !slices.Equal(got, []Ref{2, 3, 5, 7}) {
-		t.Errorf("subgraph %v", got)
+	asked := func(want ...Ref) {
+		t.Helper()
+		slices.Sort(g.asked)
+		if !slices.Equal(g.asked, want) {
+			t.Errorf("asked for %v, want %v", g.asked, want)
+		}
+		g.asked = nil
+	}
+	load(5, 99, 5)
+	asked(5, 5, 99)
+	load(5, 99)
+	asked()
+	if c.Len() != 4 { // with 3 and 4
+		t.Errorf("holds %d events", c.Len())
+	}
+	below := func(lowest Ref, events ...Ref) {
+		t.Helper()
+		seen, err := c.below(g, load(events...), lowest)
+		var got, want []int32
+		for _, i := range c.ascending(seen) {
+			got = append(got, i)
+		}
+		for ref := lowest; ref <= 5; ref++ {
+			want = append(want, c.index[ref])
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("below %v down to %d: %v, %v", events, lowest, refs(got), err)
+		}
+	}
+	below(3, 5)
+	asked(4) // not 3, where it ends
+	below(1, 5)
+	asked(2, 3)
+
+	between, err := c.subgraph(g, load(5, 2, 7))
+	if err != nil || !slices.Equal(refs(between), []Ref{2, 3, 5, 7}) {
+		t.Errorf("subgraph %v, %v", refs(between), err)
+	}
+	var looked []Ref
+	look := func(events []int32) error {
+		looked = append(looked, refs(events)...)
+		return nil
 	}
 	private := func(int32) (bool, error) { return false, nil }
 	masks := map[int32]uint64{load(6)[0]: 1, load(4)[0]: 2}
-	got, err := c.differences(masks, 2, private)
+	g.asked = nil
+	got, err := c.differences(g, masks, 2, look, private)
 	if err != nil || !slices.Equal(refs(got), []Ref{2, 3, 5, 6}) {
 		t.Errorf("difference %v, %v", refs(got), err)
+	}
+	asked() // not even for 1, which is common
+	if slices.Sort(looked); !slices.Equal(looked, []Ref{2, 3, 4, 5, 6}) {
+		t.Errorf("looked at %v", looked)
 	}
 	all := make(map[int32]uint64)
 	for state := range MaxStates {
 		all[load(Ref(100 + state))[0]] = 1 << state
 	}
-	if got, _ = c.differences(all, MaxStates, private); len(got) != MaxStates {
+	if got, _ = c.differences(g, all, MaxStates, look, private); len(got) != MaxStates {
 		t.Errorf("difference of %d states: %v", MaxStates, refs(got))
 	}
 
@@ -95,29 +131,54 @@ func TestAuthChains(t *testing.T) {
 	}
 }
 
-// What goes wrong leaves nothing behind.
+// What goes wrong leaves nothing half done behind.
 func TestAuthChainsFailure(t *testing.T) {
-	g := &graph{auth: map[Ref][]Ref{2: {1}, 3: {2}, 4: {3}, 5: {4}, 10: {11}, 11: {12}, 12: {10}}, fails: 3}
+	g := &graph{auth: map[Ref][]Ref{2: {1}, 3: {2}, 4: {3}, 5: {4}, 10: {1, 11}, 12: {1, 12}}, fails: 3}
 	c := NewAuthChains()
-	if _, err := c.load(g, []Ref{2}); err != nil {
+	five, err := c.load(g, []Ref{5})
+	if err != nil {
 		t.Fatal(err)
 	}
-	nodes, edges := c.Len(), len(c.edges)
 	for range 2 {
-		if _, err := c.load(g, []Ref{5}); !errors.Is(err, errLost) {
+		if _, err := c.below(g, five, 1); !errors.Is(err, errLost) {
 			t.Errorf("got %v", err)
 		}
-		if _, err := c.load(g, []Ref{10}); !errors.Is(err, errCycle) {
-			t.Errorf("got %v", err)
+		for _, ref := range []Ref{10, 12} {
+			if i, err := c.load(g, []Ref{ref}); !errors.Is(err, errOrder) || len(c.auth(i[0])) != 0 {
+				t.Errorf("event %d: got %v", ref, err)
+			}
 		}
 	}
-	if c.Len() != nodes || len(c.edges) != edges || len(c.index) != nodes {
-		t.Errorf("%d events, %d edges, %d numbers left behind", c.Len()-nodes, len(c.edges)-edges, len(c.index)-nodes)
+	if len(c.edges) != 2 {
+		t.Errorf("%d edges", len(c.edges))
 	}
 	g.fails = 0
-	i, err := c.load(g, []Ref{5})
-	if err != nil || c.nodes[i[0]].generation != 5 {
-		t.Errorf("afterwards: %v", err)
+	if seen, err := c.below(g, five, 1); err != nil || len(seen) != 5 {
+		t.Errorf("afterwards: %d events, %v", len(seen), err)
+	}
+}
+
+// Batches of a walk are bounded, and one that has found all it looked for asks for no more.
+func TestWalkInBatches(t *testing.T) {
+	g := &graph{auth: make(map[Ref][]Ref)}
+	for i := range Ref(3 * maxBatch) {
+		g.auth[10+i] = []Ref{2}
+		g.shared = append(g.shared, 10+i)
+	}
+	c := NewAuthChains()
+	targets := map[int32]bool{c.intern(2): true}
+	if err := c.reachedByShared(g, targets); err != nil || len(targets) != 0 {
+		t.Errorf("left %v, %v", targets, err)
+	}
+	if len(g.asked) != maxBatch {
+		t.Errorf("asked for %d events", len(g.asked))
+	}
+	targets = map[int32]bool{c.intern(3): true}
+	if err := c.reachedByShared(g, targets); err != nil || len(targets) != 1 {
+		t.Errorf("left %v, %v", targets, err)
+	}
+	if len(g.asked) != len(g.shared) {
+		t.Errorf("asked for %d events in all", len(g.asked))
 	}
 }
 
@@ -140,7 +201,7 @@ func TestResolveInput(t *testing.T) {
 // A failing Source fails the resolution, whatever it is asked for.
 func TestSourceFailure(t *testing.T) {
 	for _, version := range []roomversion.ID{"1", "11", "12"} {
-		room := newBigRoom(t, version, 20, 5)
+		room := newBigRoom(t, version, 20, 5, 3)
 		f := &flaky{Source: room}
 		if _, err := Resolve(room.version, room.conflicts, nil, f); err != nil {
 			t.Fatal(err)

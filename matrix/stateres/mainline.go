@@ -84,11 +84,10 @@ func (m *mainline) position(i int32) (int, error) {
 	return position, nil
 }
 
-// extendTo makes the mainline reach back to the generation of an event, after
+// extendTo makes the mainline reach back to the number of an event, after
 // which it is decided whether the event is part of it.
 func (m *mainline) extendTo(i int32) error {
-	nodes := m.r.chains.nodes
-	for !m.complete && nodes[m.last].generation > nodes[i].generation {
+	for !m.complete && m.r.chains.nodes[m.last].ref > m.r.chains.nodes[i].ref {
 		p, ok, err := m.r.powerLevelsOf(m.last)
 		if err != nil {
 			return err
@@ -106,12 +105,16 @@ func (m *mainline) extendTo(i int32) error {
 
 // powerLevelsOf returns the m.room.power_levels event among an event's auth events.
 func (r *resolution) powerLevelsOf(i int32) (p int32, ok bool, err error) {
-	for _, a := range r.chains.auth(i) {
-		e, err := r.at(a)
-		if err != nil {
+	if !r.chains.nodes[i].loaded {
+		if err := r.chains.fill(r.src, []int32{i}); err != nil {
 			return 0, false, err
 		}
-		if e.Event != nil && e.Event.Is("m.room.power_levels", "") {
+	}
+	if err := r.loadAuth([]int32{i}); err != nil {
+		return 0, false, err
+	}
+	for _, a := range r.chains.auth(i) {
+		if e := r.known(a); e.Event != nil && e.Event.Is("m.room.power_levels", "") {
 			return a, true, nil
 		}
 	}

@@ -1,7 +1,5 @@
 package stateres
 
-import "slices"
-
 // heap is a binary heap whose least element is on top.
 type heap[T any] struct {
 	items []T
@@ -38,14 +36,4 @@ func (h *heap[T]) pop() T {
 		h.items[i], h.items[child] = h.items[child], h.items[i]
 		i = child
 	}
-}
-
-// ascending returns a set of events, those first on which others build.
-func (c *AuthChains) ascending(set map[int32]bool) []int32 {
-	list := make([]int32, 0, len(set))
-	for i := range set {
-		list = append(list, i)
-	}
-	slices.SortFunc(list, func(a, b int32) int { return int(c.nodes[a].generation) - int(c.nodes[b].generation) })
-	return list
 }

@@ -201,7 +201,7 @@ func shuffle[T any](list []T, choose chooser) {
 	}
 }
 
-// numbered is a world under other numbers.
+// numbered is a world under other numbers: that of a server which learned of the events in another order.
 type numbered struct {
 	*world
 	to, from map[Ref]Ref
@@ -209,14 +209,14 @@ type numbered struct {
 
 func (w *world) renumbered(choose chooser) numbered {
 	refs := slices.Sorted(maps.Keys(w.entries))
-	others := slices.Clone(refs)
-	shuffle(others, choose)
+	others := w.anyOrder(refs, choose)
 	n := numbered{
 		world: &world{version: w.version, entries: make(map[Ref]*Entry), auth: make(map[Ref][]Ref), lost: make(map[Ref]bool)},
 		to:    make(map[Ref]Ref), from: make(map[Ref]Ref),
 	}
 	for i, ref := range refs {
-		n.to[ref], n.from[others[i]] = others[i], ref
+		// The event that comes at this place gets the number of the one that stood there.
+		n.to[others[i]], n.from[ref] = ref, others[i]
 	}
 	for ref, e := range w.entries {
 		n.entries[n.to[ref]] = e
@@ -227,6 +227,35 @@ func (w *world) renumbered(choose chooser) numbered {
 		shuffle(n.auth[n.to[ref]], choose)
 	}
 	return n
+}
+
+// anyOrder is the events in an order in which a server could have accepted them.
+func (w *world) anyOrder(refs []Ref, choose chooser) []Ref {
+	waiting := make(map[Ref]int)
+	followers := make(map[Ref][]Ref)
+	var free, order []Ref
+	for _, ref := range refs {
+		for _, a := range w.auth[ref] {
+			waiting[ref]++
+			followers[a] = append(followers[a], ref)
+		}
+		if waiting[ref] == 0 {
+			free = append(free, ref)
+		}
+	}
+	for len(free) > 0 {
+		i := choose(len(free))
+		ref := free[i]
+		free[i] = free[len(free)-1]
+		free = free[:len(free)-1]
+		order = append(order, ref)
+		for _, f := range followers[ref] {
+			if waiting[f]--; waiting[f] == 0 {
+				free = append(free, f)
+			}
+		}
+	}
+	return order
 }
 
 func (n numbered) resolveShuffled(states []state, choose chooser) (state, error) {

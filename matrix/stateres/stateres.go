@@ -20,8 +20,9 @@ import (
 	"hanok/matrix/roomversion"
 )
 
-// Ref names an event by number, greater than 0. The caller assigns them; equal
-// events have equal numbers. They need not be in any order.
+// Ref names an event by number, greater than 0. The caller assigns them: equal
+// events have equal numbers, and the number of an event is greater than those of
+// its auth events, which is what comes of numbering events as they are accepted.
 type Ref int64
 
 // MaxStates is how many states can be resolved at once. An event has at most 20 prev_events.
@@ -51,9 +52,8 @@ type Source interface {
 	// Unconflicted returns the event on which all states agree for a key, 0 if none.
 	Unconflicted(matrix.StateKey) (Ref, error)
 	// Shared yields, in any order, the events on which all states agree and that may
-	// have one of the targets in their auth chains, until yield returns false. A Source that
-	// numbers events in the order in which it stores them yields only those with a
-	// number above the least target; one that knows nothing yields all. It is only asked when
+	// have one of the targets in their auth chains, until yield returns false: those
+	// with a number above the least target. Yielding more does no harm. It is only asked when
 	// the auth chains of the events in conflict differ by more than these events.
 	Shared(targets []Ref, yield func(Ref) bool) error
 }

@@ -49,7 +49,7 @@ func (r *resolution) emptyStart() bool {
 // at returns the event of an auth chain index.
 func (r *resolution) at(i int32) (*Entry, error) { return r.entry(r.chains.nodes[i].ref) }
 
-// known is at for an event that is loaded.
+// known is at for an event that is loaded, nil for any other.
 func (r *resolution) known(i int32) *Entry { return r.entries[r.chains.nodes[i].ref] }
 
 // fullConflictedSet returns the state events that have to be replayed, loaded.
@@ -86,7 +86,11 @@ func (r *resolution) fullConflictedSet() (map[int32]bool, error) {
 		full[i] = true
 	}
 	if r.emptyStart() {
-		for _, i := range r.chains.subgraph(conflicting) {
+		between, err := r.chains.subgraph(r.src, conflicting)
+		if err != nil {
+			return nil, err
+		}
+		for _, i := range between {
 			full[i] = true
 		}
 	}
@@ -98,11 +102,10 @@ func (r *resolution) fullConflictedSet() (map[int32]bool, error) {
 	for i := range full {
 		all = append(all, i)
 	}
-	refs = refs[:0]
-	for _, i := range all {
-		refs = append(refs, r.chains.nodes[i].ref)
+	if err := r.loadIndices(all); err != nil {
+		return nil, err
 	}
-	if err := r.load(refs); err != nil {
+	if err := r.chains.fill(r.src, all); err != nil {
 		return nil, err
 	}
 	if err := r.loadAuth(all); err != nil {
@@ -121,7 +124,20 @@ func (r *resolution) loadAuth(events []int32) error {
 	var refs []Ref
 	for _, i := range events {
 		for _, a := range r.chains.auth(i) {
-			refs = append(refs, r.chains.nodes[a].ref)
+			if r.known(a) == nil {
+				refs = append(refs, r.chains.nodes[a].ref)
+			}
+		}
+	}
+	return r.load(refs)
+}
+
+// loadIndices is load for auth chain indices.
+func (r *resolution) loadIndices(events []int32) error {
+	var refs []Ref
+	for _, i := range events {
+		if r.known(i) == nil {
+			refs = append(refs, r.chains.nodes[i].ref)
 		}
 	}
 	return r.load(refs)
@@ -137,12 +153,8 @@ func (r *resolution) addAuthDifference(full map[int32]bool) error {
 			}
 		}
 	}
-	candidates, err := r.chains.differences(masks, r.states, func(i int32) (bool, error) {
-		e, err := r.at(i)
-		if err != nil {
-			return false, err
-		}
-		key, ok := keyOf(e)
+	candidates, err := r.chains.differences(r.src, masks, r.states, r.loadIndices, func(i int32) (bool, error) {
+		key, ok := keyOf(r.known(i))
 		if !ok {
 			return false, nil
 		}
@@ -205,7 +217,10 @@ func (r *resolution) powerOrder(full map[int32]bool) ([]int32, error) {
 	for i := range full {
 		set = append(set, i)
 	}
-	graph := r.chains.below(power, r.chains.lowest(set))
+	graph, err := r.chains.below(r.src, power, r.chains.lowest(set))
+	if err != nil {
+		return nil, err
+	}
 
 	waiting := make(map[int32]int, len(graph))       // for how many events
 	followers := make(map[int32][]int32, len(graph)) // those that wait
