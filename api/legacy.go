@@ -191,14 +191,12 @@ func (a *API) initialSync(r *endpoint.Request) (any, error) {
 		}
 		out.Rooms = append(out.Rooms, info)
 	}
-	data, err := a.Users.AccountData.All(r.Ctx(), a.DB, me)
+	data, err := a.Users.AccountData.Global(r.Ctx(), a.DB, me)
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range data {
-		if d.Room == "" {
-			out.AccountData = append(out.AccountData, accountDatum{d.Type, d.Content})
-		}
+		out.AccountData = append(out.AccountData, accountDatum{d.Type, d.Content})
 	}
 	return out, nil
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"io"
 	"strings"
 	"time"
 
@@ -59,9 +60,5 @@ func (a *API) sync(r *endpoint.Request) (any, error) {
 	default:
 		return nil, matrix.InvalidParam("set_presence must be offline, online or unavailable.")
 	}
-	body, err := a.Feed.Sync(r.Ctx(), req)
-	if err != nil {
-		return nil, err
-	}
-	return endpoint.Raw(body), nil
+	return endpoint.Stream(func(w io.Writer) error { return a.Feed.Sync(r.Ctx(), req, w) }), nil
 }

@@ -2,12 +2,14 @@ package feed
 
 import (
 	"encoding/json"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
+	"hanok/users"
 )
 
 // encoder appends JSON to a buffer: events are JSON already and are copied once.
@@ -46,8 +48,8 @@ func (e *encoder) object(key string, fill func()) {
 	e.close('}')
 }
 
-// events writes a member of the form {"events": [...]}.
-func (e *encoder) events(key string, events []json.RawMessage) {
+// encodeEvents writes a member of the form {"events": [...]}.
+func encodeEvents[E ~[]byte](e *encoder, key string, events []E) {
 	e.object(key, func() {
 		e.key("events")
 		e.open('[')
@@ -67,88 +69,132 @@ func (e *encoder) users(key string, list []matrix.UserID) {
 	e.close(']')
 }
 
-// encode writes the response. Empty sections are left out, as the specification allows.
-func (s *response) encode() []byte {
-	e := &encoder{b: make([]byte, 0, 1024)}
-	e.open('{')
-	if s.keys != nil {
+// response writes the body of a /sync as it is made.
+type response struct {
+	e       encoder
+	request *Request
+	w       io.Writer
+	begun   bool   // something was told
+	section string // the open section of rooms, "" if there is none
+}
+
+// chunk is from how many bytes on the response is handed on.
+const chunk = 16 << 10
+
+func newResponse(r *Request, w io.Writer) *response {
+	return &response{e: encoder{b: make([]byte, 0, 1024)}, request: r, w: w}
+}
+
+// in makes sure that a section of rooms is open. Rooms come section by section.
+func (s *response) in(section string) {
+	switch {
+	case s.section == section:
+		return
+	case s.section != "":
+		s.e.close('}')
+	default:
+		s.begin()
+		s.e.key("rooms")
+		s.e.open('{')
+	}
+	s.e.key(section)
+	s.e.open('{')
+	s.section = section
+}
+
+func (s *response) begin() {
+	if !s.begun {
+		s.begun = true
+		s.e.open('{')
+	}
+}
+
+// joined writes a room of the sections join or leave.
+func (s *response) joined(section string, j *joinedRoom) error {
+	s.in(section)
+	j.encode(&s.e, s.request, section == "leave")
+	return s.flush(chunk)
+}
+
+// stripped writes a room of the sections invite or knock.
+func (s *response) stripped(section string, room matrix.RoomID, events [][]byte) error {
+	s.in(section)
+	s.e.object(string(room), func() { encodeEvents(&s.e, section+"_state", events) })
+	return s.flush(chunk)
+}
+
+func (s *response) flush(from int) error {
+	if len(s.e.b) < from {
+		return nil
+	}
+	_, err := s.w.Write(s.e.b)
+	s.e.b = s.e.b[:0]
+	return err
+}
+
+// tail is what a response tells beside rooms.
+type tail struct {
+	next        Token
+	presence    []json.RawMessage
+	accountData []json.RawMessage
+	toDevice    []json.RawMessage
+	changed     []matrix.UserID // device_lists
+	left        []matrix.UserID
+	keys        *users.KeyCounts
+}
+
+// empty reports that the client would learn nothing; key counts alone do not count.
+func (t *tail) empty() bool {
+	return len(t.presence)+len(t.accountData)+len(t.toDevice)+len(t.changed)+len(t.left) == 0
+}
+
+// finish writes the end of the response. Empty sections are left out, as the specification allows.
+func (s *response) finish(t *tail) error {
+	e := &s.e
+	s.begin()
+	if s.section != "" {
+		e.close('}')
+		e.close('}')
+	}
+	if t.keys != nil {
 		e.object("device_one_time_keys_count", func() {
-			for _, alg := range sortedKeys(s.keys.OneTime) {
+			for _, alg := range sortedKeys(t.keys.OneTime) {
 				e.key(alg)
-				e.int(s.keys.OneTime[alg])
+				e.int(t.keys.OneTime[alg])
 			}
 		})
 		e.key("device_unused_fallback_key_types")
 		e.open('[')
-		for _, alg := range s.keys.UnusedFallback {
+		for _, alg := range t.keys.UnusedFallback {
 			e.str(alg)
 		}
 		e.close(']')
 	}
-	if len(s.changed)+len(s.left) > 0 {
+	if len(t.changed)+len(t.left) > 0 {
 		e.object("device_lists", func() {
-			e.users("changed", s.changed)
-			e.users("left", s.left)
+			e.users("changed", t.changed)
+			e.users("left", t.left)
 		})
 	}
 	for _, section := range []struct {
 		key    string
 		events []json.RawMessage
-	}{{"account_data", s.accountData}, {"presence", s.presence}, {"to_device", s.toDevice}} {
+	}{{"account_data", t.accountData}, {"presence", t.presence}, {"to_device", t.toDevice}} {
 		if len(section.events) > 0 {
-			e.events(section.key, section.events)
+			encodeEvents(e, section.key, section.events)
 		}
 	}
 	e.key("next_batch")
-	e.str(s.next.String())
-	if len(s.join)+len(s.invite)+len(s.knock)+len(s.leave) > 0 {
-		e.object("rooms", func() { s.encodeRooms(e) })
-	}
+	e.str(t.next.String())
 	e.close('}')
-	return e.b
-}
-
-func (s *response) encodeRooms(e *encoder) {
-	if len(s.join) > 0 {
-		e.object("join", func() {
-			for i := range s.join {
-				s.join[i].encode(e, s.request, false)
-			}
-		})
-	}
-	if len(s.leave) > 0 {
-		e.object("leave", func() {
-			for i := range s.leave {
-				s.leave[i].encode(e, s.request, true)
-			}
-		})
-	}
-	for _, section := range []struct {
-		key, state string
-		rooms      []strippedRoom
-	}{{"invite", "invite_state", s.invite}, {"knock", "knock_state", s.knock}} {
-		if len(section.rooms) == 0 {
-			continue
-		}
-		e.object(section.key, func() {
-			for _, r := range section.rooms {
-				e.object(string(r.room), func() {
-					events := make([]json.RawMessage, len(r.events))
-					for i, ev := range r.events {
-						events[i] = ev
-					}
-					e.events(section.state, events)
-				})
-			}
-		})
-	}
+	return s.flush(0)
 }
 
 func (j *joinedRoom) encode(e *encoder, r *Request, left bool) {
 	e.object(string(j.room), func() {
-		e.events("account_data", j.accountData)
+		encodeEvents(e, "account_data", j.accountData)
 		if !left {
-			e.events("ephemeral", j.ephemeral)
+			encodeEvents(e, "ephemeral", j.ephemeral)
 		}
 		state := "state"
 		if r.StateAfter {
@@ -157,7 +203,7 @@ func (j *joinedRoom) encode(e *encoder, r *Request, left bool) {
 				state = "org.matrix.msc4222.state_after"
 			}
 		}
-		e.events(state, j.state)
+		encodeEvents(e, state, j.state)
 		if !left {
 			j.encodeSummary(e)
 		}

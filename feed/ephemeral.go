@@ -66,7 +66,9 @@ func typedContent(eventType string, content []byte) json.RawMessage {
 }
 
 // presence adds the presence of people the user shares rooms with, and the user's own.
-func (s *syncer) presence(res *response) error {
+func (s *syncer) presence() ([]json.RawMessage, error) {
+	filter := &s.r.Filter.Presence
+	var out []json.RawMessage
 	changed := s.Users.Presence.Changed(s.since)
 	for u := range s.lists.joined { // people who came into sight
 		if p := s.Users.Presence.Get(u); p.Position != 0 && p.Position <= s.since {
@@ -74,19 +76,19 @@ func (s *syncer) presence(res *response) error {
 		}
 	}
 	for _, p := range changed {
-		if p.Position > s.until || p.User != s.r.User && !s.shares(p.User) || !s.r.Filter.Presence.Accepts("m.presence", string(p.User)) {
+		if p.Position > s.until || p.User != s.r.User && !s.shares(p.User) || !filter.Accepts("m.presence", string(p.User)) {
 			continue
 		}
 		content, err := canonicaljson.Marshal(PresenceContent(p, time.UnixMilli(int64(s.now))))
 		if err != nil {
-			return fmt.Errorf("presence: %w", err)
+			return nil, fmt.Errorf("presence: %w", err)
 		}
-		out := append([]byte(`{"content":`), content...)
-		out = append(out, `,"sender":`...)
-		out = canonicaljson.AppendString(out, string(p.User))
-		res.presence = append(res.presence, append(out, `,"type":"m.presence"}`...))
+		ev := append([]byte(`{"content":`), content...)
+		ev = append(ev, `,"sender":`...)
+		ev = canonicaljson.AppendString(ev, string(p.User))
+		out = append(out, append(ev, `,"type":"m.presence"}`...))
 	}
-	return s.sharingErr
+	return filter.newest(out), s.sharingErr
 }
 
 // Presence is the content of an m.presence event, and the answer of cs/getPresence.

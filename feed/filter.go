@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"encoding/json"
 	"slices"
 
 	"hanok/internal/strictjson"
@@ -18,6 +19,8 @@ type Filter struct {
 	Presence    EventFilter `json:"presence"`
 	AccountData EventFilter `json:"account_data"`
 	Room        RoomFilter  `json:"room"`
+
+	fields canonicaljson.Fields // nil: all
 }
 
 // RoomFilter selects among rooms and what is told of each.
@@ -69,6 +72,9 @@ func ParseFilter(raw []byte) (*Filter, error) {
 	}
 	if err := checkRooms(f.Room.Rooms, f.Room.NotRooms); err != nil {
 		return nil, err
+	}
+	if f.EventFields != nil {
+		f.fields = canonicaljson.ParseFields(f.EventFields)
 	}
 	for _, e := range []*EventFilter{&f.Presence, &f.AccountData} {
 		if err := e.prepare(); err != nil {
@@ -138,6 +144,14 @@ func (f *EventFilter) Most(def, bound int) int {
 		return def
 	}
 	return min(*f.Limit, bound)
+}
+
+// newest leaves out the first of a list that is longer than the filter's limit.
+func (f *EventFilter) newest(events []json.RawMessage) []json.RawMessage {
+	if f.Limit == nil || len(events) <= *f.Limit {
+		return events
+	}
+	return events[len(events)-*f.Limit:]
 }
 
 // Accepts reports whether an event of a type and sender passes; an empty sender is not looked at.

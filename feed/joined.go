@@ -41,11 +41,7 @@ func (s *syncer) joined(w *roomWork) (*joinedRoom, error) {
 			return nil, err
 		}
 	}
-	for _, d := range w.accountData {
-		if filter.AccountData.Accepts(d.Type, "") && filter.AccountData.AcceptsRoom(w.room) {
-			j.accountData = append(j.accountData, accountDataEvent(d))
-		}
-	}
+	s.roomAccountData(j, w)
 	if filter.Ephemeral.AcceptsRoom(w.room) {
 		if err := s.ephemeral(j, w); err != nil {
 			return nil, err
@@ -59,6 +55,20 @@ func (s *syncer) joined(w *roomWork) (*joinedRoom, error) {
 		j.notification = counts
 	}
 	return j, nil
+}
+
+// roomAccountData adds the user's data of a room.
+func (s *syncer) roomAccountData(j *joinedRoom, w *roomWork) {
+	filter := &s.r.Filter.Room.AccountData
+	if !filter.AcceptsRoom(w.room) {
+		return
+	}
+	for _, d := range w.accountData {
+		if filter.Accepts(d.Type, string(s.r.User)) {
+			j.accountData = append(j.accountData, accountDataEvent(d))
+		}
+	}
+	j.accountData = filter.newest(j.accountData)
 }
 
 // left tells of a room the user has left, up to the moment they did; nil if there is nothing to tell.
@@ -202,15 +212,20 @@ func isMember(ev *rooms.Event) bool { return ev.Type() == "m.room.member" && ev.
 
 // render is an event as the requesting device is told it, with its aggregations, which may be nil.
 func (s *syncer) render(ev *rooms.Event, relations []byte) (json.RawMessage, error) {
+	fields := s.r.Filter.fields
 	if s.r.Filter.EventFormat == "federation" {
-		return ev.JSON(), nil
+		return fields.Append(nil, ev.JSON()), nil
 	}
 	o, err := s.Rooms.ClientOptions(s.ctx, ev, s.r.User, s.r.Device)
 	if err != nil {
 		return nil, err
 	}
 	o.OmitRoomID, o.Now, o.Relations = true, s.now, relations
-	return ev.AppendClient(nil, o), nil
+	raw := ev.AppendClient(nil, o)
+	if fields != nil {
+		raw = fields.Append(nil, raw)
+	}
+	return raw, nil
 }
 
 func accountDataEvent(d users.AccountDatum) json.RawMessage {

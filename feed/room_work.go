@@ -1,9 +1,9 @@
 package feed
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	"hanok/matrix"
 	"hanok/rooms"
@@ -11,7 +11,7 @@ import (
 	"hanok/users"
 )
 
-// roomWork finds the rooms that the response must say something about, in order of room ID.
+// roomWork finds the rooms that the response must say something about, section by section, in order of room ID.
 func (s *syncer) roomWork() ([]*roomWork, error) {
 	work := make(map[matrix.RoomID]*roomWork)
 	add := func(m rooms.Membership, section string, whole bool) *roomWork {
@@ -135,14 +135,11 @@ func (s *syncer) dressWork(work map[matrix.RoomID]*roomWork, joined map[matrix.R
 	}
 	out := make([]*roomWork, 0, len(work))
 	for _, w := range work {
-		if w.whole && w.section == "join" {
-			if err := s.wholeRoom(w); err != nil {
-				return nil, err
-			}
-		}
 		out = append(out, w)
 	}
-	slices.SortFunc(out, func(a, b *roomWork) int { return strings.Compare(string(a.room), string(b.room)) })
+	slices.SortFunc(out, func(a, b *roomWork) int {
+		return cmp.Or(cmp.Compare(a.section, b.section), cmp.Compare(a.room, b.room))
+	})
 	return out, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"time"
 
 	"hanok/matrix"
@@ -33,9 +34,9 @@ const (
 	maxToDevice     = 100
 )
 
-// Sync answers a /sync with a JSON body, at once if there is news or nothing to wait for,
-// else when there is, or after the timeout with an empty one.
-func (f *Feed) Sync(ctx context.Context, r Request) ([]byte, error) {
+// Sync answers a /sync with a JSON body, at once if there is news or nothing to wait for, else when there is, or after the
+// timeout with an empty one. The body is written room by room: after an error it is not whole.
+func (f *Feed) Sync(ctx context.Context, r Request, w io.Writer) error {
 	woken, done := f.Hub.Register(r.User)
 	defer done()
 	timer := time.NewTimer(r.Timeout)
@@ -43,48 +44,23 @@ func (f *Feed) Sync(ctx context.Context, r Request) ([]byte, error) {
 	// What the client has seen of its to-device messages is done with.
 	if !r.initial() && r.Device != "" {
 		if err := f.Users.ToDevice.Acknowledge(ctx, r.User, r.Device, r.Since.ToDevice); err != nil {
-			return nil, fmt.Errorf("acknowledge to-device messages: %w", err)
+			return fmt.Errorf("acknowledge to-device messages: %w", err)
 		}
 	}
 	wait := !r.initial() && !r.FullState && r.Timeout > 0
 	for {
-		res, err := f.build(ctx, &r, f.DB.Current())
-		if err != nil {
-			return nil, err
-		}
-		if !wait || !res.empty() || f.Hub.Stopping() {
-			return res.encode(), nil
+		told, err := f.tell(ctx, &r, f.DB.Current(), wait && !f.Hub.Stopping(), w)
+		if err != nil || told {
+			return err
 		}
 		select {
 		case <-woken:
 		case <-timer.C:
 			wait = false
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 	}
-}
-
-// response is a /sync response before it is written.
-type response struct {
-	request     *Request
-	next        Token
-	join        []joinedRoom
-	invite      []strippedRoom
-	knock       []strippedRoom
-	leave       []joinedRoom
-	presence    []json.RawMessage
-	accountData []json.RawMessage
-	toDevice    []json.RawMessage
-	changed     []matrix.UserID // device_lists
-	left        []matrix.UserID
-	keys        *users.KeyCounts
-}
-
-// empty reports that the client would learn nothing; key counts alone do not count.
-func (s *response) empty() bool {
-	return len(s.join) == 0 && len(s.invite) == 0 && len(s.knock) == 0 && len(s.leave) == 0 && len(s.presence) == 0 &&
-		len(s.accountData) == 0 && len(s.toDevice) == 0 && len(s.changed) == 0 && len(s.left) == 0
 }
 
 type strippedRoom struct {
@@ -102,40 +78,44 @@ type syncer struct {
 	now     matrix.Timestamp
 	ignored map[matrix.UserID]bool
 	lists   deviceListChanges
-	data    []users.AccountDatum // what the response may show of account data, of all rooms
+	data    []users.AccountDatum // what the response may show of account data: for an initial sync global data only
 
 	inviteRules *users.InviteRules     // loaded when the first invite is met
 	sharing     map[matrix.UserID]bool // loaded by shares
 	sharingErr  error
 }
 
-// build makes the response for everything in (Since, until].
-func (f *Feed) build(ctx context.Context, r *Request, until storage.Position) (*response, error) {
+// tell writes the response for everything in (Since, until]. If it may wait and there is nothing to tell, it writes nothing
+// and reports false. What belongs to rooms comes first, so that no room is held longer than it takes to write it.
+func (f *Feed) tell(ctx context.Context, r *Request, until storage.Position, mayWait bool, w io.Writer) (told bool, err error) {
 	ignored, err := f.Users.Accounts.Ignored(ctx, f.DB, r.User)
 	if err != nil {
-		return nil, fmt.Errorf("ignored users: %w", err)
+		return false, fmt.Errorf("ignored users: %w", err)
 	}
 	until = max(until, r.Since.Pos)
 	s := &syncer{Feed: f, ctx: ctx, r: r, since: r.Since.Pos, until: until, now: matrix.Timestamp(time.Now().UnixMilli()), ignored: ignored}
-	res := &response{request: r, next: At(until)}
 	if s.data, err = s.accountData(); err != nil {
-		return nil, err
+		return false, err
 	}
+	res := newResponse(r, w)
 	if err := s.rooms(res); err != nil {
-		return nil, err
+		return false, err
 	}
-	s.globalAccountData(res)
-	if err := s.presence(res); err != nil {
-		return nil, err
+	rest := &tail{next: At(until), accountData: s.globalAccountData()}
+	if rest.presence, err = s.presence(); err != nil {
+		return false, err
 	}
-	if err := s.device(res); err != nil {
-		return nil, err
+	if err := s.device(rest); err != nil {
+		return false, err
 	}
-	return res, nil
+	if mayWait && !res.begun && rest.empty() {
+		return false, nil
+	}
+	return true, res.finish(rest)
 }
 
 // device fills in what belongs to the requesting device: messages to it, its key counts, and whose devices changed.
-func (s *syncer) device(res *response) error {
+func (s *syncer) device(rest *tail) error {
 	if s.r.Device == "" {
 		return nil
 	}
@@ -144,35 +124,38 @@ func (s *syncer) device(res *response) error {
 		return fmt.Errorf("to-device messages: %w", err)
 	}
 	for _, m := range messages {
-		res.toDevice = append(res.toDevice, m.Event)
+		rest.toDevice = append(rest.toDevice, m.Event)
 	}
 	if more {
-		res.next.ToDevice = messages[len(messages)-1].Position
+		rest.next.ToDevice = messages[len(messages)-1].Position
 	}
-	if res.keys, err = s.Users.Keys.Counts(s.ctx, s.DB, s.r.User, s.r.Device); err != nil {
+	if rest.keys, err = s.Users.Keys.Counts(s.ctx, s.DB, s.r.User, s.r.Device); err != nil {
 		return fmt.Errorf("key counts: %w", err)
 	}
 	if s.r.initial() {
 		return nil // the client asks for the keys of everybody it sees
 	}
-	res.changed, res.left, err = s.deviceLists()
+	rest.changed, rest.left, err = s.deviceLists()
 	return err
 }
 
-func (s *syncer) globalAccountData(res *response) {
+func (s *syncer) globalAccountData() []json.RawMessage {
+	var out []json.RawMessage
+	filter := &s.r.Filter.AccountData
 	for _, d := range s.data {
-		if d.Room == "" && s.r.Filter.AccountData.Accepts(d.Type, "") {
-			res.accountData = append(res.accountData, accountDataEvent(d))
+		if d.Room == "" && filter.Accepts(d.Type, string(s.r.User)) {
+			out = append(out, accountDataEvent(d))
 		}
 	}
+	return filter.newest(out)
 }
 
-// accountData reads the account data that the response may show, of all rooms.
+// accountData reads what the response may show of account data.
 func (s *syncer) accountData() ([]users.AccountDatum, error) {
 	var data []users.AccountDatum
 	var err error
 	if s.r.initial() {
-		data, err = s.Users.AccountData.All(s.ctx, s.DB, s.r.User)
+		data, err = s.Users.AccountData.Global(s.ctx, s.DB, s.r.User)
 	} else {
 		data, err = s.Users.AccountData.Changed(s.ctx, s.DB, s.r.User, s.since, s.until)
 	}
@@ -182,7 +165,7 @@ func (s *syncer) accountData() ([]users.AccountDatum, error) {
 	return data, nil
 }
 
-// rooms fills in join, invite, knock and leave.
+// rooms writes join, leave, invite and knock.
 func (s *syncer) rooms(res *response) error {
 	work, err := s.roomWork()
 	if err != nil {
@@ -197,43 +180,48 @@ func (s *syncer) rooms(res *response) error {
 		if !s.r.Filter.Room.acceptsRoom(w.room) {
 			continue
 		}
-		switch w.section {
-		case "join":
-			j, err := s.joined(w)
-			if err != nil {
-				return fmt.Errorf("sync of room %s: %w", w.room, err)
-			}
-			if !j.empty() || w.whole || w.notified {
-				res.join = append(res.join, *j)
-			}
-		case "leave":
-			l, err := s.left(w)
-			if err != nil {
-				return fmt.Errorf("sync of left room %s: %w", w.room, err)
-			}
-			if l != nil {
-				res.leave = append(res.leave, *l)
-			}
-		case "invite", "knock":
-			if w.section == "invite" {
-				shown, err := s.showsInvite(w.membership.Sender)
-				if err != nil {
-					return err
-				}
-				if !shown {
-					continue
-				}
-			}
-			events, err := s.Rooms.InviteState(s.ctx, s.r.User, w.room)
-			if err != nil {
-				return fmt.Errorf("stripped state of room %s: %w", w.room, err)
-			}
-			if w.section == "invite" {
-				res.invite = append(res.invite, strippedRoom{w.room, events})
-			} else {
-				res.knock = append(res.knock, strippedRoom{w.room, events})
+		if err := s.room(res, w); err != nil {
+			return fmt.Errorf("sync of room %s: %w", w.room, err)
+		}
+	}
+	return nil
+}
+
+func (s *syncer) room(res *response, w *roomWork) error {
+	switch w.section {
+	case "join":
+		if w.whole {
+			if err := s.wholeRoom(w); err != nil {
+				return err
 			}
 		}
+		j, err := s.joined(w)
+		if err != nil {
+			return err
+		}
+		if !j.empty() || w.whole || w.notified {
+			return res.joined(w.section, j)
+		}
+	case "leave":
+		l, err := s.left(w)
+		if err != nil {
+			return err
+		}
+		if l != nil {
+			return res.joined(w.section, l)
+		}
+	case "invite", "knock":
+		if w.section == "invite" {
+			shown, err := s.showsInvite(w.membership.Sender)
+			if err != nil || !shown {
+				return err
+			}
+		}
+		events, err := s.Rooms.InviteState(s.ctx, s.r.User, w.room)
+		if err != nil {
+			return fmt.Errorf("stripped state: %w", err)
+		}
+		return res.stripped(w.section, w.room, events)
 	}
 	return nil
 }

@@ -81,3 +81,14 @@ func (w *Waiters) Stopping() bool {
 	defer w.mu.Unlock()
 	return w.shut
 }
+
+// Waiting is the number of long polls.
+func (w *Waiters) Waiting() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, m := range w.users {
+		n += len(m)
+	}
+	return n
+}

@@ -35,18 +35,12 @@ func GetAccountData(ctx context.Context, q Querier, user matrix.UserID, room mat
 }
 
 const (
-	listAccountData    = `SELECT room_id, type, content, position FROM account_data WHERE user_id = $1 AND content IS NOT NULL ORDER BY room_id, type`
 	roomAccountData    = `SELECT room_id, type, content, position FROM account_data WHERE user_id = $1 AND room_id = $2 AND content IS NOT NULL ORDER BY type`
 	changedAccountData = `SELECT room_id, type, content, position FROM account_data WHERE user_id = $1 AND position > $2 AND position <= $3 ORDER BY position`
 	countAccountData   = `SELECT count(*) FROM account_data WHERE user_id = $1 AND room_id = $2`
 )
 
-// ListAccountData returns all that is set.
-func ListAccountData(ctx context.Context, q Querier, user matrix.UserID) ([]AccountDatum, error) {
-	return collect(ctx, q, scanAccountDatum, listAccountData, user)
-}
-
-// RoomAccountData returns what is set for one room.
+// RoomAccountData returns what is set for one room, or globally for "".
 func RoomAccountData(ctx context.Context, q Querier, user matrix.UserID, room matrix.RoomID) ([]AccountDatum, error) {
 	return collect(ctx, q, scanAccountDatum, roomAccountData, user, room)
 }

@@ -156,24 +156,20 @@ func (a *AccountData) Delete(ctx context.Context, user matrix.UserID, room matri
 	return nil
 }
 
-// All returns everything that is set, m.push_rules always included: for an initial sync.
-func (a *AccountData) All(ctx context.Context, q storage.Querier, user matrix.UserID) ([]AccountDatum, error) {
-	rows, err := storage.ListAccountData(ctx, q, user)
+// Global returns what is set for no room in particular, m.push_rules always included.
+func (a *AccountData) Global(ctx context.Context, q storage.Querier, user matrix.UserID) ([]AccountDatum, error) {
+	data, err := a.InRoom(ctx, q, user, "")
 	if err != nil {
-		return nil, fmt.Errorf("all account data: %w", err)
+		return nil, err
 	}
 	rules, err := readRules(ctx, q, user)
 	if err != nil {
 		return nil, err
 	}
-	all := []AccountDatum{{Type: typePushRules, Content: pushRulesContent(user, rules), Position: rules.position}}
-	for _, d := range rows {
-		all = append(all, datum(d))
-	}
-	return all, nil
+	return append([]AccountDatum{{Type: typePushRules, Content: pushRulesContent(user, rules), Position: rules.position}}, data...), nil
 }
 
-// InRoom returns what is set for one room.
+// InRoom returns what is set for one room, or for none if it is "".
 func (a *AccountData) InRoom(ctx context.Context, q storage.Querier, user matrix.UserID, room matrix.RoomID) ([]AccountDatum, error) {
 	rows, err := storage.RoomAccountData(ctx, q, user, room)
 	if err != nil {

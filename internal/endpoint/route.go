@@ -12,7 +12,7 @@ import (
 )
 
 // Handler answers one request: a value to be encoded as JSON (nil is an empty
-// object), a Raw, or an error. A handler that has written the response itself answers Written.
+// object), a Raw, a Stream, or an error. A handler that has written the response itself answers Written.
 type Handler func(*Request) (any, error)
 
 // Route is one endpoint, as data. A table of routes is the API on one page.

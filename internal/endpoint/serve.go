@@ -36,13 +36,21 @@ func Serve(o Options, rt Route) http.Handler {
 		r := &Request{Request: hr, W: sw, Route: rt}
 		r.limitReading()
 		answer, err := run(o, rt, r)
-		switch {
-		case err != nil:
-			writeError(o.Log, sw, r, rt, err)
+		whole := true
+		switch a := answer.(type) {
+		case Stream:
+			whole, err = writeStream(sw, a)
+		case Written:
 		default:
-			if _, ok := answer.(Written); !ok {
+			if err == nil {
 				writeAnswer(o.Log, sw, r, rt, answer)
 			}
+		}
+		switch {
+		case err != nil && whole:
+			writeError(o.Log, sw, r, rt, err)
+		case err != nil && r.Ctx().Err() == nil:
+			o.Log.Warn().Err(err).Str("op", rt.Operation).Msg("request failed within its answer")
 		}
 		if o.Observe != nil {
 			o.Observe(rt.Operation, hr.Method, sw.status(), time.Since(start))
@@ -51,10 +59,22 @@ func Serve(o Options, rt Route) http.Handler {
 			e.Str("op", rt.Operation).Str("method", hr.Method).Int("status", sw.status()).
 				Dur("took", time.Since(start)).Msg("request")
 		}
+		if !whole {
+			panic(http.ErrAbortHandler) // cuts the connection
+		}
 	})
 }
 
 func run(o Options, rt Route, r *Request) (answer any, err error) {
+	err = guarded(func() error {
+		answer, err = handle(o, rt, r)
+		return err
+	})
+	return answer, err
+}
+
+// guarded turns a panic into an error.
+func guarded(fn func() error) (err error) {
 	defer func() {
 		p := recover()
 		if p == nil {
@@ -65,6 +85,10 @@ func run(o Options, rt Route, r *Request) (answer any, err error) {
 		}
 		err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 	}()
+	return fn()
+}
+
+func handle(o Options, rt Route, r *Request) (any, error) {
 	if err := r.checkVars(); err != nil {
 		return nil, err
 	}

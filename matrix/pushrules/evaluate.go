@@ -184,7 +184,7 @@ const (
 // compileCondition prepares a condition; ok is false for one that can never hold.
 func compileCondition(c Condition) (t test, ok bool) {
 	if c.Key != nil {
-		t.path = splitPath(*c.Key)
+		t.path = canonicaljson.SplitPath(*c.Key)
 		t.known = slices.IndexFunc(knownNames, func(names []string) bool { return slices.Equal(names, t.path) })
 	}
 	switch c.Kind {

@@ -2,7 +2,6 @@ package pushrules
 
 import (
 	"slices"
-	"strings"
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
@@ -41,7 +40,7 @@ var (
 func splitAll(paths []string) [][]string {
 	names := make([][]string, len(paths))
 	for i, path := range paths {
-		names[i] = splitPath(path)
+		names[i] = canonicaljson.SplitPath(path)
 	}
 	return names
 }
@@ -83,24 +82,4 @@ func lookUp(object []byte, path []string) property {
 	}
 	text, _ := canonicaljson.String(raw)
 	return property{raw, text}
-}
-
-// splitPath splits a dot-separated property path into property names.
-// spec: appendices#dot-separated-property-paths
-func splitPath(path string) []string {
-	var names []string
-	var name strings.Builder
-	for i := 0; i < len(path); i++ {
-		switch c := path[i]; {
-		case c == '\\' && i+1 < len(path) && (path[i+1] == '.' || path[i+1] == '\\'):
-			i++
-			name.WriteByte(path[i])
-		case c == '.':
-			names = append(names, name.String())
-			name.Reset()
-		default:
-			name.WriteByte(c)
-		}
-	}
-	return append(names, name.String())
 }
