@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hanok/delayed"
 	"hanok/feed"
 	"hanok/internal/endpoint"
 	"hanok/matrix"
@@ -28,6 +29,7 @@ type Options struct {
 	Users   *users.Service
 	Feed    *feed.Feed
 	Media   *media.Repository
+	Delayed *delayed.Scheduler
 	Remote  Remote // nil: federation is off
 
 	Registration Registration

@@ -17,7 +17,9 @@ var classes = map[string]struct {
 	perSecond rate.Limit
 	burst     int
 }{
-	"message": {10, 50},  // sending into rooms
+	"message": {10, 50}, // sending into rooms
+	// Clients in a call restart their delayed events about once a second; a media server does it for all of them, without a session.
+	"delayed": {20, 200},
 	"join":    {1, 10},   // joins and knocks
 	"create":  {0.5, 10}, // rooms and aliases
 	"report":  {0.1, 10},

@@ -7,6 +7,7 @@ import (
 
 	"hanok/feed"
 	"hanok/internal/endpoint"
+	"hanok/internal/strictjson"
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
 	"hanok/matrix/roomversion"
@@ -350,30 +351,53 @@ func (a *API) setState(r *endpoint.Request) (any, error) {
 func (a *API) sendMessage(r *endpoint.Request) (any, error) { return a.send(r, nil) }
 
 func (a *API) send(r *endpoint.Request, stateKey *string) (any, error) {
-	room, err := roomVar(r)
+	q, err := sendRequest(r, stateKey)
 	if err != nil {
 		return nil, err
 	}
-	var content map[string]json.RawMessage // must be an object
-	if err := r.Decode(&content); err != nil {
+	if r.HasQuery(delayParam) {
+		return a.sendLater(r, q)
+	}
+	if q.Content, err = contentOf(r); err != nil {
 		return nil, err
 	}
-	if content == nil {
-		return nil, matrix.BadJSON("The content must be an object.")
-	}
-	body, err := r.Body()
-	if err != nil {
-		return nil, err
-	}
-	who := requester(r)
-	id, err := a.Rooms.Send(r.Ctx(), rooms.SendRequest{
-		Room: room, Sender: who.UserID, Type: r.Var("eventType"), StateKey: stateKey, Content: body,
-		Device: who.DeviceID, TxnID: r.Var("txnId"),
-	})
+	id, err := a.Rooms.Send(r.Ctx(), q)
 	if err != nil {
 		return nil, err
 	}
 	return map[string]matrix.EventID{"event_id": id}, nil
+}
+
+// sendRequest is what the path says of an event to be sent.
+func sendRequest(r *endpoint.Request, stateKey *string) (rooms.SendRequest, error) {
+	room, err := roomVar(r)
+	if err != nil {
+		return rooms.SendRequest{}, err
+	}
+	who := requester(r)
+	return rooms.SendRequest{
+		Room: room, Sender: who.UserID, Type: r.Var("eventType"), StateKey: stateKey, Device: who.DeviceID, TxnID: r.Var("txnId"),
+	}, nil
+}
+
+// contentOf is the body as the content of an event.
+func contentOf(r *endpoint.Request) ([]byte, error) {
+	body, err := r.Body()
+	if err != nil {
+		return nil, err
+	}
+	return body, checkObject(body)
+}
+
+func checkObject(content []byte) error {
+	var object map[string]json.RawMessage
+	if err := strictjson.Unmarshal(content, &object); err != nil {
+		return err
+	}
+	if object == nil {
+		return matrix.BadJSON("The content must be an object.")
+	}
+	return nil
 }
 
 // spec: cs/redactEvent

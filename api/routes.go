@@ -143,6 +143,7 @@ func (a *API) keyRoutes() []endpoint.Route {
 }
 
 func (a *API) roomRoutes() []endpoint.Route {
+	const delayedVersions = "v1 unstable/org.matrix.msc4140"
 	return []endpoint.Route{
 		{Method: "POST", Versions: v3, Path: "/createRoom", Operation: "createRoom", Auth: user, Limit: "create", Handle: a.createRoom},
 		{Method: "POST", Versions: v3, Path: "/rooms/{roomId}/upgrade", Operation: "upgradeRoom", Auth: user, Limit: "create", Handle: a.upgrade},
@@ -167,6 +168,13 @@ func (a *API) roomRoutes() []endpoint.Route {
 		{Method: "PUT", Versions: v3, Path: "/rooms/{roomId}/state/{eventType}", Operation: "setRoomStateWithKey", Auth: guest, Limit: "message", Handle: a.setState},
 		{Method: "PUT", Versions: v3, Path: "/rooms/{roomId}/state/{eventType}/", Operation: "setRoomStateWithKey", Auth: guest, Limit: "message", Handle: a.setState},
 		{Method: "PUT", Versions: v3, Path: "/rooms/{roomId}/state/{eventType}/{stateKey}", Operation: "setRoomStateWithKey", Auth: guest, Limit: "message", Handle: a.setState},
+		{Method: "PUT", Versions: "v3 unstable/org.matrix.msc4140", Path: "/rooms/{roomId}/delayed_event/{eventType}/{txnId}", Operation: "scheduleDelayedEvent", Auth: guest, Limit: "message", Handle: a.scheduleEvent},
+		{Method: "GET", Versions: delayedVersions, Path: "/delayed_events", Operation: "getDelayedEvents", Auth: guest, Limit: "delayed", Handle: a.delayedEvents},
+		{Method: "GET", Versions: delayedVersions, Path: "/delayed_events/{delayId}", Operation: "getDelayedEvent", Auth: guest, Limit: "delayed", Handle: a.delayedEvent},
+		{Method: "POST", Versions: "unstable/org.matrix.msc4140", Path: "/delayed_events/{delayId}", Operation: "manageDelayedEvent", Auth: maybe, Limit: "delayed", Handle: a.manageDelayed},
+		{Method: "POST", Versions: delayedVersions, Path: "/delayed_events/{delayId}/cancel", Operation: "cancelDelayedEvent", Auth: maybe, Limit: "delayed", Handle: a.cancelDelayed},
+		{Method: "POST", Versions: delayedVersions, Path: "/delayed_events/{delayId}/restart", Operation: "restartDelayedEvent", Auth: maybe, Limit: "delayed", Handle: a.restartDelayed},
+		{Method: "POST", Versions: delayedVersions, Path: "/delayed_events/{delayId}/send", Operation: "sendDelayedEvent", Auth: maybe, Limit: "delayed", Handle: a.sendDelayed},
 		{Method: "GET", Versions: v3, Path: "/rooms/{roomId}/members", Operation: "getMembersByRoom", Auth: guest, Handle: a.members},
 		{Method: "GET", Versions: v3, Path: "/rooms/{roomId}/joined_members", Operation: "getJoinedMembersByRoom", Auth: guest, Handle: a.joinedMembers},
 		{Method: "GET", Versions: v3, Path: "/rooms/{roomId}/messages", Operation: "getRoomEvents", Auth: guest, Handle: a.messages},

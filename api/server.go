@@ -26,6 +26,8 @@ func (a *API) versions(*endpoint.Request) (any, error) {
 		Unstable: map[string]bool{
 			"org.matrix.msc2285.stable":              true, // private read receipts
 			"org.matrix.msc3440.stable":              true, // threads
+			"org.matrix.msc4140":                     true, // delayed events
+			"org.matrix.msc4140.stable":              true,
 			"org.matrix.msc4155":                     true, // filtering of invites
 			"org.matrix.msc4222":                     true, // state_after in /sync
 			"org.matrix.msc4306":                     true, // thread subscriptions
@@ -52,8 +54,11 @@ func (a *API) capabilities(r *endpoint.Request) (any, error) {
 	type enabled struct {
 		Enabled bool `json:"enabled"`
 	}
+	delays := map[string]int64{"max_delay_ms": a.Delayed.MaxDelay.Milliseconds(), "max_scheduled": int64(a.Delayed.MaxScheduled)}
 	capabilities := map[string]any{
-		"m.change_password": enabled{a.Registration.PasswordLogin},
+		"m.delayed_events":                  delays, // spec: MSC4140#delayed-event-limits-as-a-capability
+		"org.matrix.msc4140.delayed_events": delays,
+		"m.change_password":                 enabled{a.Registration.PasswordLogin},
 		"m.room_versions": map[string]any{
 			"default":   roomversion.Default,
 			"available": available,

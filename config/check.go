@@ -103,6 +103,9 @@ func (c *Config) check() Problems {
 	if c.Media.MaxPixels < 0 || c.Media.RemoteMaxDays < 0 {
 		bad("media", "Leave them out for the default.", "max_pixels and remote_max_days cannot be negative")
 	}
+	if c.Limits.MaxDelayedEvents < 0 {
+		bad("limits.max_delayed_events", "Leave it out for the default.", "cannot be negative")
+	}
 	if d := c.Appservices.Directory; d != "" {
 		if info, err := os.Stat(d); err != nil || !info.IsDir() {
 			bad("appservices.directory", "Make the folder, or leave the key out.", "%s is not a folder", d)

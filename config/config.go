@@ -121,7 +121,9 @@ type Media struct {
 
 // Limits is the `limits` section.
 type Limits struct {
-	NoRateLimits bool `yaml:"no_rate_limits" doc:"Turn rate limits off. For tests only."`
+	MaxDelay         Duration `yaml:"max_delay" doc:"How far ahead users may schedule events (delayed events, by which clients leave calls they were thrown out of). Empty: 1 day."`
+	MaxDelayedEvents int      `yaml:"max_delayed_events" doc:"How many events a user may have scheduled at a time. Empty: 100."`
+	NoRateLimits     bool     `yaml:"no_rate_limits" doc:"Turn rate limits off. For tests only."`
 }
 
 // Appservices is the `appservices` section.
@@ -182,6 +184,8 @@ func (c *Config) fill(dir string) {
 	or(&c.Media.MaxPixels, 40_000_000)
 	or(&c.Media.RemoteMaxDays, 30)
 	or(&c.TURN.Lifetime, Duration(24*time.Hour))
+	or(&c.Limits.MaxDelay, Duration(24*time.Hour))
+	or(&c.Limits.MaxDelayedEvents, 100)
 	orString(&c.Log.Level, "info")
 }
 

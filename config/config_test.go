@@ -38,6 +38,7 @@ func TestDefaults(t *testing.T) {
 		Database: Database{URL: "sqlite:" + filepath.Join(dir, "data", "hanok.db")},
 		Privacy:  Privacy{Encryption: "required", UnencryptedUpload: 512 << 10},
 		Media:    Media{MaxUpload: 100 << 20, MaxRemote: 100 << 20, MaxPixels: 40_000_000, RemoteMaxDays: 30},
+		Limits:   Limits{MaxDelay: Duration(24 * time.Hour), MaxDelayedEvents: 100},
 		TURN:     TURN{Lifetime: Duration(24 * time.Hour)},
 		Log:      Log{Level: "info"},
 	}

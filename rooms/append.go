@@ -22,6 +22,9 @@ type draft struct {
 	ts      matrix.Timestamp
 	device  matrix.DeviceID
 	txn     string
+	delayed bool // txn is the ID under which the event was scheduled
+	// commit stores what goes with the event, in its transaction.
+	commit func(ctx context.Context, tx *storage.Tx, id matrix.EventID) error
 
 	names [3]storage.NameNID // type, sender, state key
 	erase *Event             // the target of a redaction, where it is ours to erase
@@ -262,7 +265,7 @@ func (r *room) build(ctx context.Context, en *entry, d *draft, o appendOptions) 
 	ev := &Event{
 		Relay: true,
 		Event: c.event, NID: nid, RoomNID: r.nid, ReceivedTS: e.now(), stateBefore: h.state.Ref(), auths: c.auths,
-		typ: d.names[0], sender: d.names[1], TxnDevice: d.device, TxnID: d.txn, prevs: make([]storage.EventNID, len(c.parents)),
+		typ: d.names[0], sender: d.names[1], TxnDevice: d.device, TxnID: d.txn, Delayed: d.delayed, prevs: make([]storage.EventNID, len(c.parents)),
 	}
 	for i, t := range c.parents {
 		ev.prevs[i] = t.nid
@@ -292,9 +295,12 @@ func (r *room) build(ctx context.Context, en *entry, d *draft, o appendOptions) 
 		it.erased = append(it.erased, erase(d.erase, ev))
 	}
 	if d.early != "" {
-		en.extra = func(ctx context.Context, tx *storage.Tx) error {
+		en.with(func(ctx context.Context, tx *storage.Tx) error {
 			return storage.InsertEarlyRedaction(ctx, tx, d.early, nid)
-		}
+		})
+	}
+	if d.commit != nil {
+		en.with(func(ctx context.Context, tx *storage.Tx) error { return d.commit(ctx, tx, ev.ID()) })
 	}
 	next := &head{state: after, tips: []tip{{nid: nid, id: ev.ID(), depth: ev.Depth(), after: after}}}
 	if len(c.parents) < len(h.tips) {
@@ -377,6 +383,12 @@ type SendRequest struct {
 	Device    matrix.DeviceID  // scope of TxnID
 	TxnID     string           // "" means the request is not idempotent
 	Timestamp matrix.Timestamp // origin_server_ts, 0 means now
+	Sticky    *int64           // milliseconds for which the event is sticky; nil: it is not. spec: MSC4354
+	// Delayed says that the event was scheduled, under the ID in TxnID, which its sender is told instead of a transaction ID.
+	Delayed bool
+	// Commit, unless nil, is run in the transaction that stores the event. It may run more than once. It does not run if
+	// there is nothing to store, because the room has that state already, nor for membership events.
+	Commit func(ctx context.Context, tx *storage.Tx, id matrix.EventID) error
 }
 
 // txnKey identifies a request that may be repeated.
@@ -415,7 +427,7 @@ func (e *Engine) Send(ctx context.Context, r SendRequest) (matrix.EventID, error
 				return same, err
 			}
 		}
-		d := &draft{sender: r.Sender, typ: r.Type, skey: r.StateKey, content: r.Content, redacts: r.Redacts, ts: r.Timestamp, device: r.Device, txn: r.TxnID}
+		d := &draft{sender: r.Sender, typ: r.Type, skey: r.StateKey, content: r.Content, redacts: r.Redacts, ts: r.Timestamp, device: r.Device, txn: r.TxnID, delayed: r.Delayed, commit: r.Commit}
 		if r.Type == "m.room.redaction" {
 			if err := room.redactable(ctx, r, d); err != nil {
 				return "", err

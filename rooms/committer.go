@@ -205,6 +205,21 @@ func (c *committer) abort(en *entry, err error) {
 	en.finish(err)
 }
 
+// with adds to what is stored in the entry's transaction.
+func (en *entry) with(store func(ctx context.Context, tx *storage.Tx) error) {
+	before := en.extra
+	if before == nil {
+		en.extra = store
+		return
+	}
+	en.extra = func(ctx context.Context, tx *storage.Tx) error {
+		if err := before(ctx, tx); err != nil {
+			return err
+		}
+		return store(ctx, tx)
+	}
+}
+
 func (en *entry) finish(err error) {
 	en.done <- err
 	en.room.release()

@@ -147,6 +147,7 @@ type Event struct {
 	RedactedBy  matrix.EventID  // the redaction that was applied; the event is in redacted form then
 	TxnDevice   matrix.DeviceID // the local device that sent the event, and its transaction id
 	TxnID       string
+	Delayed     bool // TxnID is the ID under which a local user scheduled the event. spec: MSC4140
 	redactedBy  storage.EventNID
 	stateBefore statetree.Ref
 	prevs       []storage.EventNID

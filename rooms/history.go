@@ -179,7 +179,11 @@ func (e *Engine) inVisibleState(ctx context.Context, user matrix.UserID, room ma
 // redaction, the transaction id if device sent it, the reader's membership.
 func (e *Engine) ClientOptions(ctx context.Context, ev *Event, user matrix.UserID, device matrix.DeviceID) (event.ClientOptions, error) {
 	o := event.ClientOptions{Now: e.now()}
-	if ev.TxnID != "" && ev.Sender() == user && ev.TxnDevice == device {
+	switch {
+	case ev.TxnID == "" || ev.Sender() != user:
+	case ev.Delayed:
+		o.DelayID = ev.TxnID
+	case ev.TxnDevice == device:
 		o.TransactionID = ev.TxnID
 	}
 	if !ev.Outlier && ev.Pos != 0 {

@@ -53,7 +53,7 @@ func fromRow(row *storage.EventRow, parsed *event.Event) *Event {
 	return &Event{
 		Event: parsed, NID: row.NID, RoomNID: row.Room, Pos: row.Pos, ReceivedTS: row.ReceivedTS,
 		Rejected: row.Flags&storage.EventRejected != 0, SoftFailed: row.Flags&storage.EventSoftFailed != 0, Outlier: row.Flags&storage.EventOutlier != 0, Relay: row.Flags&storage.EventRelay != 0,
-		TxnDevice: row.TxnDevice, TxnID: row.TxnID,
+		TxnDevice: row.TxnDevice, TxnID: row.TxnID, Delayed: row.Flags&storage.EventDelayed != 0,
 		redactedBy: row.RedactedBy, stateBefore: statetree.Ref(row.State), prevs: row.Prev, auths: row.Auth,
 		typ: row.Type, skey: row.StateKey, sender: row.Sender,
 	}
@@ -72,6 +72,9 @@ func (ev *Event) row() *storage.EventRow {
 	}
 	if ev.SoftFailed {
 		flags |= storage.EventSoftFailed
+	}
+	if ev.Delayed {
+		flags |= storage.EventDelayed
 	}
 	return &storage.EventRow{
 		NID: ev.NID, ID: ev.ID(), Room: ev.RoomNID, Type: ev.typ, StateKey: ev.skey, Sender: ev.sender, Depth: ev.Depth(), Pos: ev.Pos,

@@ -64,6 +64,7 @@ var purgeUser = []string{
 	`DELETE FROM backups WHERE user_id = $1`,
 	`DELETE FROM backup_keys WHERE user_id = $1`,
 	`DELETE FROM cross_signing_keys WHERE user_id = $1`,
+	`DELETE FROM delayed_events WHERE user_id = $1`,
 	`DELETE FROM filters WHERE user_id = $1`,
 	`DELETE FROM key_signatures WHERE target_user = $1`,
 	`DELETE FROM key_signatures WHERE signer = $1`,

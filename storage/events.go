@@ -21,6 +21,8 @@ const (
 	EventSoftFailed
 	// EventRelay: this server sends it to the others: made here, or taken for the room by send_join and its like.
 	EventRelay
+	// EventDelayed: a local user had scheduled it; txn_id is the ID of the delayed event. spec: MSC4140
+	EventDelayed
 )
 
 // EventRow is a row of events.

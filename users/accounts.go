@@ -220,6 +220,22 @@ func (a *Accounts) SetSuspended(ctx context.Context, user matrix.UserID, on bool
 	return a.update(ctx, user, func(s *storage.Account) { s.Suspended = on })
 }
 
+// CheckMaySend refuses what a user has left to be sent in their absence while the account is not in order.
+func (a *Accounts) CheckMaySend(ctx context.Context, user matrix.UserID) error {
+	s, err := storage.GetAccount(ctx, a.DB, user)
+	switch {
+	case errors.Is(err, storage.ErrNotFound), err == nil && s.Deactivated:
+		return errDeactivated
+	case err != nil:
+		return fmt.Errorf("may a user send: %w", err)
+	case s.Locked:
+		return matrix.Errorf(http.StatusForbidden, "M_USER_LOCKED", "This account has been locked")
+	case s.Suspended:
+		return matrix.Errorf(http.StatusForbidden, "M_USER_SUSPENDED", "This account is suspended")
+	}
+	return nil
+}
+
 // Ignored returns the users that user ignores. spec: client-server-api#ignoring-users
 func (a *Accounts) Ignored(ctx context.Context, q storage.Querier, user matrix.UserID) (map[matrix.UserID]bool, error) {
 	d, err := storage.GetAccountData(ctx, q, user, "", "m.ignored_user_list")

@@ -11,6 +11,7 @@ import (
 type ClientOptions struct {
 	OmitRoomID      bool             // /sync leaves room_id out
 	TransactionID   string           // unsigned.transaction_id, for the sending device only
+	DelayID         string           // unsigned.org.matrix.msc4140.delay_id, for the sender only. spec: MSC4140
 	Now             matrix.Timestamp // for unsigned.age; 0 leaves age out
 	PrevContent     []byte           // unsigned.prev_content, canonical JSON
 	ReplacesState   matrix.EventID   // unsigned.replaces_state
@@ -84,6 +85,7 @@ func (e *Event) appendUnsigned(dst []byte, o ClientOptions) []byte {
 	}
 	raw("m.relations", o.Relations)
 	text("membership", o.Membership)
+	text("org.matrix.msc4140.delay_id", o.DelayID)
 	raw("prev_content", o.PrevContent)
 	text("prev_sender", string(o.PrevSender))
 	raw("redacted_because", o.RedactedBecause)

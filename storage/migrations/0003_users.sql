@@ -271,3 +271,26 @@ CREATE TABLE thread_subscriptions (
     PRIMARY KEY (user_id, room_id, root)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX thread_subscriptions_position ON thread_subscriptions (user_id, position);
+
+-- delayed_events are events to be sent later, and for a while those that are done with. spec: MSC4140
+CREATE TABLE delayed_events (
+    delay_id     TEXT    NOT NULL PRIMARY KEY,
+    user_id      TEXT    NOT NULL,
+    device_id    TEXT    NOT NULL, -- scope of txn_id
+    txn_id       TEXT,             -- NULL: the request was not idempotent
+    room_id      TEXT    NOT NULL,
+    type         BLOB    NOT NULL,
+    state_key    BLOB,             -- NULL: not a state event
+    content      BLOB    NOT NULL, -- JSON
+    sticky       INTEGER,          -- milliseconds; NULL: not sticky
+    delay        INTEGER NOT NULL, -- milliseconds
+    since_ts     INTEGER NOT NULL, -- when it was scheduled or last restarted
+    send_ts      INTEGER,          -- NULL: it is done with
+    finalised_ts INTEGER,          -- NULL: it is scheduled
+    event_id     TEXT,             -- what it was sent as
+    error        BLOB              -- JSON: why it was not sent
+) STRICT, WITHOUT ROWID;
+CREATE INDEX delayed_events_due ON delayed_events (send_ts, delay_id) WHERE send_ts IS NOT NULL;
+CREATE INDEX delayed_events_user ON delayed_events (user_id, send_ts, delay_id);
+CREATE INDEX delayed_events_finalised ON delayed_events (finalised_ts) WHERE finalised_ts IS NOT NULL;
+CREATE UNIQUE INDEX delayed_events_txn ON delayed_events (user_id, txn_id, device_id, room_id, type) WHERE txn_id IS NOT NULL;

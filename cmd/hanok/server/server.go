@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hanok/config"
+	"hanok/delayed"
 	"hanok/federation"
 	"hanok/federation/keyring"
 	fedserver "hanok/federation/server"
@@ -61,6 +62,7 @@ type Server struct {
 	users   *users.Service
 	feed    *feed.Feed
 	media   *media.Repository
+	delayed *delayed.Scheduler
 	client  http.Handler // the client-server API
 
 	outbound   *federation.Outbound // nil: federation is off
@@ -145,7 +147,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stopWorkers()
 	sending, sendingFailed := errgroup.WithContext(outbox)
 	working, workingFailed := errgroup.WithContext(workers)
-	running := []func(context.Context) error{s.users.Run, s.media.Run, s.feed.Run}
+	running := []func(context.Context) error{s.users.Run, s.media.Run, s.feed.Run, s.delayed.Run}
 	if s.outbound != nil {
 		running = append(running, s.federation.Run)
 		sending.Go(func() error { return s.outbound.Queue.Run(sendingFailed, s.rooms) })

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"hanok/api"
+	"hanok/delayed"
 	"hanok/federation"
 	"hanok/federation/identity"
 	fedserver "hanok/federation/server"
@@ -88,6 +89,10 @@ func (s *Server) openDomain() (err error) {
 	s.users = users.New(userOptions)
 	feedOptions.Rooms, feedOptions.Users = s.rooms, s.users
 	s.feed = feed.New(feedOptions)
+	s.delayed = delayed.New(delayed.Options{
+		DB: s.db, Rooms: s.rooms, MaySend: s.users.Accounts.CheckMaySend,
+		MaxDelay: time.Duration(cfg.Limits.MaxDelay), MaxScheduled: cfg.Limits.MaxDelayedEvents, Log: s.part("delayed"),
+	})
 	s.media, err = media.New(mediaOptions)
 	return err
 }
@@ -129,7 +134,7 @@ func (s *Server) clientAPI() http.Handler {
 	cfg := s.cfg
 	o := api.Options{
 		ServerName: s.name, BaseURL: strings.TrimSuffix(cfg.Server.PublicBaseURL, "/"),
-		DB: s.db, Rooms: s.rooms, Users: s.users, Feed: s.feed, Media: s.media,
+		DB: s.db, Rooms: s.rooms, Users: s.users, Feed: s.feed, Media: s.media, Delayed: s.delayed,
 		Registration: api.Registration{
 			Open: cfg.Registration.Open, RequireToken: !cfg.Registration.Open && len(cfg.Registration.Tokens) > 0,
 			Guests: cfg.Registration.Guests, PasswordLogin: true,
