@@ -113,17 +113,9 @@ func (e *Engine) mayDo(ctx context.Context, user matrix.UserID, nid storage.Room
 		return err
 	}
 	defer r.release()
-	c, err := r.current(ctx)
+	state, err := r.stateOf(ctx, user)
 	if err != nil {
 		return err
-	}
-	state := State{e, c.head.state}
-	membership, err := state.Membership(ctx, user)
-	if err != nil {
-		return err
-	}
-	if membership != "join" {
-		return matrix.Forbidden("you are not in this room")
 	}
 	levels, err := state.PowerLevels(ctx)
 	if err != nil {

@@ -19,17 +19,9 @@ func (e *Engine) CheckSendable(ctx context.Context, q SendRequest) error {
 		return err
 	}
 	defer r.release()
-	c, err := r.current(ctx)
+	state, err := r.stateOf(ctx, q.Sender)
 	if err != nil {
 		return err
-	}
-	state := State{e, c.head.state}
-	member, err := state.Membership(ctx, q.Sender)
-	if err != nil {
-		return err
-	}
-	if member != "join" {
-		return matrix.Forbidden("you are not in this room")
 	}
 	built, err := event.Build(r.version, event.Proto{
 		RoomID: r.id, Sender: q.Sender, Type: q.Type, StateKey: q.StateKey, Content: q.Content, Depth: 1, OriginServerTS: e.now(),

@@ -269,6 +269,20 @@ func (e *Engine) VisibleState(ctx context.Context, user matrix.UserID, room matr
 	return State{}, matrix.Forbidden("you are not in this room")
 }
 
+// stateOf is the current state of a room for somebody who must be in it: M_FORBIDDEN.
+func (r *room) stateOf(ctx context.Context, user matrix.UserID) (State, error) {
+	c, err := r.current(ctx)
+	if err != nil {
+		return State{}, err
+	}
+	state := State{r.e, c.head.state}
+	membership, err := state.Membership(ctx, user)
+	if err == nil && membership != "join" {
+		err = matrix.Forbidden("you are not in this room")
+	}
+	return state, err
+}
+
 // hideRoom makes an unknown room look like one that the user may not see.
 func hideRoom(err error) error {
 	if matrix.HasCode(err, "M_NOT_FOUND") {
