@@ -91,6 +91,7 @@ type Privacy struct {
 
 // Rooms is the `rooms` section.
 type Rooms struct {
+	NoDummyEvents bool `yaml:"no_dummy_events" doc:"Do not send the empty events (org.matrix.dummy_event) by which a room that other servers have made many branches of becomes one again. Nobody is shown them."`
 	ForgetOnLeave bool `yaml:"forget_on_leave" doc:"A room that somebody leaves, or is removed from, is forgotten at once: they do not see its history any more."`
 }
 

@@ -74,6 +74,9 @@ func (p *Policy) mayTravel(e *event.Event) bool {
 		// State is about the room, and cannot be encrypted; but a message does not become state by a state key.
 		return e.Type() != "m.room.message" && e.Type() != "m.sticker"
 	}
+	if e.IsDummy() {
+		return string(e.Content()) == "{}"
+	}
 	if !p.allowsType(e.Type()) {
 		return false
 	}

@@ -54,6 +54,8 @@ func TestEvents(t *testing.T) {
 	}{
 		"ciphertext":           {"m.room.encrypted", nil, ciphertext, true, true},
 		"reaction":             {"m.reaction", nil, `{"m.relates_to":{"event_id":"$x","key":"👍","rel_type":"m.annotation"}}`, true, true},
+		"dummy":                {"org.matrix.dummy_event", nil, `{}`, true, true},
+		"dummy with content":   {"org.matrix.dummy_event", nil, `{"body":"psst"}`, false, false},
 		"redaction":            {"m.room.redaction", nil, `{"redacts":"$x"}`, true, true},
 		"verification":         {"m.key.verification.ready", nil, `{"from_device":"X"}`, true, true},
 		"allowed by operator":  {"org.example.bot.ping", nil, `{}`, true, true},

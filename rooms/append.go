@@ -129,8 +129,10 @@ type appendOptions struct {
 	check  func(v headView) error
 	extra  func(ctx context.Context, tx *storage.Tx) error
 	create bool // the room is new
-	// unchecked leaves the policy out: for state that we ourselves add.
+	// unchecked leaves the policy out: for what we ourselves add.
 	unchecked bool
+	// unasked says that nobody waits for the event.
+	unasked bool
 }
 
 // append builds events on the head, one upon the other, and queues them as one commit. The caller waits for the entry.
@@ -271,6 +273,9 @@ func (r *room) build(ctx context.Context, en *entry, d *draft, o appendOptions) 
 		ev.prevs[i] = t.nid
 	}
 	it := &item{ev: ev, before: h.state, timeline: forward}
+	if ev.IsDummy() {
+		it.timeline, ev.Relay = nowhere, false
+	}
 	after := h.state
 	if d.skey != nil {
 		ev.skey = d.names[2]

@@ -33,6 +33,8 @@ type Options struct {
 	MayInvite func(ctx context.Context, invited, inviter matrix.UserID) error
 	// ForgetOnLeave makes rooms forgotten by whoever leaves them or is removed. spec: client-server-api#mforget_forced_upon_leave-capability
 	ForgetOnLeave bool
+	// NoDummyEvents leaves the branches of a room as they are until somebody here says something.
+	NoDummyEvents bool
 	// Now is the clock; nil means the system's.
 	Now func() matrix.Timestamp
 	Log zerolog.Logger
@@ -169,6 +171,7 @@ type Engine struct {
 	profile       func(context.Context, matrix.UserID) (string, string, error)
 	mayInvite     func(ctx context.Context, invited, inviter matrix.UserID) error
 	forgetOnLeave bool
+	noDummyEvents bool
 	now           func() matrix.Timestamp
 	log           zerolog.Logger
 
@@ -228,7 +231,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener,
-		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, now: o.Now, log: o.Log,
+		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, now: o.Now, log: o.Log,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),
 		resolved: newResolutionCache(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},

@@ -170,20 +170,13 @@ func TestManyForks(t *testing.T) {
 			t.Fatal(i, r.Err)
 		}
 	}
-	extremities := func() int {
-		snap, err := a.Snapshot(ctx, room)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(snap.Extremities)
-	}
-	if got := extremities(); got > 50 {
+	if got := len(extremities(t, a, room)); got > 50 {
 		t.Fatalf("%d extremities", got)
 	}
 	for range 8 {
 		a.say(a.user("alice"), room, "merge")
 	}
-	if got := extremities(); got != 1 {
+	if got := len(extremities(t, a, room)); got != 1 {
 		t.Fatalf("%d extremities after merging", got)
 	}
 	n.settle()

@@ -139,12 +139,12 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 	ev.stateBefore = p.before.Ref()
 	ev.Rejected = p.rejection != nil
 	ev.SoftFailed = redact || p.unwanted
-	ev.Relay = p.relay
+	ev.Relay = p.relay && !ev.IsDummy()
 	if err := r.redactedEarly(ctx, ev); err != nil {
 		return nil, after, err
 	}
 	it := &item{ev: ev, before: p.before, promote: stored}
-	if (p.found || p.history) && !ev.Rejected && !redact {
+	if (p.found || p.history) && !ev.Rejected && !redact && !ev.IsDummy() {
 		it.timeline = backward
 	}
 	en = &entry{room: r, items: []*item{it}}
@@ -200,9 +200,11 @@ func (r *room) extend(ctx context.Context, en *entry, it *item, after statetree.
 	if next.state, err = r.resolve(ctx, trees); err != nil {
 		return fmt.Errorf("state after an event: %w", err)
 	}
-	it.timeline = forward
 	it.current = next.state.Ref()
 	it.moved = next.state.Ref() != h.state.Ref()
+	if !ev.IsDummy() || it.moved { // what changes the state needs a place in the timeline
+		it.timeline = forward
+	}
 	en.head = next
 	if it.moved {
 		en.members, err = r.memberChanges(ctx, h.state, next.state, nil)

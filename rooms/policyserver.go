@@ -84,7 +84,7 @@ func (r *room) tryRecommended(ctx context.Context, d *draft, o appendOptions) (*
 	if p.ev, err = p.ev.Sign(r.e.server, r.e.key); err != nil {
 		return nil, err
 	}
-	if p.ev, err = r.e.recommended(ctx, server, p.ev, true); err != nil {
+	if p.ev, err = r.e.recommended(ctx, server, p.ev, !p.local.unasked); err != nil {
 		return nil, err
 	}
 	// The server has said yes: finish even if the client has gone away.

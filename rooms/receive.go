@@ -92,6 +92,14 @@ func (e *Engine) verify(ctx context.Context, events []*event.Event) []error {
 
 // receive works on verified events of one room (nil entries are left out) and waits for the commits.
 func (e *Engine) receive(ctx context.Context, origin matrix.ServerName, r *room, events []*event.Event) []error {
+	out := e.receiveBatch(ctx, origin, r, events)
+	if err := e.mergeTips(ctx, r); err != nil {
+		e.log.Debug().Err(err).Int64("room", int64(r.nid)).Msg("branches are not merged")
+	}
+	return out
+}
+
+func (e *Engine) receiveBatch(ctx context.Context, origin matrix.ServerName, r *room, events []*event.Event) []error {
 	out := make([]error, len(events))
 	if err := r.lockInbound(ctx); err != nil {
 		for i := range out {

@@ -63,6 +63,12 @@ func (e *Event) Is(eventType, stateKey string) bool {
 	return e.isState && e.eventType == eventType && e.stateKey == stateKey
 }
 
+// DummyType is the type of events that mean nothing to anybody: servers send them to bring the branches of a room together.
+const DummyType = "org.matrix.dummy_event"
+
+// IsDummy reports whether the event is one of those.
+func (e *Event) IsDummy() bool { return e.eventType == DummyType && !e.isState }
+
 // Sender is the user who sent the event.
 func (e *Event) Sender() matrix.UserID { return e.sender }
 

@@ -60,7 +60,7 @@ func (s *Server) openDomain() (err error) {
 		Profile: func(ctx context.Context, user matrix.UserID) (string, string, error) {
 			return s.users.Profiles.Local(ctx, user)
 		},
-		ForgetOnLeave: cfg.Rooms.ForgetOnLeave,
+		ForgetOnLeave: cfg.Rooms.ForgetOnLeave, NoDummyEvents: cfg.Rooms.NoDummyEvents,
 		MayInvite: func(ctx context.Context, invited, inviter matrix.UserID) error {
 			return s.users.Accounts.CheckInvite(ctx, invited, inviter)
 		},
