@@ -26,12 +26,16 @@ func (w *world) resolveWhole(states []state) (state, error) {
 		}
 	}
 	full := maps.Clone(conflicted)
-	for ref := range w.authDifference(states) {
-		full[ref] = true
+	if w.obeys(ruleAuthDifference) {
+		for ref := range w.authDifference(states) {
+			full[ref] = true
+		}
 	}
-	start := unconflicted
-	if w.version.StateResolution == roomversion.StateResolutionV2_1 {
+	start, v21 := unconflicted, w.version.StateResolution == roomversion.StateResolutionV2_1
+	if v21 == w.obeys(ruleStart) {
 		start = state{}
+	}
+	if v21 && w.obeys(ruleSubgraph) {
 		for ref := range w.conflictedSubgraph(conflicted) {
 			full[ref] = true
 		}
@@ -40,10 +44,10 @@ func (w *world) resolveWhole(states []state) (state, error) {
 	// 1.
 	x := make(map[Ref]bool)
 	for ref := range full {
-		if isPowerEvent(w.entries[ref].Event) {
+		if w.isPower(w.entries[ref].Event) {
 			x[ref] = true
 			for a := range w.chain(ref) {
-				if full[a] {
+				if full[a] && w.obeys(rulePowerChains) {
 					x[a] = true
 				}
 			}
@@ -68,8 +72,32 @@ func (w *world) resolveWhole(states []state) (state, error) {
 		return nil, err
 	}
 	// 5.
-	maps.Copy(resolved, unconflicted)
+	if w.obeys(ruleUnconflicted) {
+		maps.Copy(resolved, unconflicted)
+	} else {
+		for key, ref := range unconflicted {
+			if resolved[key] == 0 {
+				resolved[key] = ref
+			}
+		}
+	}
 	return resolved, nil
+}
+
+func (w *world) isPower(e *event.Event) bool {
+	switch e.Type() {
+	case "m.room.power_levels":
+		return w.obeys(rulePowerLevels)
+	case "m.room.join_rules":
+		return w.obeys(rulePowerRules)
+	case "m.room.member":
+		target, _ := e.StateKey()
+		if target == string(e.Sender()) && w.obeys(rulePowerOthers) {
+			return false
+		}
+		return e.Membership() == "ban" && w.obeys(rulePowerBans) || e.Membership() == "leave" && w.obeys(rulePowerKicks)
+	}
+	return false
 }
 
 // resolveWholeV1 is state resolution v1 in the same way. The specification leaves
@@ -100,29 +128,40 @@ func (w *world) resolveWholeV1(states []state) (state, error) {
 	allowed := func(ref Ref, s state) bool {
 		return eventauth.Check(w.entries[ref].Event, w.events(s)) == nil
 	}
-	for _, pass := range []string{"m.room.power_levels", "m.room.join_rules", "m.room.member", ""} {
+	passes := []string{"m.room.power_levels", "m.room.join_rules", "m.room.member", ""}
+	if !w.obeys(rule1Rules) {
+		passes[1], passes[2] = passes[2], passes[1]
+	}
+	if !w.obeys(rule1Levels) {
+		passes[0], passes[2] = passes[2], passes[0]
+	}
+	for _, pass := range passes {
 		base := maps.Clone(r)
 		for key, list := range conflicting {
 			// By ascending depth, then descending hash.
 			slices.SortFunc(list, func(a, b Ref) int {
 				return cmp.Or(cmp.Compare(w.entries[a].Event.Depth(), w.entries[b].Event.Depth()), cmp.Compare(sha(b), sha(a)))
 			})
+			if !w.obeys(rule1Depth) {
+				slices.Reverse(list)
+			}
 			s := maps.Clone(base)
 			switch {
 			case pass == "" && r[key] == 0:
 				r[key] = list[0]
 				for _, ref := range list {
-					if allowed(ref, s) {
+					if allowed(ref, s) || !w.obeys(rule1Allowed) {
 						r[key] = ref // the highest one stays
 					}
 				}
 			case key.Type == pass:
 				s[key] = list[0]
 				for _, ref := range list[1:] {
-					if !allowed(ref, s) {
+					if allowed(ref, s) || !w.obeys(rule1Check) {
+						s[key] = ref
+					} else if w.obeys(rule1Stop) {
 						break
 					}
-					s[key] = ref
 				}
 				r[key] = s[key]
 			}
@@ -190,7 +229,7 @@ func (w *world) reverseTopological(set map[Ref]bool, unconflicted state) []Ref {
 	next:
 		for ref := range left {
 			for a := range w.chain(ref) {
-				if left[a] {
+				if left[a] && w.obeys(ruleTopological) {
 					continue next
 				}
 			}
@@ -205,9 +244,21 @@ func (w *world) reverseTopological(set map[Ref]bool, unconflicted state) []Ref {
 }
 
 func (w *world) powerBefore(a, b Ref, unconflicted state) bool {
-	return cmp.Or(
-		cmp.Compare(w.level(b, unconflicted), w.level(a, unconflicted)),
-		compareAge(w.entries[a].Event, w.entries[b].Event)) < 0
+	byPower := 0
+	if w.obeys(ruleGreaterPower) {
+		byPower = cmp.Compare(w.level(b, unconflicted), w.level(a, unconflicted))
+	}
+	return cmp.Or(byPower, w.byClock(rulePowerClock, a, b)) < 0
+}
+
+// byClock is the tie-break of an ordering.
+func (w *world) byClock(rule string, a, b Ref) int {
+	x, y := w.entries[a].Event, w.entries[b].Event
+	clock := cmp.Compare(x.OriginServerTS(), y.OriginServerTS())
+	if !w.obeys(rule) {
+		clock = -clock
+	}
+	return cmp.Or(clock, cmp.Compare(x.ID(), y.ID()))
 }
 
 func (w *world) level(ref Ref, unconflicted state) int64 {
@@ -231,7 +282,7 @@ func (w *world) iterate(start state, events []Ref, unconflicted state) (state, e
 		e := w.entries[ref].Event
 		view := make(eventauth.Events)
 		for _, a := range w.auth[ref] {
-			if entry := w.entries[a]; !entry.Rejected {
+			if entry := w.entries[a]; w.obeys(ruleAuthEvents) && (!entry.Rejected || !w.obeys(ruleRejected)) {
 				key, _ := keyOf(entry)
 				view[key] = entry.Event
 			}
@@ -240,6 +291,9 @@ func (w *world) iterate(start state, events []Ref, unconflicted state) (state, e
 		view[create] = w.entries[unconflicted[create]].Event
 		maps.Copy(view, w.events(s))
 		err := eventauth.Check(e, view)
+		if !w.obeys(ruleCheck) {
+			err = nil
+		}
 		if err == nil {
 			key, _ := keyOf(w.entries[ref])
 			s[key] = ref
@@ -254,17 +308,27 @@ func (w *world) sortByMainline(events []Ref, tip Ref) {
 	var line []Ref
 	for p := tip; p != 0; p = w.previousLevels(p) {
 		line = append(line, p)
+		if !w.obeys(ruleMainlineBack) {
+			break
+		}
 	}
 	position := func(ref Ref) int {
 		for p := w.previousLevels(ref); p != 0; p = w.previousLevels(p) {
 			if i := slices.Index(line, p); i >= 0 {
 				return i
 			}
+			if !w.obeys(ruleMainlineBranch) {
+				break
+			}
 		}
 		return 1 << 30
 	}
 	slices.SortFunc(events, func(a, b Ref) int {
-		return cmp.Or(cmp.Compare(position(b), position(a)), compareAge(w.entries[a].Event, w.entries[b].Event))
+		byLine := 0
+		if w.obeys(ruleMainline) {
+			byLine = cmp.Compare(position(b), position(a))
+		}
+		return cmp.Or(byLine, w.byClock(ruleMainlineClock, a, b))
 	})
 }
 

@@ -49,46 +49,78 @@ import (
 // scenario runs a file in one room version.
 type scenario struct {
 	*world
-	t        *testing.T
 	line     int
 	named    map[string]Ref
 	branches map[string][]Ref
 	branch   string
 	creator  string
+	failures []string
 }
 
 func TestScenarios(t *testing.T) {
-	files, err := filepath.Glob("testdata/scenarios/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatal("no scenarios", err)
-	}
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines := strings.Split(string(b), "\n")
+	for name, lines := range scenarioFiles(t) {
 		for _, id := range roomversion.Supported() {
 			if !runsIn(lines, id) {
 				continue
 			}
-			t.Run(strings.TrimSuffix(filepath.Base(file), ".txt")+"/v"+string(id), func(t *testing.T) {
-				s := &scenario{
-					world: newWorld(id), t: t,
-					named: make(map[string]Ref), branches: make(map[string][]Ref), branch: "main",
-				}
-				s.resolve = bothWays(rand.New(rand.NewPCG(1, 2)).IntN)
-				for i, line := range lines {
-					s.line = i + 1
-					line, _, _ = strings.Cut(line, "#")
-					if words := strings.Fields(line); len(words) > 0 {
-						s.run(words)
-					}
+			t.Run(name+"/v"+string(id), func(t *testing.T) {
+				for _, failure := range runScenario(lines, id, "", bothWays(rand.New(rand.NewPCG(1, 2)).IntN)) {
+					t.Error(failure)
 				}
 			})
 		}
 	}
 }
+
+// scenarioFiles are the lines of all files, by name.
+func scenarioFiles(t *testing.T) map[string][]string {
+	files, err := filepath.Glob("testdata/scenarios/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no scenarios", err)
+	}
+	byName := make(map[string][]string)
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		byName[strings.TrimSuffix(filepath.Base(file), ".txt")] = strings.Split(string(b), "\n")
+	}
+	return byName
+}
+
+// runScenario runs a file, and says where it does not go as the file has it.
+func runScenario(lines []string, id roomversion.ID, broken string, resolve func(*world, []state) (state, error)) []string {
+	s := &scenario{world: newWorld(id), named: make(map[string]Ref), branches: make(map[string][]Ref), branch: "main"}
+	s.resolve, s.broken = resolve, broken
+	for i, line := range lines {
+		s.line = i + 1
+		line, _, _ = strings.Cut(line, "#")
+		if words := strings.Fields(line); len(words) > 0 && !s.try(words) {
+			break
+		}
+	}
+	return s.failures
+}
+
+// try runs a line. It is false if there is no going on after it.
+func (s *scenario) try(words []string) (ok bool) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+			ok = true
+		case failure:
+			s.failures = append(s.failures, string(r))
+		default:
+			panic(r)
+		}
+	}()
+	s.run(words)
+	return true
+}
+
+// failure is what fatalf panics with.
+type failure string
 
 func runsIn(lines []string, id roomversion.ID) bool {
 	for _, line := range lines {
@@ -112,8 +144,7 @@ func inRange(versions string, id roomversion.ID) bool {
 }
 
 func (s *scenario) fatalf(format string, args ...any) {
-	s.t.Helper()
-	s.t.Fatalf("line %d: %s", s.line, fmt.Sprintf(format, args...))
+	panic(failure(fmt.Sprintf("line %d: %s", s.line, fmt.Sprintf(format, args...))))
 }
 
 func (s *scenario) ref(name string) Ref {
@@ -289,7 +320,6 @@ func (s *scenario) head() (state, error) {
 }
 
 func (s *scenario) expect(words []string) {
-	s.t.Helper()
 	if words[0][0] >= '0' && words[0][0] <= '9' {
 		if !inRange(words[0], s.version.ID) {
 			return
@@ -323,7 +353,7 @@ func (s *scenario) expect(words []string) {
 		for name, ref := range s.named {
 			names[ref] = name
 		}
-		s.t.Errorf("line %d: %v is event %d %q, want %s\n%v", s.line, key, got[key], names[got[key]], words[1],
-			slices.Sorted(maps.Values(s.describe(got))))
+		s.failures = append(s.failures, fmt.Sprintf("line %d: %v is event %d %q, want %s\n%v", s.line, key, got[key], names[got[key]], words[1],
+			slices.Sorted(maps.Values(s.describe(got)))))
 	}
 }

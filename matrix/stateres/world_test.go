@@ -27,6 +27,7 @@ type world struct {
 	resolve  func(w *world, states []state) (state, error)
 	resolved int          // how often there was something to resolve
 	lost     map[Ref]bool // events that the server does not have
+	broken   string       // the rule that the oracle is to ignore, see coverage_test.go
 }
 
 // state is a whole room state.
