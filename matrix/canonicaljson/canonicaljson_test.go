@@ -53,7 +53,7 @@ func TestVectors(t *testing.T) {
 }
 
 func TestCanonical(t *testing.T) {
-	deep := strings.Repeat("[", MaxDepth) + strings.Repeat("]", MaxDepth)
+	deep := strings.Repeat("[", 1000) + strings.Repeat("]", 1000)
 	good := func(in, want string) {
 		t.Helper()
 		for _, mode := range []Mode{Lenient, Strict} {
@@ -107,7 +107,7 @@ func TestCanonical(t *testing.T) {
 	}
 	for _, v := range []string{`{"a":1,"a":1}`, `{"a":1,"b":2,"a":3}`, `{"a":1,"\u0061":2}`, `{"\u0061":1,"a":2}`, `{"\n":1,"\u000a":2}`, `{"\/":1,"/":1}`,
 		`[{"x":{"a":1, "a":2}}]`, `{"":1,"":2}`, "{\"😀\":1,\"\\ud83d\\ude00\":2}",
-		`"\ud800"`, `"\udc00"`, `"\ud800\ud800"`, `"\ud800x"`, `"\ud800\n"`, `"\udc00\ud800"`, `{"\ud800":1}`,
+		`"\ud800"`, `"\udc00"`, `"\ud800\ud800"`, `"\udc00\udc00"`, `"\ud800x"`, `"\ud800\n"`, `"\udc00\ud800"`, `{"\ud800":1}`,
 		"[" + deep + "]", strings.Repeat(`{"a":`, MaxDepth+1) + "1" + strings.Repeat("}", MaxDepth+1)} {
 		bad(v, "M_BAD_JSON")
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -362,6 +363,10 @@ func thirdPartyRows() []row {
 	promise := func(json string) func(*room) {
 		return is(spec{sender: bob, kind: typeThirdPartyInvite, stateKey: "token", content: json})
 	}
+	manyKeys := func(others int) string {
+		list := strings.Repeat(`{"public_key":"`+public(key(2))+`"},`, others)
+		return `{"public_keys":[` + list + `{"public_key":"` + public(key(1)) + `"}]}`
+	}
 	one := promise(`{"public_key":"` + public(key(1)) + `"}`)
 	signed := func(k signing.Key, json string) string {
 		b, err := k.Sign("id.example", []byte(json))
@@ -395,6 +400,8 @@ func thirdPartyRows() []row {
 		bad(thirdPartyOtherwise, "another key", one, answer(dave, signed(key(3), `{"mxid":"@dave:d","token":"token"}`))),
 		bad(thirdPartyOtherwise, "changed", one, answer(dave, strings.Replace(right, `"mxid"`, `"x":1,"mxid"`, 1))),
 		bad(thirdPartyOtherwise, "not signed", one, answer(dave, `{"mxid":"@dave:d","token":"token"}`)),
+		good(thirdPartySignature, "the last key that is looked at", promise(manyKeys(63)), answer(dave, right)),
+		bad(thirdPartyOtherwise, "too many keys", promise(manyKeys(64)), answer(dave, right)),
 		bad(thirdPartyOtherwise, "no key", promise(`{"public_keys":{}}`), answer(dave, right)),
 		bad(thirdPartyOtherwise, "signatures of wrong types", one, answer(dave, `{"mxid":"@dave:d","signatures":{"a":1,"b":{"ed25519:0":2},"c":{"rsa:0":"x"}},"token":"token"}`)),
 	}
@@ -492,14 +499,40 @@ func indexOf(name string) int {
 	return -1
 }
 
-// covered notes which rules of which versions had a row.
-type covered map[roomversion.ID]map[rule]bool
+// An outcome of a rule that has to have a row.
+type outcome struct {
+	rule rule
+	ok   bool
+}
 
-func (c covered) add(v *roomversion.Version, r rule) {
+// covered notes which outcomes of which rules of which versions had a row.
+type covered map[roomversion.ID]map[outcome]bool
+
+func (c covered) add(v *roomversion.Version, r rule, ok bool) {
 	if c[v.ID] == nil {
-		c[v.ID] = make(map[rule]bool)
+		c[v.ID] = make(map[outcome]bool)
 	}
-	c[v.ID][r] = true
+	c[v.ID][outcome{r, ok}] = true
+}
+
+// The numbered rules that allow an event, and those that do either. All others reject.
+var (
+	allowing = []rule{
+		createAllow, aliasesAllow, joinCreator, joinInvited, restrictedMember, restrictedAllow, joinPublic, thirdPartySignature,
+		inviteLevel, leaveKick, banLevel, knockMembership, levelsFirst, levelsAllow, redactionLevel, redactionDomain, ruleAllow,
+	}
+	deciding = []rule{leaveSelf, thirdPartyInviteLevel}
+)
+
+// wanted are the outcomes that a rule can have.
+func wanted(r rule) []outcome {
+	switch {
+	case slices.Contains(deciding, r):
+		return []outcome{{r, true}, {r, false}}
+	case slices.Contains(allowing, r):
+		return []outcome{{r, true}}
+	}
+	return []outcome{{r, false}}
 }
 
 func TestRules(t *testing.T) {
@@ -514,7 +547,7 @@ func TestRules(t *testing.T) {
 			if !row.rule.exists(v) || row.in != nil && !row.in(v) {
 				continue
 			}
-			done.add(v, row.rule)
+			done.add(v, row.rule, row.ok)
 			t.Run(fmt.Sprintf("v%s/%s/%s", id, row.rule.number(v), row.name), func(t *testing.T) {
 				r := newRoom(t, id)
 				if row.given != nil {
@@ -527,7 +560,7 @@ func TestRules(t *testing.T) {
 	for _, r := range []rule{createRoomID, authDuplicate, authNotSelected, authRejected, authOtherRoom} {
 		for _, id := range roomversion.Supported() {
 			v, _ := roomversion.Get(id)
-			done.add(v, r) // by the tests below
+			done.add(v, r, false) // by the tests below
 		}
 	}
 	isParent := make(map[rule]bool)
@@ -537,8 +570,13 @@ func TestRules(t *testing.T) {
 	for _, id := range roomversion.Supported() {
 		v, _ := roomversion.Get(id)
 		for r := range ruleCount {
-			if r.exists(v) && !isParent[r] && !done[id][r] {
-				t.Errorf("no test for rule %s of version %s", r.number(v), id)
+			if !r.exists(v) || isParent[r] {
+				continue
+			}
+			for _, o := range wanted(r) {
+				if !done[id][o] {
+					t.Errorf("no row for rule %s of version %s with outcome %v", r.number(v), id, o.ok)
+				}
 			}
 		}
 	}
