@@ -85,8 +85,10 @@ func header(params map[string]string) (Header, error) {
 			return Header{}, fmt.Errorf("%w: destination: %w", errMalformed, err)
 		}
 	}
-	h.Key = matrix.KeyID(params["key"])
-	if !strings.HasPrefix(params["key"], "ed25519:") {
+	if h.Key, err = matrix.ParseKeyID(params["key"]); err != nil {
+		return Header{}, fmt.Errorf("%w: key: %w", errMalformed, err)
+	}
+	if h.Key.Algorithm() != "ed25519" {
 		return Header{}, fmt.Errorf("%w: unsupported key algorithm", errMalformed)
 	}
 	h.Signature = params["sig"]

@@ -3,6 +3,7 @@ package xmatrix
 import (
 	"crypto/ed25519"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -54,6 +55,8 @@ func TestParseBad(t *testing.T) {
 		`X-Matrix origin="a b",key="ed25519:k",sig="A"`,                                        // no server name
 		`X-Matrix origin="a.example",destination="b/c",key="ed25519:k",sig="A"`,                // no server name
 		`X-Matrix origin="a.example",key="rsa:k",sig="A"`,                                      // algorithm
+		`X-Matrix origin="a.example",key="ed25519:",sig="A"`,                                   // no version
+		"X-Matrix origin=\"a.example\",key=\"ed25519:\xff\",sig=\"A\"",                         // no text
 		`X-Matrix origin="a.example",key="ed25519:k",sig="A",=x`,                               // no name
 		`X-Matrix origin="a.example",key="ed25519:k",sig="A",novalue`,                          // no value
 		"X-Matrix origin=\"a.example\",key=\"ed25519:k\",sig=\"A\x00\"",                        // control character
@@ -143,6 +146,15 @@ func FuzzParse(f *testing.F) {
 			if _, err := matrix.ParseServerName(string(h.Destination)); err != nil {
 				t.Errorf("destination %q: %v", h.Destination, err)
 			}
+		}
+		if _, err := matrix.ParseKeyID(string(h.Key)); err != nil {
+			t.Errorf("key %q: %v", h.Key, err)
+		}
+		if strings.ContainsAny(h.Signature+string(h.Key), "\"\\\x00\r\n") {
+			return // String is for what we send
+		}
+		if again, err := Parse(h.String()); err != nil || again != h {
+			t.Errorf("%s became %+v, %v", h, again, err)
 		}
 	})
 }
