@@ -31,9 +31,13 @@ func build(t *testing.T, eventType string, stateKey *string, content string) *ev
 	if !ok {
 		t.Fatal("no room version 11")
 	}
+	var redacts matrix.EventID
+	if eventType == "m.room.redaction" {
+		redacts = "$x"
+	}
 	e, err := event.Build(v, event.Proto{
 		RoomID: "!room:test", Sender: "@alice:test", Type: eventType, StateKey: stateKey, Content: []byte(content),
-		Redacts: "$x", Depth: 2, OriginServerTS: 1, PrevEvents: []matrix.EventID{"$p"}, AuthEvents: []matrix.EventID{"$a"},
+		Redacts: redacts, Depth: 2, OriginServerTS: 1, PrevEvents: []matrix.EventID{"$p"}, AuthEvents: []matrix.EventID{"$a"},
 	}, "test")
 	if err != nil {
 		t.Fatal(err)
