@@ -60,7 +60,7 @@ func (a *API) capabilities(r *endpoint.Request) (any, error) {
 		"org.matrix.msc4140.delayed_events": delays,
 		"m.change_password":                 enabled{a.Registration.PasswordLogin},
 		"m.room_versions": map[string]any{
-			"default":   roomversion.Default,
+			"default":   a.Rooms.DefaultVersion(),
 			"available": available,
 		},
 		"m.set_displayname":          enabled{true},

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"hanok/matrix"
+	"hanok/matrix/roomversion"
 )
 
 func cutSQLite(dsn string) (path string, ok bool) { return strings.CutPrefix(dsn, "sqlite:") }
@@ -90,6 +91,9 @@ func (c *Config) check() Problems {
 		if !validToken(t) {
 			bad(fmt.Sprintf("registration.tokens[%d]", i), "Use 1 to 64 of A-Z a-z 0-9 . _ ~ and -.", "is not a registration token")
 		}
+	}
+	if v, ok := roomversion.Get(roomversion.ID(c.Rooms.DefaultVersion)); !ok || !v.Stable {
+		bad("rooms.default_version", "Leave it out for the one that is recommended, or write a number from 1 to 12 in quotes.", "%q is not a stable room version", c.Rooms.DefaultVersion)
 	}
 	oneOf("privacy.encryption", c.Privacy.Encryption, EncryptionRequired, EncryptionDefault, EncryptionAllowed)
 	for i, name := range c.Federation.TrustedNotaries {

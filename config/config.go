@@ -9,6 +9,8 @@ package config
 import (
 	"path/filepath"
 	"time"
+
+	"hanok/matrix/roomversion"
 )
 
 // Config is the whole file. A field's `yaml` tag is its key, `doc` its
@@ -18,7 +20,7 @@ type Config struct {
 	Database     Database     `yaml:"database" doc:"Where everything but media files is kept."`
 	Registration Registration `yaml:"registration" doc:"How accounts come into being. 'hanok user create' always works."`
 	Privacy      Privacy      `yaml:"privacy" doc:"What may be stored, relayed and logged."`
-	Rooms        Rooms        `yaml:"rooms" doc:"What people find in rooms."`
+	Rooms        Rooms        `yaml:"rooms" doc:"How rooms are made, and what people find in them."`
 	Federation   Federation   `yaml:"federation" doc:"How this server talks to other homeservers."`
 	Identity     Identity     `yaml:"identity" doc:"Identity servers, which know people by e-mail address or phone number."`
 	Media        Media        `yaml:"media" doc:"Attachments, avatars and thumbnails."`
@@ -91,8 +93,9 @@ type Privacy struct {
 
 // Rooms is the `rooms` section.
 type Rooms struct {
-	NoDummyEvents bool `yaml:"no_dummy_events" doc:"Do not send the empty events (org.matrix.dummy_event) by which a room that other servers have made many branches of becomes one again. Nobody is shown them."`
-	ForgetOnLeave bool `yaml:"forget_on_leave" doc:"A room that somebody leaves, or is removed from, is forgotten at once: they do not see its history any more."`
+	DefaultVersion string `yaml:"default_version" doc:"The room version of new rooms whose creator names none. Empty: 12. An older one lets people on servers that are behind take part."`
+	NoDummyEvents  bool   `yaml:"no_dummy_events" doc:"Do not send the empty events (org.matrix.dummy_event) by which a room that other servers have made many branches of becomes one again. Nobody is shown them."`
+	ForgetOnLeave  bool   `yaml:"forget_on_leave" doc:"A room that somebody leaves, or is removed from, is forgotten at once: they do not see its history any more."`
 }
 
 // Federation is the `federation` section.
@@ -178,6 +181,7 @@ func (c *Config) fill(dir string) {
 	if rest, ok := cutSQLite(c.Database.URL); ok && !filepath.IsAbs(rest) {
 		c.Database.URL = "sqlite:" + filepath.Join(c.Server.DataDir, rest)
 	}
+	orString(&c.Rooms.DefaultVersion, string(roomversion.Default))
 	orString(&c.Privacy.Encryption, EncryptionRequired)
 	or(&c.Privacy.UnencryptedUpload, 512<<10)
 	or(&c.Media.MaxUpload, 100<<20)

@@ -129,7 +129,7 @@ type creation struct {
 func (c *creation) prepare(ctx context.Context) error {
 	q := &c.q
 	if q.Version == "" {
-		q.Version = roomversion.Default
+		q.Version = c.e.defaultVersion
 	}
 	v, ok := roomversion.Get(q.Version)
 	if !ok {

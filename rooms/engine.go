@@ -27,6 +27,8 @@ type Options struct {
 	Identity   IdentityServers // nil: nobody is invited by e-mail address or phone number
 	Policy     Policy          // nil: everything is allowed
 	Listener   Listener        // nil: nobody listens
+	// DefaultVersion is that of rooms whose creator names none; "" means roomversion.Default.
+	DefaultVersion roomversion.ID
 	// Profile gives a local user's display name and avatar URL for membership events; nil means none.
 	Profile func(ctx context.Context, user matrix.UserID) (displayName, avatarURL string, err error)
 	// MayInvite refuses an invite that a local user does not want; nil means all may be invited. spec: client-server-api#invite-permission
@@ -160,20 +162,21 @@ type Event struct {
 
 // Engine is the room engine of one server.
 type Engine struct {
-	db            *storage.DB
-	server        matrix.ServerName
-	own           storage.NameNID // the number of our server name
-	key           signing.Key
-	remote        Remote
-	identity      IdentityServers
-	policy        Policy
-	listener      Listener
-	profile       func(context.Context, matrix.UserID) (string, string, error)
-	mayInvite     func(ctx context.Context, invited, inviter matrix.UserID) error
-	forgetOnLeave bool
-	noDummyEvents bool
-	now           func() matrix.Timestamp
-	log           zerolog.Logger
+	db             *storage.DB
+	server         matrix.ServerName
+	own            storage.NameNID // the number of our server name
+	key            signing.Key
+	remote         Remote
+	identity       IdentityServers
+	policy         Policy
+	listener       Listener
+	profile        func(context.Context, matrix.UserID) (string, string, error)
+	mayInvite      func(ctx context.Context, invited, inviter matrix.UserID) error
+	forgetOnLeave  bool
+	noDummyEvents  bool
+	now            func() matrix.Timestamp
+	log            zerolog.Logger
+	defaultVersion roomversion.ID
 
 	forest    *statetree.Forest
 	events    *eventCache
@@ -203,6 +206,9 @@ func New(o Options) (*Engine, error) {
 	if o.CacheRooms == 0 {
 		o.CacheRooms = 1000
 	}
+	if o.DefaultVersion == "" {
+		o.DefaultVersion = roomversion.Default
+	}
 	if o.Now == nil {
 		o.Now = func() matrix.Timestamp { return matrix.Timestamp(time.Now().UnixMilli()) }
 	}
@@ -231,7 +237,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener,
-		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, now: o.Now, log: o.Log,
+		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, now: o.Now, log: o.Log, defaultVersion: o.DefaultVersion,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),
 		resolved: newResolutionCache(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},
@@ -249,6 +255,9 @@ var hotNames = []string{
 	"", "m.room.create", "m.room.member", "m.room.power_levels", "m.room.join_rules", "m.room.history_visibility", "m.room.server_acl",
 	"m.room.encryption", "m.room.policy", "m.room.name", "m.room.topic", "m.room.avatar", "m.room.canonical_alias", "m.room.guest_access", "m.room.redaction", "m.room.message", "m.room.encrypted",
 }
+
+// DefaultVersion is the version of rooms whose creator names none.
+func (e *Engine) DefaultVersion() roomversion.ID { return e.defaultVersion }
 
 // Close waits for the commits under way; later calls fail.
 func (e *Engine) Close() error {

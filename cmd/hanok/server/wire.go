@@ -17,6 +17,7 @@ import (
 	fedserver "hanok/federation/server"
 	"hanok/feed"
 	"hanok/matrix"
+	"hanok/matrix/roomversion"
 	"hanok/media"
 	"hanok/rooms"
 	"hanok/users"
@@ -57,6 +58,7 @@ func (s *Server) openDomain() (err error) {
 	})
 	roomOptions := rooms.Options{
 		DB: s.db, ServerName: s.name, Key: s.key, Policy: roomPolicy{s.policy}, Listener: listeners{s.hub, deviceLists{s}}, Log: s.part("rooms"),
+		DefaultVersion: roomversion.ID(cfg.Rooms.DefaultVersion),
 		Profile: func(ctx context.Context, user matrix.UserID) (string, string, error) {
 			return s.users.Profiles.Local(ctx, user)
 		},
