@@ -252,12 +252,20 @@ func (a *API) register(r *endpoint.Request) (any, error) {
 		return nil, matrix.Forbidden("Registration is closed on this server. Ask its administrator for an account.")
 	}
 	// A name that cannot be had is said before anybody goes through the stages.
+	var taken error
 	if req.Username != nil {
-		if err := a.Users.Accounts.Available(r.Ctx(), *req.Username); err != nil {
-			return nil, err
+		if taken = a.Users.Accounts.Available(r.Ctx(), *req.Username); taken != nil && !matrix.HasCode(taken, "M_USER_IN_USE") {
+			return nil, taken
 		}
 	}
 	done, err := a.interactive(r, users.Operation{Name: "register", Flows: flows})
+	if err == nil && done.Registered != "" && (req.Username == nil || strings.EqualFold(*req.Username, done.Registered.Localpart())) {
+		// The client did not get the answer to its request, and repeats it.
+		return a.registered(r, done.Registered, req)
+	}
+	if taken != nil {
+		return nil, taken
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +275,7 @@ func (a *API) register(r *endpoint.Request) (any, error) {
 			return nil, err
 		}
 	}
-	reg := users.Registration{Token: done.RegistrationToken}
+	reg := users.Registration{Token: done.RegistrationToken, Session: done.Session}
 	if req.Username != nil {
 		reg.Localpart = *req.Username
 	}
@@ -289,10 +297,15 @@ func (a *API) createAccount(r *endpoint.Request, reg users.Registration, req reg
 	if err != nil {
 		return nil, err
 	}
+	return a.registered(r, account.UserID, req)
+}
+
+// registered is the answer to a registration.
+func (a *API) registered(r *endpoint.Request, who matrix.UserID, req registerRequest) (any, error) {
 	if req.InhibitLogin {
-		return session{UserID: account.UserID, HomeServer: a.ServerName}, nil
+		return session{UserID: who, HomeServer: a.ServerName}, nil
 	}
-	return a.newSession(r, account.UserID, req.newDevice)
+	return a.newSession(r, who, req.newDevice)
 }
 
 // spec: cs/checkUsernameAvailability

@@ -213,7 +213,7 @@ func (e *Engine) ClientOptions(ctx context.Context, ev *Event, user matrix.UserI
 		if err != nil {
 			return o, err
 		}
-		o.RedactedBecause = redaction.AppendClient(nil, event.ClientOptions{Now: o.Now})
+		o.RedactedBecause, o.RedactedBy = redaction.AppendClient(nil, event.ClientOptions{Now: o.Now}), ev.RedactedBy
 	}
 	return o, nil
 }

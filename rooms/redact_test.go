@@ -39,7 +39,7 @@ func TestRedactionBeforeItsTarget(t *testing.T) {
 		t.Fatal(err)
 	}
 	o, err := a.ClientOptions(ctx, ev, a.user("alice"), "D")
-	if err != nil || len(o.RedactedBecause) == 0 || o.Membership != "join" {
+	if err != nil || len(o.RedactedBecause) == 0 || o.RedactedBy == "" || o.Membership != "join" {
 		t.Fatal(o, err)
 	}
 }

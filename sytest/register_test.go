@@ -34,3 +34,24 @@ func TestRegistrationToken(t *testing.T) {
 	}
 	c.Refused("POST", "/v3/register", json{"username": "ann", "password": "x"}, http.StatusBadRequest, "M_USER_IN_USE")
 }
+
+// A client that did not get the answer to its registration asks again with the same session, and gets the same account.
+func TestRegistrationRepeated(t *testing.T) {
+	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})
+	c := hs.Anonymous(t)
+	for _, name := range []string{"", "Ann"} {
+		request := json{"password": homeserver.Password}
+		if name != "" {
+			request["username"] = name
+		}
+		_, res := c.Do("POST", "/v3/register", request)
+		session, _ := res["session"].(string)
+		request["auth"] = json{"type": "m.login.dummy", "session": session}
+		first, second := c.Must("POST", "/v3/register", request), c.Must("POST", "/v3/register", request)
+		if first["user_id"] != second["user_id"] || second["access_token"] == nil || first["access_token"] == second["access_token"] {
+			t.Errorf("%q was registered as %v, then %v", name, first, second)
+		}
+	}
+	// Without that session the name is taken.
+	c.Refused("POST", "/v3/register", json{"username": "ann", "auth": json{"type": "m.login.dummy", "session": "made-up"}}, http.StatusBadRequest, "M_USER_IN_USE")
+}

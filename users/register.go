@@ -26,6 +26,7 @@ type Registration struct {
 	Kind       Kind
 	Admin      bool
 	Token      string // registration token to use up, "" for none
+	Session    string // the authentication session that it is made with, "" for none
 	Historical bool   // accept the historical user ID grammar (administration, bridges)
 }
 
@@ -114,6 +115,11 @@ func (a *Accounts) Register(ctx context.Context, r Registration) (*Account, erro
 		}
 		if !fresh {
 			return errUserInUse
+		}
+		if r.Session != "" {
+			if err := a.noteRegistered(ctx, tx, r.Session, user); err != nil {
+				return err
+			}
 		}
 		if r.Kind == KindGuest {
 			return nil

@@ -251,7 +251,7 @@ func TestUIAFlows(t *testing.T) {
 			_, err := w.UIA.Authenticate(ctx, op, auth(members))
 			return err
 		}
-		if _, completed, code := challenged(t, step(map[string]any{"type": StageDummy})); code != "M_UNRECOGNIZED" || completed != nil {
+		if _, completed, code := challenged(t, step(map[string]any{"type": StageDummy})); code != "M_UNRECOGNIZED" || completed == nil || len(completed) != 0 {
 			t.Errorf("stage out of order: %s %v", code, completed)
 		}
 		if _, _, code := challenged(t, step(map[string]any{"type": StageRegistrationToken, "token": "bad"})); code != "M_UNAUTHORIZED" {

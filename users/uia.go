@@ -58,7 +58,10 @@ type Operation struct {
 // Authenticated is a completed session.
 type Authenticated struct {
 	Completed         []string
+	Session           string
 	RegistrationToken string // if that stage was completed
+	// Registered is the account that this session has made already, "" if none: the client did not get the answer.
+	Registered matrix.UserID
 	// Body is that of the request that opened the session.
 	Body []byte
 }
@@ -67,6 +70,8 @@ type Authenticated struct {
 type progress struct {
 	Stages            []string `json:"stages"`
 	RegistrationToken string   `json:"registration_token,omitempty"`
+	// Registered is the account that was made with the session.
+	Registered matrix.UserID `json:"registered,omitempty"`
 }
 
 // authData is the `auth` member of a request.
@@ -138,7 +143,9 @@ func (u *UIA) Authenticate(ctx context.Context, op Operation, auth json.RawMessa
 	if !complete {
 		return nil, challenge(op, s.ID, done.Stages, nil)
 	}
-	return &Authenticated{Completed: done.Stages, RegistrationToken: done.RegistrationToken, Body: s.Body}, nil
+	return &Authenticated{
+		Completed: done.Stages, Session: s.ID, RegistrationToken: done.RegistrationToken, Registered: done.Registered, Body: s.Body,
+	}, nil
 }
 
 // Complete marks a stage that was completed by other means (a web page, an e-mail): storage.ErrNotFound
@@ -157,6 +164,24 @@ func (u *UIA) Complete(ctx context.Context, session, stage string) error {
 	}
 	done.Stages = append(done.Stages, stage)
 	return u.store(ctx, s, done, uiaLifetime)
+}
+
+// noteRegistered keeps with a completed session which account was made with it.
+func (a *Accounts) noteRegistered(ctx context.Context, tx *storage.Tx, session string, user matrix.UserID) error {
+	s, err := storage.GetUIASession(ctx, tx, session, a.now())
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil // it has ended meanwhile
+	}
+	if err != nil {
+		return fmt.Errorf("uia session: %w", err)
+	}
+	var done progress
+	if err := json.Unmarshal(s.Completed, &done); err != nil {
+		return fmt.Errorf("uia session: %w", err)
+	}
+	done.Registered = user
+	s.Completed = encode(done)
+	return storage.PutUIASession(ctx, tx, s)
 }
 
 // find returns the session a client names. Without a name, and when it has ended, a new one is opened:
@@ -264,7 +289,7 @@ func challenge(op Operation, session string, completed []string, failed *matrix.
 		params = map[string]any{}
 	}
 	e := &matrix.Error{Status: http.StatusUnauthorized, Extra: map[string]any{"flows": flows, "params": params, "session": session}}
-	if len(completed) > 0 {
+	if completed != nil { // nothing was tried yet: there is nothing to say
 		e.Extra["completed"] = completed
 	}
 	if failed != nil {

@@ -17,6 +17,7 @@ type ClientOptions struct {
 	ReplacesState   matrix.EventID   // unsigned.replaces_state
 	PrevSender      matrix.UserID    // unsigned.prev_sender
 	RedactedBecause []byte           // unsigned.redacted_because, a client-format event
+	RedactedBy      matrix.EventID   // unsigned.redacted_by, its ID: not specified, but older than redacted_because
 	Membership      string           // unsigned.membership, the reader's membership at the event
 	Relations       []byte           // unsigned.m.relations, canonical JSON
 }
@@ -89,6 +90,7 @@ func (e *Event) appendUnsigned(dst []byte, o ClientOptions) []byte {
 	raw("prev_content", o.PrevContent)
 	text("prev_sender", string(o.PrevSender))
 	raw("redacted_because", o.RedactedBecause)
+	text("redacted_by", string(o.RedactedBy))
 	text("replaces_state", string(o.ReplacesState))
 	text("transaction_id", o.TransactionID)
 	if len(dst) == empty {

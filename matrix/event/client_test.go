@@ -29,11 +29,11 @@ func TestAppendClient(t *testing.T) {
 			`{"content":{},"event_id":"` + string(message.ID()) + `","origin_server_ts":2000,"sender":"@u:one.example","type":"m.room.message","unsigned":{"age":-500}}`},
 		{"everything", state, ClientOptions{
 			TransactionID: "t\"", Now: 1001, PrevContent: []byte(`{"topic":"old"}`), ReplacesState: parent, PrevSender: "@v:one.example",
-			RedactedBecause: []byte(`{"type":"m.room.redaction"}`), Membership: "join", Relations: []byte(`{"m.replace":{}}`),
+			RedactedBecause: []byte(`{"type":"m.room.redaction"}`), RedactedBy: "$r", Membership: "join", Relations: []byte(`{"m.replace":{}}`),
 		},
 			`{"content":{"topic":"é"},"event_id":"` + string(state.ID()) + `","origin_server_ts":1000,"room_id":"!room:one.example","sender":"@u:one.example","state_key":"k\"ey","type":"m.room.topic",` +
 				`"unsigned":{"age":1,"m.relations":{"m.replace":{}},"membership":"join","prev_content":{"topic":"old"},"prev_sender":"@v:one.example",` +
-				`"redacted_because":{"type":"m.room.redaction"},"replaces_state":"` + string(parent) + `","transaction_id":"t\""}}`},
+				`"redacted_because":{"type":"m.room.redaction"},"redacted_by":"$r","replaces_state":"` + string(parent) + `","transaction_id":"t\""}}`},
 	}
 	for _, c := range tables {
 		if diff := cmp.Diff(c.want, string(c.event.AppendClient(nil, c.options))); diff != "" {
