@@ -232,7 +232,9 @@ func (j *joinedRoom) encodeSummary(e *encoder) {
 		if j.summary == nil {
 			return
 		}
-		e.users("m.heroes", j.summary.Heroes)
+		if !j.summary.named {
+			e.users("m.heroes", j.summary.Heroes)
+		}
 		e.key("m.invited_member_count")
 		e.int(int64(j.summary.Invited))
 		e.key("m.joined_member_count")

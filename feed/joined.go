@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
 	"hanok/rooms"
 	"hanok/storage"
 	"hanok/users"
@@ -20,7 +21,7 @@ type joinedRoom struct {
 	state        []json.RawMessage
 	ephemeral    []json.RawMessage
 	accountData  []json.RawMessage
-	summary      *rooms.MemberSummary
+	summary      *roomSummary
 	notification *unreadCounts
 }
 
@@ -81,14 +82,12 @@ func (s *syncer) left(w *roomWork) (*joinedRoom, error) {
 		}
 	}
 	j := &joinedRoom{room: w.room}
-	if was == "leave" || was == "ban" {
-		// Came and went between two syncs, or moved from leave to ban: the last change is enough.
-		if w.membership.LeftPosition <= s.since && !w.whole {
+	if was != "join" {
+		if w.membership.LeftPosition <= s.since {
+			// An invite that was turned down, or a ban after a leave: the user saw nothing else of the room.
 			return s.lastChange(j, w)
 		}
-	}
-	if was == "invite" || was == "knock" {
-		return s.lastChange(j, w)
+		w.whole = true // came and went between two syncs
 	}
 	until := min(s.until, w.membership.Position)
 	since := s.since
@@ -167,9 +166,23 @@ func (s *syncer) timelineAndState(j *joinedRoom, w *roomWork, since, until stora
 	if len(s.ignored) > 0 {
 		events = slices.DeleteFunc(slices.Clone(events), func(ev *rooms.Event) bool { return !ev.IsState() && s.ignored[ev.Sender()] })
 	}
-	state, err := s.stateChanges(w, since, until, page, events)
+	if w.section == "join" && (w.whole || page.Limited || slices.ContainsFunc(events, inSummary)) {
+		if j.summary, err = s.summary(w, until); err != nil {
+			return err
+		}
+	}
+	state, err := s.stateChanges(w, since, until, page, events, j.summary)
 	if err != nil {
 		return err
+	}
+	if w.section == "join" && j.summary == nil && slices.ContainsFunc(state, inSummary) {
+		// State resolution changed a membership that the timeline does not show.
+		if j.summary, err = s.summary(w, until); err != nil {
+			return err
+		}
+		if state, err = s.stateChanges(w, since, until, page, events, j.summary); err != nil {
+			return err
+		}
 	}
 	var relations map[storage.EventNID][]byte
 	if page.Limited {
@@ -200,21 +213,43 @@ func (s *syncer) timelineAndState(j *joinedRoom, w *roomWork, since, until stora
 		page.PrevBatch.Seen = until
 		j.limited, j.prevBatch = page.Limited, page.PrevBatch.String()
 	}
-	if w.section == "join" && (w.whole || slices.ContainsFunc(slices.Concat(state, events), isMember)) {
-		if j.summary, err = s.Rooms.MemberSummary(s.ctx, w.nid, s.r.User); err != nil {
-			return fmt.Errorf("summary: %w", err)
-		}
-	}
 	return nil
 }
 
-func isMember(ev *rooms.Event) bool { return ev.Type() == "m.room.member" && ev.IsState() }
+// inSummary reports whether an event may change the summary of a room.
+func inSummary(ev *rooms.Event) bool {
+	switch ev.Type() {
+	case "m.room.member", "m.room.name", "m.room.canonical_alias":
+		return ev.IsState()
+	}
+	return false
+}
+
+// roomSummary is the member summary of a room; heroes are for rooms that have no name.
+type roomSummary struct {
+	*rooms.MemberSummary
+	named bool
+}
+
+func (s *syncer) summary(w *roomWork, until storage.Position) (*roomSummary, error) {
+	members, err := s.Rooms.MemberSummary(s.ctx, w.nid, s.r.User)
+	if err != nil {
+		return nil, fmt.Errorf("summary: %w", err)
+	}
+	state, err := s.Rooms.StateAtPosition(s.ctx, w.nid, until)
+	if err != nil {
+		return nil, fmt.Errorf("state at %d: %w", until, err)
+	}
+	named, err := state.Named(s.ctx)
+	return &roomSummary{members, named}, err
+}
 
 // render is an event as the requesting device is told it, with its aggregations, which may be nil.
 func (s *syncer) render(ev *rooms.Event, relations []byte) (json.RawMessage, error) {
 	fields := s.r.Filter.fields
 	if s.r.Filter.EventFormat == "federation" {
-		return fields.Append(nil, ev.JSON()), nil
+		// The event as servers exchange it, with its ID, which room versions since 3 leave to be computed.
+		return fields.Append(nil, canonicaljson.Set(ev.JSON(), "event_id", canonicaljson.AppendString(nil, string(ev.ID())))), nil
 	}
 	o, err := s.Rooms.ClientOptions(s.ctx, ev, s.r.User, s.r.Device)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 // timeline. Without, it is the difference up to the start of the timeline, and
 // what state resolution changed since without an event in the timeline saying so.
 // spec: cs/sync state, state_after
-func (s *syncer) stateChanges(w *roomWork, since, until storage.Position, page *rooms.Timeline, timeline []*rooms.Event) ([]*rooms.Event, error) {
+func (s *syncer) stateChanges(w *roomWork, since, until storage.Position, page *rooms.Timeline, timeline []*rooms.Event, summary *roomSummary) ([]*rooms.Event, error) {
 	end, err := s.Rooms.StateAtPosition(s.ctx, w.nid, until)
 	if err != nil {
 		return nil, fmt.Errorf("state at %d: %w", until, err)
@@ -35,9 +35,7 @@ func (s *syncer) stateChanges(w *roomWork, since, until storage.Position, page *
 	lazy := s.r.Filter.Room.State.LazyLoadMembers
 	var wanted map[matrix.UserID]bool
 	if lazy {
-		if wanted, err = s.lazyMembers(w, timeline); err != nil {
-			return nil, err
-		}
+		wanted = s.lazyMembers(w, timeline, summary)
 	}
 	// A gap hides changes of members: they are told whoever they are about.
 	gap := page.Limited && !w.whole
@@ -103,22 +101,20 @@ func (s *syncer) stateChanges(w *roomWork, since, until storage.Position, page *
 }
 
 // lazyMembers are the users whose membership a client that loads members lazily must be told:
-// the senders in the timeline, the heroes, and the user itself in a room that is new to it.
+// the senders in the timeline, the heroes if the client is told some, and the user itself in a room that is new to it.
 // spec: client-server-api#lazy-loading-room-members
-func (s *syncer) lazyMembers(w *roomWork, timeline []*rooms.Event) (map[matrix.UserID]bool, error) {
+func (s *syncer) lazyMembers(w *roomWork, timeline []*rooms.Event, summary *roomSummary) map[matrix.UserID]bool {
 	wanted := make(map[matrix.UserID]bool)
 	for _, ev := range timeline {
 		wanted[ev.Sender()] = true
 	}
 	if w.whole {
 		wanted[s.r.User] = true
-		summary, err := s.Rooms.MemberSummary(s.ctx, w.nid, s.r.User)
-		if err != nil {
-			return nil, fmt.Errorf("summary: %w", err)
-		}
+	}
+	if summary != nil && !summary.named {
 		for _, u := range summary.Heroes {
 			wanted[u] = true
 		}
 	}
-	return wanted, nil
+	return wanted
 }

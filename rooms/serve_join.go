@@ -214,12 +214,11 @@ func (e *Engine) withoutMembers(ctx context.Context, r *room, join *Event, state
 	if err != nil {
 		return nil, err
 	}
-	state := State{e, tree}
-	named, err := state.Events(ctx, matrix.StateKey{Type: "m.room.name"}, matrix.StateKey{Type: "m.room.canonical_alias"})
+	named, err := State{e, tree}.Named(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if named[0] == nil && named[1] == nil {
+	if !named {
 		summary, err := e.MemberSummary(ctx, r.nid, join.Sender())
 		if err != nil {
 			return nil, err

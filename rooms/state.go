@@ -134,6 +134,17 @@ func (s State) Len(ctx context.Context) (int, error) {
 // Same reports whether two states are known to be equal without comparing them.
 func (s State) Same(t State) bool { return s.tree.Ref() == t.tree.Ref() }
 
+// Named reports whether the room has a name or an alias to be called by, so that no members' names are needed for it.
+// spec: client-server-api#calculating-the-display-name-for-a-room
+func (s State) Named(ctx context.Context) (bool, error) {
+	name, err := s.content(ctx, "m.room.name", "name")
+	if err != nil || name != "" {
+		return name != "", err
+	}
+	alias, err := s.content(ctx, "m.room.canonical_alias", "alias")
+	return alias != "", err
+}
+
 // Membership returns a user's membership, "leave" if there is no event.
 func (s State) Membership(ctx context.Context, user matrix.UserID) (string, error) {
 	ev, err := s.Event(ctx, "m.room.member", string(user))

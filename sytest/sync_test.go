@@ -44,10 +44,12 @@ func TestSyncLazyMembers(t *testing.T) {
 		lazy := filter(t, json{"room": json{"state": json{"lazy_load_members": true}, "timeline": json{"limit": 2}}})
 		res := alice.Sync(0, "filter", lazy)
 		got := members(homeserver.Events(res, "rooms", "join", room, "state", "events"))
-		if !slices.Contains(got, alice.UserID) || !slices.Contains(got, bob.UserID) {
+		if !slices.Equal(got, []string{alice.UserID, bob.UserID}) {
 			t.Errorf("the first sync tells of %v, not of the user and the sender", got)
 		}
-		// Bob is known by now; Eve is a hero of the first sync, so known as well.
+		if heroes := homeserver.Dig(res, "rooms", "join", room, "summary", "m.heroes"); heroes != nil {
+			t.Errorf("the heroes of a room with a name: %v", heroes)
+		}
 		bob.Say(room, "again")
 		res = alice.Sync(time.Second, "filter", lazy)
 		if got := members(homeserver.Events(res, "rooms", "join", room, "state", "events")); len(got) > 0 || len(homeserver.Timeline(res, room)) != 1 {
@@ -70,6 +72,17 @@ func TestSyncLazyMembers(t *testing.T) {
 		}
 		if got := members(homeserver.Events(res, "rooms", "join", room, "state", "events")); !slices.Contains(got, eve.UserID) {
 			t.Errorf("a change in the gap is not told: %v", got)
+		}
+		// Without a name the room is called by its members: the client has to know them.
+		nina := hs.Register(t, "nina")
+		nina.Join(room)
+		nina.Sync(0, "filter", lazy)
+		alice.SetState(room, "m.room.name", "", json{"name": ""})
+		res = nina.Sync(time.Second, "filter", lazy)
+		unknown := []string{alice.UserID, eve.UserID} // Bob was among the senders
+		heroes, _ := homeserver.Dig(res, "rooms", "join", room, "summary", "m.heroes").([]any)
+		if got := members(homeserver.Events(res, "rooms", "join", room, "state", "events")); !slices.Equal(got, unknown) || len(heroes) != 3 {
+			t.Errorf("the name is gone; heroes %v, told of %v", heroes, got)
 		}
 	})
 }
@@ -151,6 +164,20 @@ func TestSyncLeftRooms(t *testing.T) {
 		if !slices.Contains(seen, any(before)) || slices.Contains(seen, any(secret)) {
 			t.Errorf("include_leave shows %v; %v was before, %v after", seen, before, secret)
 		}
+		// Who comes and goes between two syncs saw the room meanwhile.
+		bob.Sync(0)
+		bob.Join(room)
+		during := alice.Say(room, "while bob is here")
+		bob.Must("POST", "/v3/rooms"+homeserver.Path(room, "leave"), json{})
+		alice.Say(room, "after bob has gone")
+		res = bob.Sync(time.Second, "filter", filter(t, json{"room": json{"timeline": json{"limit": 2}}}))
+		events = homeserver.Events(res, "rooms", "leave", room, "timeline", "events")
+		if len(events) != 2 || events[0]["event_id"] != during || events[1]["state_key"] != bob.UserID {
+			t.Errorf("the timeline of a short stay: %v", events)
+		}
+		if state := homeserver.Events(res, "rooms", "leave", room, "state", "events"); !slices.ContainsFunc(state, func(e json) bool { return e["type"] == "m.room.create" }) {
+			t.Errorf("the state of a short stay: %v", state)
+		}
 	})
 }
 
@@ -204,4 +231,22 @@ func TestSyncManyToDeviceMessages(t *testing.T) {
 			t.Errorf("more than were sent: %v", res["to_device"])
 		}
 	})
+}
+
+// event_format federation gives events as servers exchange them, with their ID.
+func TestSyncFederationFormat(t *testing.T) {
+	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})
+	alice := hs.Register(t, "alice")
+	room := alice.CreateRoom(json{"preset": "public_chat"})
+	said := alice.Say(room, "hello")
+	res := alice.Sync(0, "filter", filter(t, json{"event_format": "federation", "room": json{"timeline": json{"limit": 1}}}))
+	events := homeserver.Timeline(res, room)
+	if len(events) != 1 || events[0]["event_id"] != said {
+		t.Fatalf("the timeline: %v", events)
+	}
+	for _, key := range []string{"auth_events", "prev_events", "depth", "hashes", "signatures", "room_id"} {
+		if events[0][key] == nil {
+			t.Errorf("the event has no %s: %v", key, events[0])
+		}
+	}
 }
