@@ -48,12 +48,12 @@ func tokenVar(r *endpoint.Request, name string, a *API, room matrix.RoomID) (*ro
 	if s == "" {
 		return nil, nil
 	}
-	if at, err := feed.ParseToken(s); err == nil { // a next_batch of /sync
+	if at, err := feed.ParsePosition(s); err == nil { // a next_batch of /sync
 		nid, err := a.Rooms.RoomNID(r.Ctx(), room)
 		if err != nil {
 			return nil, err
 		}
-		t, err := a.Rooms.TokenAt(r.Ctx(), nid, at.Pos)
+		t, err := a.Rooms.TokenAt(r.Ctx(), nid, at)
 		return &t, err
 	}
 	t, err := rooms.ParseToken(s)

@@ -436,8 +436,8 @@ func (a *API) members(r *endpoint.Request) (any, error) {
 		Room: room, User: requester(r).UserID, Membership: r.Query("membership"), NotMembership: r.Query("not_membership"),
 	}
 	if at := r.Query("at"); at != "" {
-		if t, err := feed.ParseToken(at); err == nil {
-			req.Position = t.Pos
+		if pos, err := feed.ParsePosition(at); err == nil {
+			req.Position = pos
 		} else if t, err := rooms.ParseToken(at); err == nil {
 			req.Place = &t
 		} else {

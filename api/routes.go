@@ -214,6 +214,9 @@ func (a *API) roomRoutes() []endpoint.Route {
 func (a *API) syncRoutes() []endpoint.Route {
 	return []endpoint.Route{
 		{Method: "GET", Versions: v3, Path: "/sync", Operation: "sync", Auth: guest, Handle: a.sync},
+		{Method: "POST", Versions: "v4", Path: "/sync", Operation: "slidingSync", Auth: guest, Handle: a.slidingSync},
+		{Method: "POST", Versions: "unstable/org.matrix.simplified_msc3575", Path: "/sync", Operation: "slidingSync", Auth: guest, Handle: a.unstableSlidingSync},
+		{Method: "GET", Versions: "unstable/io.element.msc4308", Path: "/thread_subscriptions", Operation: "getThreadSubscriptions", Auth: user, Handle: a.threadSubscriptions},
 		{Method: "GET", Versions: v3, Path: "/notifications", Operation: "getNotifications", Auth: user, Handle: a.notifications},
 		{Method: "GET", Versions: v3, Path: "/events", Operation: "getEvents", Auth: guest, Handle: a.events},
 		{Method: "GET", Versions: v3, Path: "/events/{eventId}", Operation: "getOneEvent", Auth: guest, Handle: a.oneEvent},

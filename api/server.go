@@ -31,6 +31,7 @@ func (a *API) versions(*endpoint.Request) (any, error) {
 			"org.matrix.msc4155":                     true, // filtering of invites
 			"org.matrix.msc4222":                     true, // state_after in /sync
 			"org.matrix.msc4306":                     true, // thread subscriptions
+			"org.matrix.simplified_msc3575":          true, // sliding sync
 			"org.matrix.msc4380.stable":              true, // blocking of invites
 			"uk.tcpip.msc4133":                       true, // custom profile fields
 			"uk.tcpip.msc4133.stable":                true,

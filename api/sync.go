@@ -3,15 +3,11 @@ package api
 import (
 	"io"
 	"strings"
-	"time"
 
 	"hanok/feed"
 	"hanok/internal/endpoint"
 	"hanok/matrix"
 )
-
-// maxPoll bounds how long a client may wait for news.
-const maxPoll = 5 * time.Minute
 
 // spec: cs/sync
 func (a *API) sync(r *endpoint.Request) (any, error) {
@@ -50,15 +46,24 @@ func (a *API) sync(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	req.Timeout = min(time.Duration(max(0, min(timeout, 1<<40)))*time.Millisecond, maxPoll)
-	switch p := r.Query("set_presence"); p {
-	case "":
-		a.Users.Presence.Active(r.Ctx(), who.UserID, "online")
-	case "offline":
-	case "online", "unavailable":
-		a.Users.Presence.Active(r.Ctx(), who.UserID, p)
-	default:
-		return nil, matrix.InvalidParam("set_presence must be offline, online or unavailable.")
+	req.Timeout = feed.PollTimeout(timeout)
+	if err := a.active(r, r.Query("set_presence")); err != nil {
+		return nil, err
 	}
 	return endpoint.Stream(func(w io.Writer) error { return a.Feed.Sync(r.Ctx(), req, w) }), nil
+}
+
+// active says what a request for news says of its user, who is online if it says nothing. spec: cs/sync set_presence
+func (a *API) active(r *endpoint.Request, presence string) error {
+	switch presence {
+	case "":
+		presence = "online"
+	case "offline":
+		return nil
+	case "online", "unavailable":
+	default:
+		return matrix.InvalidParam("set_presence must be offline, online or unavailable.")
+	}
+	a.Users.Presence.Active(r.Ctx(), requester(r).UserID, presence)
+	return nil
 }

@@ -1,6 +1,9 @@
 package api
 
 import (
+	"math"
+
+	"hanok/feed"
 	"hanok/internal/endpoint"
 	"hanok/matrix"
 	"hanok/rooms"
@@ -75,4 +78,35 @@ func (a *API) unsubscribeThread(r *endpoint.Request) (any, error) {
 		return nil, err
 	}
 	return nil, a.Users.Threads.Unsubscribe(r.Ctx(), requester(r).UserID, root.RoomID(), root.ID())
+}
+
+// threadSubscriptions pages back through changes that did not fit into a response of sliding sync. spec: MSC4308
+func (a *API) threadSubscriptions(r *endpoint.Request) (any, error) {
+	if r.Query("dir") != "b" {
+		return nil, matrix.InvalidParam("dir must be b.")
+	}
+	limit, err := r.QueryInt("limit", 100)
+	if err != nil {
+		return nil, err
+	}
+	if limit < 1 {
+		return nil, matrix.InvalidParam("limit must be positive.")
+	}
+	newest, oldest := storage.Position(math.MaxInt64), storage.Position(0)
+	for name, place := range map[string]*storage.Position{"from": &newest, "to": &oldest} {
+		if s := r.Query(name); s != "" {
+			if *place, err = feed.ParsePosition(s); err != nil {
+				return nil, err
+			}
+		}
+	}
+	changes, err := a.Feed.ThreadChanges(r.Ctx(), requester(r).UserID, oldest, newest, int(min(limit, feed.MaxThreadChanges)))
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		Subscribed   map[matrix.RoomID]map[matrix.EventID]feed.ThreadSubscription   `json:"subscribed,omitempty"`
+		Unsubscribed map[matrix.RoomID]map[matrix.EventID]feed.ThreadUnsubscription `json:"unsubscribed,omitempty"`
+		End          string                                                         `json:"end,omitempty"`
+	}{changes.Subscribed, changes.Unsubscribed, changes.PrevBatch}, nil
 }

@@ -39,17 +39,46 @@ type DeviceChanges struct {
 func (f *Feed) DeviceChanges(ctx context.Context, user matrix.UserID, from, to Token) (*DeviceChanges, error) {
 	until := min(to.Pos, f.DB.Current())
 	s := &syncer{Feed: f, ctx: ctx, r: &Request{User: user, Since: from, Filter: &Filter{}}, since: from.Pos, until: until}
-	memberships, err := f.Rooms.Memberships(ctx, user)
-	if err != nil {
-		return nil, fmt.Errorf("memberships: %w", err)
-	}
-	for _, m := range memberships {
-		if err := s.roomMembers(m); err != nil {
-			return nil, err
-		}
+	if err := s.membersSince(); err != nil {
+		return nil, err
 	}
 	changed, left, err := s.deviceLists()
 	return &DeviceChanges{Changed: changed, Left: left}, err
+}
+
+// membersSince notes who joined and left any of the user's rooms between since and until.
+func (s *syncer) membersSince() error {
+	moved := make(map[matrix.RoomID]bool)
+	changed, err := s.Rooms.ChangedRooms(s.ctx, s.r.User, s.since, s.until)
+	if err != nil {
+		return fmt.Errorf("changed rooms: %w", err)
+	}
+	for _, room := range changed {
+		moved[room] = true
+	}
+	memberships, err := s.Rooms.Memberships(s.ctx, s.r.User)
+	if err != nil {
+		return fmt.Errorf("memberships: %w", err)
+	}
+	recent, err := s.Rooms.MembershipsSince(s.ctx, s.r.User, s.since)
+	if err != nil {
+		return fmt.Errorf("recent memberships: %w", err)
+	}
+	for _, m := range recent {
+		delete(moved, m.Room)
+		if err := s.roomMembers(m); err != nil {
+			return err
+		}
+	}
+	for _, m := range memberships {
+		if !moved[m.Room] {
+			continue
+		}
+		if err := s.roomMembers(m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // roomMembers notes who joined and left a room between since and until.

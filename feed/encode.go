@@ -50,14 +50,38 @@ func (e *encoder) object(key string, fill func()) {
 
 // encodeEvents writes a member of the form {"events": [...]}.
 func encodeEvents[E ~[]byte](e *encoder, key string, events []E) {
-	e.object(key, func() {
-		e.key("events")
-		e.open('[')
-		for _, ev := range events {
-			e.raw(ev)
+	e.object(key, func() { encodeList(e, "events", events) })
+}
+
+// encodeList writes a member that is a list.
+func encodeList[E ~[]byte](e *encoder, key string, items []E) {
+	e.key(key)
+	e.open('[')
+	for _, item := range items {
+		e.raw(item)
+	}
+	e.close(']')
+}
+
+func (e *encoder) flag(key string, v bool) {
+	e.key(key)
+	e.b, e.comma = strconv.AppendBool(e.b, v), true
+}
+
+// keyCounts writes how many keys a device has left. spec: client-server-api#extensions-to-sync
+func (e *encoder) keyCounts(keys *users.KeyCounts) {
+	e.object("device_one_time_keys_count", func() {
+		for _, alg := range sortedKeys(keys.OneTime) {
+			e.key(alg)
+			e.int(keys.OneTime[alg])
 		}
-		e.close(']')
 	})
+	e.key("device_unused_fallback_key_types")
+	e.open('[')
+	for _, alg := range keys.UnusedFallback {
+		e.str(alg)
+	}
+	e.close(']')
 }
 
 func (e *encoder) users(key string, list []matrix.UserID) {
@@ -157,18 +181,7 @@ func (s *response) finish(t *tail) error {
 		e.close('}')
 	}
 	if t.keys != nil {
-		e.object("device_one_time_keys_count", func() {
-			for _, alg := range sortedKeys(t.keys.OneTime) {
-				e.key(alg)
-				e.int(t.keys.OneTime[alg])
-			}
-		})
-		e.key("device_unused_fallback_key_types")
-		e.open('[')
-		for _, alg := range t.keys.UnusedFallback {
-			e.str(alg)
-		}
-		e.close(']')
+		e.keyCounts(t.keys)
 	}
 	if len(t.changed)+len(t.left) > 0 {
 		e.object("device_lists", func() {
@@ -208,14 +221,8 @@ func (j *joinedRoom) encode(e *encoder, r *Request, left bool) {
 			j.encodeSummary(e)
 		}
 		e.object("timeline", func() {
-			e.key("events")
-			e.open('[')
-			for _, ev := range j.timeline {
-				e.raw(ev)
-			}
-			e.close(']')
-			e.key("limited")
-			e.raw(strconv.AppendBool(nil, j.limited))
+			encodeList(e, "events", j.timeline)
+			e.flag("limited", j.limited)
 			if j.prevBatch != "" {
 				e.key("prev_batch")
 				e.str(j.prevBatch)

@@ -22,13 +22,22 @@ func (s *syncer) ephemeral(j *joinedRoom, w *roomWork) error {
 	}
 	if w.typing && filter.Accepts("m.typing", "") {
 		typing, _ := s.Typing.Users(w.room)
-		content, err := canonicaljson.Marshal(map[string][]matrix.UserID{"user_ids": append([]matrix.UserID{}, typing...)})
+		event, err := typingEvent(typing)
 		if err != nil {
-			return fmt.Errorf("typing: %w", err)
+			return err
 		}
-		j.ephemeral = append(j.ephemeral, typedContent("m.typing", content))
+		j.ephemeral = append(j.ephemeral, event)
 	}
 	return nil
+}
+
+// typingEvent says who types. spec: client-server-api#mtyping
+func typingEvent(typing []matrix.UserID) (json.RawMessage, error) {
+	content, err := canonicaljson.Marshal(map[string][]matrix.UserID{"user_ids": append([]matrix.UserID{}, typing...)})
+	if err != nil {
+		return nil, fmt.Errorf("typing: %w", err)
+	}
+	return typedContent("m.typing", content), nil
 }
 
 // receiptContent is the content of an m.receipt event: event, type, user. spec: client-server-api#mreceipt

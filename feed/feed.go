@@ -29,11 +29,14 @@ type Feed struct {
 	// Typing knows who is typing; federation feeds it too.
 	Typing *Typing
 	lazy   *lazyMemory
+	// connections are those of sliding sync.
+	connections *connections
+	pastTraits  *traitsCache
 }
 
 // New makes a feed.
 func New(o Options) *Feed {
-	f := &Feed{Options: o, lazy: newLazyMemory()}
+	f := &Feed{Options: o, lazy: newLazyMemory(), connections: newConnections(o.DB), pastTraits: newTraitsCache()}
 	f.Typing = NewTyping(o.DB, f.wakeRoom)
 	return f
 }
@@ -42,17 +45,19 @@ func New(o Options) *Feed {
 // it is the Listener of rooms and the Notifier of users.
 type Hub struct {
 	*Waiters
-	members func(room matrix.RoomID) []matrix.UserID
-	news    chan struct{} // holds a token when there are events that Feed.Run has not seen
+	activity *activity
+	members  func(room matrix.RoomID) []matrix.UserID
+	news     chan struct{} // holds a token when there are events that Feed.Run has not seen
 }
 
 // NewHub makes a hub; members lists the local members of a room when an update names only the room.
 func NewHub(members func(room matrix.RoomID) []matrix.UserID) *Hub {
-	return &Hub{Waiters: NewWaiters(), members: members, news: make(chan struct{}, 1)}
+	return &Hub{Waiters: NewWaiters(), activity: newActivity(), members: members, news: make(chan struct{}, 1)}
 }
 
 // RoomUpdated wakes who is told of a commit: local members, and users whose membership it changed.
 func (h *Hub) RoomUpdated(u *rooms.Update) {
+	h.activity.note(u)
 	h.Wake(u.Local...)
 	h.Wake(peekers(u.Room))
 	for _, m := range u.Memberships {

@@ -144,27 +144,14 @@ func (s *syncer) timelineAndState(j *joinedRoom, w *roomWork, since, until stora
 	case !filter.Timeline.All():
 		keep = func(ev *rooms.Event) bool { return filter.Timeline.AcceptsEvent(ev.Event) }
 	}
-	page, err := s.Rooms.Timeline(s.ctx, rooms.TimelineRequest{
+	page, events, err := s.readTimeline(rooms.TimelineRequest{
 		Room: w.nid, Since: since, Until: until, Limit: filter.Timeline.Most(defaultTimeline, maxTimeline), Filter: keep,
-	})
+	}, w.whole || w.membership.Position > s.since)
 	if err != nil {
-		return fmt.Errorf("timeline: %w", err)
-	}
-	events := page.Events
-	if w.whole || w.membership.Position > s.since {
-		// Not joined all the time: history visibility decides.
-		if events, err = s.Rooms.Visible(s.ctx, s.r.User, events); err != nil {
-			return fmt.Errorf("visible events: %w", err)
-		}
-		if len(events) < len(page.Events) && since == 0 {
-			page.Limited = true // what is hidden may be visible further back
-		}
+		return err
 	}
 	if w.whole && !s.r.initial() && !s.r.FullState {
 		page.Limited = true // new to the client: there is history that it has not seen
-	}
-	if len(s.ignored) > 0 {
-		events = slices.DeleteFunc(slices.Clone(events), func(ev *rooms.Event) bool { return !ev.IsState() && s.ignored[ev.Sender()] })
 	}
 	if w.section == "join" && (w.whole || page.Limited || slices.ContainsFunc(events, inSummary)) {
 		if j.summary, err = s.summary(w, until); err != nil {
@@ -184,20 +171,8 @@ func (s *syncer) timelineAndState(j *joinedRoom, w *roomWork, since, until stora
 			return err
 		}
 	}
-	var relations map[storage.EventNID][]byte
-	if page.Limited {
-		// A client that has seen everything aggregates by itself. spec: client-server-api#aggregations-of-child-events
-		reader := rooms.Reader{User: s.r.User, Device: s.r.Device, Ignored: s.ignored}
-		if relations, err = s.Rooms.Aggregations(s.ctx, reader, events, true); err != nil {
-			return fmt.Errorf("aggregations: %w", err)
-		}
-	}
-	for _, ev := range events {
-		raw, err := s.render(ev, relations[ev.NID])
-		if err != nil {
-			return err
-		}
-		j.timeline = append(j.timeline, raw)
+	if j.timeline, err = s.renderTimeline(page, events); err != nil {
+		return err
 	}
 	for _, ev := range state {
 		if !filter.State.AcceptsEvent(ev.Event) || !filter.State.AcceptsRoom(w.room) {
@@ -214,6 +189,50 @@ func (s *syncer) timelineAndState(j *joinedRoom, w *roomWork, since, until stora
 		j.limited, j.prevBatch = page.Limited, page.PrevBatch.String()
 	}
 	return nil
+}
+
+// readTimeline reads the newest events in a range of positions, and of these what the user may see and wants to. Who was
+// not in the room all the time does not see all of it.
+func (s *syncer) readTimeline(q rooms.TimelineRequest, partly bool) (*rooms.Timeline, []*rooms.Event, error) {
+	page, err := s.Rooms.Timeline(s.ctx, q)
+	if err != nil {
+		return nil, nil, fmt.Errorf("timeline: %w", err)
+	}
+	events := page.Events
+	if partly {
+		if events, err = s.Rooms.Visible(s.ctx, s.r.User, events); err != nil {
+			return nil, nil, fmt.Errorf("visible events: %w", err)
+		}
+		if len(events) < len(page.Events) && q.Since == 0 {
+			page.Limited = true // what is hidden may be visible further back
+		}
+	}
+	if len(s.ignored) > 0 {
+		events = slices.DeleteFunc(slices.Clone(events), func(ev *rooms.Event) bool { return !ev.IsState() && s.ignored[ev.Sender()] })
+	}
+	return page, events, nil
+}
+
+// renderTimeline is what clients get of a timeline's events.
+func (s *syncer) renderTimeline(page *rooms.Timeline, events []*rooms.Event) ([]json.RawMessage, error) {
+	var relations map[storage.EventNID][]byte
+	if page.Limited {
+		// A client that has seen everything aggregates by itself. spec: client-server-api#aggregations-of-child-events
+		reader := rooms.Reader{User: s.r.User, Device: s.r.Device, Ignored: s.ignored}
+		var err error
+		if relations, err = s.Rooms.Aggregations(s.ctx, reader, events, true); err != nil {
+			return nil, fmt.Errorf("aggregations: %w", err)
+		}
+	}
+	out := make([]json.RawMessage, 0, len(events))
+	for _, ev := range events {
+		raw, err := s.render(ev, relations[ev.NID])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, raw)
+	}
+	return out, nil
 }
 
 // inSummary reports whether an event may change the summary of a room.

@@ -19,6 +19,7 @@ type lazyMemory struct {
 type lazyRoom struct {
 	user   matrix.UserID
 	device matrix.DeviceID
+	conn   string // of sliding sync: "c" and the conn_id; "" for /sync
 	room   matrix.RoomID
 }
 

@@ -95,7 +95,7 @@ func (s *syncer) stateChanges(w *roomWork, since, until storage.Position, page *
 		}
 	}
 	if lazy && !s.r.Filter.Room.State.IncludeRedundantMembers {
-		out = s.lazy.drop(lazyRoom{s.r.User, s.r.Device, w.room}, s.since, s.until, out, gap || s.r.FullState)
+		out = s.lazy.drop(lazyRoom{user: s.r.User, device: s.r.Device, room: w.room}, s.since, s.until, out, gap || s.r.FullState)
 	}
 	return out, nil
 }

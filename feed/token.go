@@ -53,3 +53,12 @@ func parsePosition(s string) (storage.Position, error) {
 	n, err := strconv.ParseUint(s, 10, 63)
 	return storage.Position(n), err
 }
+
+// ParsePosition reads a token of /sync or a pos of sliding sync as the place in the stream up to which a client has been told.
+func ParsePosition(s string) (storage.Position, error) {
+	if pos, ok := parseSlidingPos(s); ok {
+		return pos.until, nil
+	}
+	t, err := ParseToken(s)
+	return t.Pos, err
+}

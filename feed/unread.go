@@ -76,13 +76,20 @@ func (u unread) encode(e *encoder) {
 	e.int(u.notify)
 }
 
+// total counts the main timeline and all threads.
+func (c *unreadCounts) total() unread {
+	total := c.main
+	for _, t := range c.threads {
+		total.notify += t.notify
+		total.highlight += t.highlight
+	}
+	return total
+}
+
 func (c *unreadCounts) encode(e *encoder, threads bool) {
 	total := c.main
 	if !threads {
-		for _, t := range c.threads {
-			total.notify += t.notify
-			total.highlight += t.highlight
-		}
+		total = c.total()
 	}
 	e.object("unread_notifications", func() { total.encode(e) })
 	if threads && len(c.threads) > 0 {

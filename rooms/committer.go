@@ -404,6 +404,7 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 					u.first = cmp.Or(u.first, pos)
 					u.Events = append(u.Events, it.ev)
 					if it.moved {
+						u.NewState = true
 						states = append(states, storage.RoomState{Room: row.Room, Pos: pos, State: int64(it.current)})
 					}
 				}
@@ -430,6 +431,7 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 			last = pos
 			u.first = cmp.Or(u.first, pos)
 			if en.head != nil {
+				u.NewState = true
 				states = append(states, storage.RoomState{Room: en.room.nid, Pos: pos, State: int64(en.head.state.Ref())})
 			}
 		}

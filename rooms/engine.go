@@ -69,6 +69,7 @@ type Update struct {
 	Events      []*Event           // in order of position
 	Memberships []MembershipChange // changes of current memberships, in order
 	Local       []matrix.UserID    // local users joined after this update
+	NewState    bool               // the room's current state changed
 	Position    storage.Position   // the highest position in the update
 }
 

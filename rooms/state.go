@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,6 +120,50 @@ func (s State) OfType(ctx context.Context, eventType string) ([]*Event, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	return s.e.eventsByNID(ctx, nids)
+}
+
+// Matching returns the state events of which first the type and then the whole key is wanted. Events that are not are not loaded.
+func (s State) Matching(ctx context.Context, wantType func(string) bool, want func(matrix.StateKey) bool) ([]*Event, error) {
+	if s.e == nil {
+		return nil, nil
+	}
+	var entries []statetree.Entry
+	typeNames := make(map[int64]string)
+	var failed error
+	err := s.tree.All(ctx, func(en statetree.Entry) bool {
+		name, ok := typeNames[en.Type]
+		if !ok {
+			names, err := s.e.db.Names(ctx, storage.NameNID(en.Type))
+			if err != nil {
+				failed = err
+				return false
+			}
+			name = names[0]
+			typeNames[en.Type] = name
+		}
+		if wantType(name) {
+			entries = append(entries, en)
+		}
+		return true
+	})
+	if err = cmp.Or(err, failed); err != nil {
+		return nil, err
+	}
+	keys := make([]storage.NameNID, len(entries))
+	for i, en := range entries {
+		keys[i] = storage.NameNID(en.StateKey)
+	}
+	names, err := s.e.db.Names(ctx, keys...)
+	if err != nil {
+		return nil, err
+	}
+	var nids []storage.EventNID
+	for i, en := range entries {
+		if want(matrix.StateKey{Type: typeNames[en.Type], Key: names[i]}) {
+			nids = append(nids, storage.EventNID(en.Event))
+		}
 	}
 	return s.e.eventsByNID(ctx, nids)
 }

@@ -36,6 +36,7 @@ func GetAccountData(ctx context.Context, q Querier, user matrix.UserID, room mat
 
 const (
 	roomAccountData    = `SELECT room_id, type, content, position FROM account_data WHERE user_id = $1 AND room_id = $2 AND content IS NOT NULL ORDER BY type`
+	typedAccountData   = `SELECT room_id, type, content, position FROM account_data WHERE user_id = $1 AND type = $2 AND content IS NOT NULL`
 	changedAccountData = `SELECT room_id, type, content, position FROM account_data WHERE user_id = $1 AND position > $2 AND position <= $3 ORDER BY position`
 	countAccountData   = `SELECT count(*) FROM account_data WHERE user_id = $1 AND room_id = $2`
 )
@@ -43,6 +44,11 @@ const (
 // RoomAccountData returns what is set for one room, or globally for "".
 func RoomAccountData(ctx context.Context, q Querier, user matrix.UserID, room matrix.RoomID) ([]AccountDatum, error) {
 	return collect(ctx, q, scanAccountDatum, roomAccountData, user, room)
+}
+
+// TypedAccountData returns what is set of one type, in all rooms.
+func TypedAccountData(ctx context.Context, q Querier, user matrix.UserID, dataType string) ([]AccountDatum, error) {
+	return collect(ctx, q, scanAccountDatum, typedAccountData, user, dataType)
 }
 
 // ChangedAccountData returns what was set or deleted in (from, to].

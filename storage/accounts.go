@@ -74,6 +74,7 @@ var purgeUser = []string{
 	`DELETE FROM profiles WHERE user_id = $1`,
 	`DELETE FROM push_rules WHERE user_id = $1`,
 	`DELETE FROM pushers WHERE user_id = $1`,
+	`DELETE FROM sliding_connections WHERE user_id = $1`,
 	`DELETE FROM thread_subscriptions WHERE user_id = $1`,
 	`DELETE FROM uia_sessions WHERE user_id = $1`,
 }

@@ -78,6 +78,7 @@ var deleteDevice = []string{
 	`DELETE FROM to_device WHERE user_id = $1 AND device_id = $2`,
 	`DELETE FROM to_device_sent WHERE user_id = $1 AND device_id = $2`,
 	`DELETE FROM pushers WHERE user_id = $1 AND device_id = $2`,
+	`DELETE FROM sliding_connections WHERE user_id = $1 AND device_id = $2`,
 }
 
 const deleteDeviceRow = `DELETE FROM devices WHERE user_id = $1 AND device_id = $2`

@@ -284,6 +284,21 @@ func PlaceAt(ctx context.Context, q Querier, room RoomNID, pos Position) (depth 
 	return depth, at, err
 }
 
+// LastOfTypes returns the position of the newest event of some types in a room, at or before a position: ErrNotFound if there is none.
+func LastOfTypes(ctx context.Context, q Querier, room RoomNID, types []NameNID, pos Position) (at Position, err error) {
+	var newest Position
+	err = queryIn(ctx, q, `SELECT pos FROM events WHERE room_nid = $1 AND pos > 0 AND pos <= $2 AND type_nid IN ($in) ORDER BY pos DESC LIMIT 1`,
+		[]any{int64(room), int64(pos)}, types, func(r *Rows) error {
+			err := r.Scan(&at)
+			newest = max(newest, at)
+			return err
+		})
+	if err == nil && newest == 0 {
+		err = ErrNotFound
+	}
+	return newest, err
+}
+
 // DeepestBefore returns the place of the deepest event of a room that is deeper than a depth and came before a position:
 // ErrNotFound if there is none.
 func DeepestBefore(ctx context.Context, q Querier, room RoomNID, depth int64, pos Position) (at int64, place Position, err error) {

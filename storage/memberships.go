@@ -131,6 +131,18 @@ func ChangedRooms(ctx context.Context, q Querier, user NameNID, since Position) 
 	return collectNumbers[RoomNID](q.Query(ctx, `SELECT r.nid FROM memberships m JOIN rooms r ON r.nid = m.room_nid WHERE m.user_nid = $1 AND m.membership = 2 AND r.pos > $2`, int64(user), int64(since)))
 }
 
+// RoomPlace is how far a room's timeline has come.
+type RoomPlace struct {
+	Room RoomNID
+	Pos  Position
+}
+
+// JoinedPlaces lists the rooms a user is joined to with the positions of their newest events.
+func JoinedPlaces(ctx context.Context, q Querier, user NameNID) ([]RoomPlace, error) {
+	return collect(ctx, q, func(r *Rows) (p RoomPlace, err error) { return p, r.Scan(&p.Room, &p.Pos) },
+		`SELECT r.nid, r.pos FROM memberships m JOIN rooms r ON r.nid = m.room_nid WHERE m.user_nid = $1 AND m.membership = 2`, int64(user))
+}
+
 // collectNumbers reads a result of one column of numbers.
 func collectNumbers[T ~int64](rows *Rows, err error) ([]T, error) {
 	if err != nil {

@@ -28,7 +28,7 @@ func PutThreadSubscription(ctx context.Context, tx *Tx, user matrix.UserID, s Th
 const (
 	threadSubscriptionColumns  = `room_id, root, subscribed, automatic, position`
 	getThreadSubscription      = `SELECT ` + threadSubscriptionColumns + ` FROM thread_subscriptions WHERE user_id = $1 AND room_id = $2 AND root = $3`
-	changedThreadSubscriptions = `SELECT ` + threadSubscriptionColumns + ` FROM thread_subscriptions WHERE user_id = $1 AND position > $2 AND position <= $3 ORDER BY position LIMIT $4`
+	changedThreadSubscriptions = `SELECT ` + threadSubscriptionColumns + ` FROM thread_subscriptions WHERE user_id = $1 AND position > $2 AND position <= $3 ORDER BY position DESC LIMIT $4`
 	countThreadSubscriptions   = `SELECT count(*) FROM thread_subscriptions WHERE user_id = $1`
 )
 
@@ -41,7 +41,7 @@ func GetThreadSubscription(ctx context.Context, q Querier, user matrix.UserID, r
 	return scanThreadSubscription(q.QueryRow(ctx, getThreadSubscription, user, room, root).Scan)
 }
 
-// ChangedThreadSubscriptions returns the first subscriptions that changed in (from, to].
+// ChangedThreadSubscriptions returns the last subscriptions that changed in (from, to], the newest first.
 func ChangedThreadSubscriptions(ctx context.Context, q Querier, user matrix.UserID, from, to Position, limit int) ([]ThreadSubscription, error) {
 	return collect(ctx, q, func(r *Rows) (ThreadSubscription, error) { return scanThreadSubscription(r.Scan) }, changedThreadSubscriptions, user, from, to, limit)
 }

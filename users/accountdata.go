@@ -39,6 +39,14 @@ const (
 
 var errNoAccountData = matrix.NotFound("There is no such account data")
 
+func accountData(rows []storage.AccountDatum) []AccountDatum {
+	all := make([]AccountDatum, len(rows))
+	for i, d := range rows {
+		all[i] = datum(d)
+	}
+	return all
+}
+
 func datum(d storage.AccountDatum) AccountDatum {
 	if d.Content == nil {
 		d.Content = []byte("{}")
@@ -175,11 +183,16 @@ func (a *AccountData) InRoom(ctx context.Context, q storage.Querier, user matrix
 	if err != nil {
 		return nil, fmt.Errorf("room account data: %w", err)
 	}
-	all := make([]AccountDatum, len(rows))
-	for i, d := range rows {
-		all[i] = datum(d)
+	return accountData(rows), nil
+}
+
+// OfType returns what is set of one type, of all rooms and globally.
+func (a *AccountData) OfType(ctx context.Context, q storage.Querier, user matrix.UserID, dataType string) ([]AccountDatum, error) {
+	rows, err := storage.TypedAccountData(ctx, q, user, dataType)
+	if err != nil {
+		return nil, fmt.Errorf("account data of a type: %w", err)
 	}
-	return all, nil
+	return accountData(rows), nil
 }
 
 // Changed returns what was set or deleted in (from, to].

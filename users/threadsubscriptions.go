@@ -95,7 +95,7 @@ func (t *ThreadSubscriptions) put(ctx context.Context, tx *storage.Tx, user matr
 	return storage.PutThreadSubscription(ctx, tx, user, s)
 }
 
-// Changed returns up to limit subscriptions that began or ended in (from, to], in order, for sliding sync.
+// Changed returns up to limit subscriptions that began or ended in (from, to], the newest first. spec: MSC4308
 func (t *ThreadSubscriptions) Changed(ctx context.Context, q storage.Querier, user matrix.UserID, from, to storage.Position, limit int) ([]ThreadSubscription, error) {
 	changed, err := storage.ChangedThreadSubscriptions(ctx, q, user, from, to, limit)
 	if err != nil {

@@ -1,4 +1,4 @@
--- Notifications, read or not, the newest of each user and room. Written by feed.
+-- What readers of the stream are told: notifications, read or not, the newest of each user and room, and where they are. Written by feed.
 
 CREATE TABLE notifications (
     user_nid  INTEGER NOT NULL,
@@ -13,3 +13,16 @@ CREATE TABLE notifications (
 
 CREATE INDEX notifications_user ON notifications (user_nid, pos);
 CREATE INDEX notifications_event ON notifications (event_nid);
+
+-- What the connections of sliding sync have been told of which rooms, after each response that may be continued from.
+CREATE TABLE sliding_connections (
+	version   INTEGER NOT NULL PRIMARY KEY, -- a stream position: it is in the pos that the client has
+	user_id   TEXT    NOT NULL,
+	device_id TEXT    NOT NULL,
+	conn_id   TEXT    NOT NULL,
+	used_ts   INTEGER NOT NULL, -- ms, to the hour
+	state     BLOB    NOT NULL
+) STRICT;
+
+CREATE INDEX sliding_connections_device ON sliding_connections (user_id, device_id);
+CREATE INDEX sliding_connections_used ON sliding_connections (used_ts);

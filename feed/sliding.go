@@ -1,0 +1,298 @@
+package feed
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"hanok/matrix"
+	"hanok/rooms"
+	"hanok/storage"
+	"hanok/users"
+)
+
+// SlidingSync answers a request of sliding sync with a JSON body: at once if there is news or the connection is new,
+// else when there is, or after the timeout with next to nothing. M_UNKNOWN_POS for a pos that was not given to this
+// connection of this device, or is no longer known.
+// spec: MSC4186
+func (f *Feed) SlidingSync(ctx context.Context, q *SlidingRequest) ([]byte, error) {
+	woken, done := f.Hub.Register(q.User)
+	defer done()
+	owner := connectionOwner{q.User, q.Device, q.ConnID}
+	base, since, err := f.continued(ctx, q, owner)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.acknowledge(ctx, q); err != nil {
+		return nil, err
+	}
+	timer := time.NewTimer(q.Timeout)
+	defer timer.Stop()
+	stored := base
+	for wait := q.Pos != "" && q.Timeout > 0; ; {
+		res, err := f.buildSliding(ctx, q, base, since)
+		if err != nil {
+			return nil, err
+		}
+		// What was found out about rooms without anything to tell need not be found out again at the next wake-up.
+		if len(res.draft.changed) > 0 {
+			base = res.draft.connection()
+		}
+		if !wait || !res.empty() || f.Hub.Stopping() {
+			version := stored.version
+			if base != stored || version == 0 {
+				if base == stored {
+					base = res.draft.connection()
+				}
+				if err := f.connections.put(ctx, owner, stored.version, base, nowMS()); err != nil {
+					return nil, err
+				}
+				version = base.version
+			}
+			return res.encode(slidingPos{res.until, version})
+		}
+		select {
+		case <-woken:
+		case <-timer.C:
+			wait = false
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func nowMS() matrix.Timestamp { return matrix.Timestamp(time.Now().UnixMilli()) }
+
+// continued finds what the client was told before, and up to where.
+func (f *Feed) continued(ctx context.Context, q *SlidingRequest, owner connectionOwner) (*connection, storage.Position, error) {
+	if q.Pos == "" {
+		return &connection{}, 0, nil
+	}
+	pos, ok := parseSlidingPos(q.Pos)
+	if !ok || pos.until > f.DB.Current() { // the latter is from before a backup was restored
+		return nil, 0, errUnknownPos()
+	}
+	base, err := f.connections.get(ctx, owner, pos.version, nowMS())
+	return base, pos.until, err
+}
+
+// slider holds what one build of a response needs in several places. Its syncer stands at the request's pos.
+type slider struct {
+	*syncer
+	q     *SlidingRequest
+	base  *connection
+	draft *draft
+	moved map[matrix.RoomID]bool // rooms with events, or a membership of the user, in (since, until]
+
+	list         *roomList
+	results      map[storage.RoomNID]*roomResult
+	directRooms  map[matrix.RoomID]bool            // loaded by direct
+	tagged       map[matrix.RoomID]map[string]bool // loaded by tags
+	joinedNIDs   map[matrix.RoomID]storage.RoomNID // filled by joinedNID
+	receipts     []users.Receipt                   // loaded by changedReceipts
+	receiptsRead bool
+	covered      map[[2]*requiredState]bool
+}
+
+// slidingResponse is a response before it is written.
+type slidingResponse struct {
+	q          *SlidingRequest
+	until      storage.Position
+	draft      *draft
+	counts     []int // of the rooms in each list
+	rooms      []*roomResult
+	extensions extensionResults
+}
+
+// empty reports that the client would learn nothing.
+func (r *slidingResponse) empty() bool { return len(r.rooms) == 0 && r.extensions.empty() }
+
+// buildSliding makes the response for what the connection has not been told.
+func (f *Feed) buildSliding(ctx context.Context, q *SlidingRequest, base *connection, since storage.Position) (*slidingResponse, error) {
+	ignored, err := f.Users.Accounts.Ignored(ctx, f.DB, q.User)
+	if err != nil {
+		return nil, fmt.Errorf("ignored users: %w", err)
+	}
+	until := max(f.DB.Current(), since)
+	r := &Request{User: q.User, Device: q.Device, Since: At(since), Filter: &Filter{}}
+	s := &slider{
+		syncer: &syncer{Feed: f, ctx: ctx, r: r, since: since, until: until, now: nowMS(), ignored: ignored},
+		q:      q, base: base, draft: newDraft(base),
+		moved: make(map[matrix.RoomID]bool), results: make(map[storage.RoomNID]*roomResult), covered: make(map[[2]*requiredState]bool),
+	}
+	if s.data, err = s.accountData(); err != nil {
+		return nil, err
+	}
+	res := &slidingResponse{q: q, until: until, draft: s.draft}
+	if !r.initial() {
+		changed, err := f.Rooms.ChangedRooms(ctx, q.User, since, until)
+		if err != nil {
+			return nil, fmt.Errorf("changed rooms: %w", err)
+		}
+		for _, room := range changed {
+			s.moved[room] = true
+		}
+	}
+	s.list = &roomList{}
+	if len(q.Lists) > 0 || len(q.Subscriptions) > 0 || len(base.rooms) > 0 { // in the last case, to note what falls behind
+		if s.list, err = s.roomList(); err != nil {
+			return nil, err
+		}
+		res.counts = s.list.counts
+		if err := s.rooms(res); err != nil {
+			return nil, err
+		}
+	}
+	return res, s.extensions(&res.extensions)
+}
+
+// wanted are the rooms of the list that the request asks for, in order of activity.
+func (l *roomList) wanted(fn func(*listedRoom) error) error {
+	for _, r := range l.byNID {
+		if r.config != nil && len(r.lists) == 0 { // only subscribed to
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+	}
+	for _, r := range l.all {
+		if len(r.lists) > 0 {
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// rooms tells of rooms that the request asks for and about which there is something to tell. A room whose part cannot be
+// made is left out of this response, and stays behind for the next; the others are told.
+func (s *slider) rooms(res *slidingResponse) error {
+	counted, err := s.countedRooms()
+	if err != nil {
+		return err
+	}
+	if directChanged(s.data) {
+		if _, err := s.direct(); err != nil {
+			return err
+		}
+	}
+	err = s.list.wanted(func(r *listedRoom) error {
+		if !s.due(r, counted) {
+			return nil
+		}
+		result, err := s.tell(r, counted[r.RoomNID])
+		if err != nil {
+			if s.ctx.Err() != nil {
+				return s.ctx.Err()
+			}
+			s.Log.Error().Err(err).Str("room", string(r.Room)).Msg("sliding sync of a room")
+			sent := s.base.rooms[r.RoomNID]
+			sent.events = sent.events.behind(s.since)
+			s.draft.set(r.RoomNID, sent)
+			return nil
+		}
+		if result != nil {
+			s.results[r.RoomNID] = result
+			res.rooms = append(res.rooms, result)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.leaveBehind(counted)
+	return nil
+}
+
+// countedRooms are the rooms whose notification counts changed, which only the unstable dialect tells.
+func (s *slider) countedRooms() (map[storage.RoomNID]bool, error) {
+	if s.q.Dialect != Unstable || s.r.initial() {
+		return nil, nil
+	}
+	user, err := s.DB.Intern(s.ctx, string(s.r.User))
+	if err != nil {
+		return nil, err
+	}
+	list, err := storage.NotifiedRooms(s.ctx, s.DB, user[0], s.since, s.until)
+	if err != nil {
+		return nil, err
+	}
+	counted := make(map[storage.RoomNID]bool, len(list))
+	for _, nid := range list {
+		counted[nid] = true
+	}
+	receipts, err := s.changedReceipts()
+	if err != nil {
+		return nil, err
+	}
+	for _, rc := range receipts {
+		if rc.User == s.r.User {
+			if nid, ok := s.joinedNID(rc.Room); ok {
+				counted[nid] = true
+			}
+		}
+	}
+	return counted, nil
+}
+
+// due reports whether there may be something to tell of a room.
+func (s *slider) due(r *listedRoom, counted map[storage.RoomNID]bool) bool {
+	switch {
+	case r.sent.events != live, s.moved[r.Room], counted[r.RoomNID] && r.Membership.Membership == "join":
+		return true
+	case s.directRooms != nil && s.directRooms[r.Room] != r.sent.dm:
+		return true
+	case r.Membership.Membership != "join":
+		return false
+	}
+	return r.config.timelineLimit > r.sent.limit || !s.covers(s.base.config(r.sent), r.config.state)
+}
+
+// covers is requiredState.covers, once for each pair.
+func (s *slider) covers(known, wanted *requiredState) bool {
+	pair := [2]*requiredState{known, wanted}
+	c, ok := s.covered[pair]
+	if !ok {
+		c = known.covers(wanted)
+		s.covered[pair] = c
+	}
+	return c
+}
+
+// leaveBehind notes the rooms that the client knows, that changed, and that the request does not ask for.
+func (s *slider) leaveBehind(counted map[storage.RoomNID]bool) {
+	for nid, r := range s.list.byNID {
+		if r.config != nil || r.sent.events != live {
+			continue
+		}
+		if s.moved[r.Room] || counted[nid] || s.directRooms != nil && s.directRooms[r.Room] != r.sent.dm {
+			sent := s.draft.room(nid)
+			sent.events = sent.events.behind(s.since)
+			s.draft.set(nid, sent)
+		}
+	}
+}
+
+// joinedNID is the number of a room that the user is in.
+func (s *slider) joinedNID(room matrix.RoomID) (storage.RoomNID, bool) {
+	if s.joinedNIDs == nil {
+		s.joinedNIDs = make(map[matrix.RoomID]storage.RoomNID, len(s.list.byNID))
+		for nid, r := range s.list.byNID {
+			if r.Membership.Membership == "join" {
+				s.joinedNIDs[r.Room] = nid
+			}
+		}
+	}
+	nid, ok := s.joinedNIDs[room]
+	return nid, ok
+}
+
+// membershipChanged reports whether the user's place in a room is another one than at a position.
+func (s *slider) membershipChanged(m rooms.Membership, from storage.Position) (bool, error) {
+	if m.Position <= from {
+		return false, nil
+	}
+	was, err := s.membershipAt(m, from)
+	return was != m.Membership, err
+}
