@@ -74,6 +74,7 @@ type Registration struct {
 	Tokens       []string `yaml:"tokens" doc:"Registration tokens: whoever knows one may make an account (m.login.registration_token)."`
 	SharedSecret string   `yaml:"shared_secret" doc:"Secret for /_synapse/admin/v1/register, by which tools make users and admins. Empty: that endpoint is off."`
 	Guests       bool     `yaml:"guests" doc:"Allow guest accounts."`
+	LocalOnly    bool     `yaml:"local_only" doc:"New accounts are kept to this server: they can be only in rooms that nobody of another server can enter. Change it for one user with 'hanok user federation'."`
 }
 
 // Encryption modes of the `privacy` section.
@@ -94,6 +95,7 @@ type Privacy struct {
 // Rooms is the `rooms` section.
 type Rooms struct {
 	DefaultVersion string `yaml:"default_version" doc:"The room version of new rooms whose creator names none. Empty: 12. An older one lets people on servers that are behind take part."`
+	LocalByDefault bool   `yaml:"local_by_default" doc:"New rooms are for users of this server only, for good, unless their creator says otherwise (m.federate)."`
 	NoDummyEvents  bool   `yaml:"no_dummy_events" doc:"Do not send the empty events (org.matrix.dummy_event) by which a room that other servers have made many branches of becomes one again. Nobody is shown them."`
 	ForgetOnLeave  bool   `yaml:"forget_on_leave" doc:"A room that somebody leaves, or is removed from, is forgotten at once: they do not see its history any more."`
 }

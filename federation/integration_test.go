@@ -290,6 +290,31 @@ func TestUsersOverFederation(t *testing.T) {
 	}
 }
 
+// Who is kept to their server is unknown on others.
+func TestUserKeptToTheirServer(t *testing.T) {
+	n := fedtest.NewNetwork(t)
+	a, b := newNode(t, n, "a.example"), newNode(t, n, "b.example")
+	kept := b.register("kept")
+	ask := func() (profile, devices error, keys int) {
+		_, profile = a.out.Profile(a.ctx(), kept, "")
+		_, devices = a.out.UserDevices(a.ctx(), kept)
+		answer, err := a.out.QueryKeys(a.ctx(), "b.example", map[matrix.UserID][]matrix.DeviceID{kept: nil})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return profile, devices, len(answer.DeviceKeys)
+	}
+	if profile, devices, keys := ask(); profile != nil || devices != nil || keys != 1 {
+		t.Fatal(profile, devices, keys)
+	}
+	if err := b.users.Accounts.SetLocalOnly(b.ctx(), kept, true); err != nil {
+		t.Fatal(err)
+	}
+	if profile, devices, keys := ask(); !matrix.HasCode(profile, "M_NOT_FOUND") || !matrix.HasCode(devices, "M_NOT_FOUND") || keys != 0 {
+		t.Error(profile, devices, keys)
+	}
+}
+
 func TestRestrictedJoin(t *testing.T) {
 	for _, version := range []roomversion.ID{"8", "10", "12"} {
 		t.Run(string(version), func(t *testing.T) {

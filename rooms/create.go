@@ -171,6 +171,9 @@ func (c *creation) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if q.Content, err = c.e.keptLocal(ctx, q.Creator, q.Content); err != nil {
+		return err
+	}
 	if c.create, err = c.createContent(); err != nil {
 		return err
 	}

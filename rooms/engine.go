@@ -37,6 +37,10 @@ type Options struct {
 	ForgetOnLeave bool
 	// NoDummyEvents leaves the branches of a room as they are until somebody here says something.
 	NoDummyEvents bool
+	// MayFederate refuses a local user who is kept to this server (a *matrix.Error); nil means nobody is.
+	MayFederate func(ctx context.Context, user matrix.UserID) error
+	// LocalByDefault makes rooms for users of this server only, unless their creator says otherwise (m.federate).
+	LocalByDefault bool
 	// Now is the clock; nil means the system's.
 	Now func() matrix.Timestamp
 	Log zerolog.Logger
@@ -175,6 +179,8 @@ type Engine struct {
 	mayInvite      func(ctx context.Context, invited, inviter matrix.UserID) error
 	forgetOnLeave  bool
 	noDummyEvents  bool
+	mayFederate    func(ctx context.Context, user matrix.UserID) error
+	localByDefault bool
 	now            func() matrix.Timestamp
 	log            zerolog.Logger
 	defaultVersion roomversion.ID
@@ -216,6 +222,9 @@ func New(o Options) (*Engine, error) {
 	if o.MayInvite == nil {
 		o.MayInvite = func(context.Context, matrix.UserID, matrix.UserID) error { return nil }
 	}
+	if o.MayFederate == nil {
+		o.MayFederate = func(context.Context, matrix.UserID) error { return nil }
+	}
 	if o.Profile == nil {
 		o.Profile = func(context.Context, matrix.UserID) (string, string, error) { return "", "", nil }
 	}
@@ -238,7 +247,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener,
-		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, now: o.Now, log: o.Log, defaultVersion: o.DefaultVersion,
+		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, localByDefault: o.LocalByDefault, now: o.Now, log: o.Log, defaultVersion: o.DefaultVersion,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),
 		resolved: newResolutionCache(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},

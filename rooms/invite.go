@@ -24,6 +24,9 @@ func (e *Engine) Invite(ctx context.Context, q MemberRequest) (matrix.EventID, e
 		if err := e.mayInvite(ctx, target, q.Sender); err != nil {
 			return "", err
 		}
+		if err := e.mayEnter(ctx, target, q.Room); err != nil {
+			return "", err
+		}
 		return e.changeMember(ctx, q, "invite", allow)
 	}
 	r, err := e.joinedRoom(ctx, q.Room, q.Sender)
@@ -272,6 +275,9 @@ func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, ro
 		return nil, matrix.Forbidden("the invite is not properly signed").Because(err)
 	}
 	if err := e.mayInvite(ctx, user, ev.Sender()); err != nil {
+		return nil, err
+	}
+	if err := e.mayFederate(ctx, user); err != nil {
 		return nil, err
 	}
 	signed, err := ev.Sign(e.server, e.key)

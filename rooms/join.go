@@ -26,6 +26,9 @@ func (e *Engine) Join(ctx context.Context, q MemberRequest) (matrix.EventID, err
 			return nil
 		})
 	}
+	if err := e.mayEnter(ctx, q.Sender, q.Room); err != nil {
+		return "", err
+	}
 	content, err := e.memberContent(ctx, q, "join", q.Sender)
 	if err != nil {
 		return "", err

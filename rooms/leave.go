@@ -169,6 +169,9 @@ func (e *Engine) leaveAlone(ctx context.Context, r *room, q MemberRequest, m sto
 
 // Knock asks to be let in. spec: cs/knockRoom
 func (e *Engine) Knock(ctx context.Context, q MemberRequest) (matrix.EventID, error) {
+	if err := e.mayEnter(ctx, q.Sender, q.Room); err != nil {
+		return "", err
+	}
 	content, err := e.memberContent(ctx, q, "knock", q.Sender)
 	if err != nil {
 		return "", err

@@ -49,11 +49,13 @@ type server struct {
 	dsn  string
 	db   *storage.DB
 
-	mu      sync.Mutex
-	updates []*rooms.Update
-	outbox  []*rooms.Event
-	policy  rooms.Policy
-	memory  bool // for tests that compare what is remembered with what is read
+	mu             sync.Mutex
+	updates        []*rooms.Update
+	outbox         []*rooms.Event
+	policy         rooms.Policy
+	mayFederate    func(context.Context, matrix.UserID) error
+	localByDefault bool
+	memory         bool // for tests that compare what is remembered with what is read
 }
 
 func newNetwork(t testing.TB) *network {
@@ -88,7 +90,7 @@ func (s *server) start() {
 	if testing.Verbose() {
 		log = zerolog.New(zerolog.NewTestWriter(s.t)).With().Str("on", string(s.name)).Logger()
 	}
-	s.Engine, err = rooms.New(rooms.Options{DB: s.db, ServerName: s.name, Key: s.key, Remote: peer{s}, Listener: s, Policy: s.policy, Log: log})
+	s.Engine, err = rooms.New(rooms.Options{DB: s.db, ServerName: s.name, Key: s.key, Remote: peer{s}, Listener: s, Policy: s.policy, MayFederate: s.mayFederate, LocalByDefault: s.localByDefault, Log: log})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -16,22 +16,23 @@ type Account struct {
 	Erased       bool // deactivated, and asked to be forgotten
 	Locked       bool
 	Suspended    bool
+	LocalOnly    bool // kept to this server
 	CreatedAt    matrix.Timestamp
 }
 
-const accountColumns = `user_id, kind, password_hash, admin, deactivated, erased, locked, suspended, created_ts`
+const accountColumns = `user_id, kind, password_hash, admin, deactivated, erased, locked, suspended, local_only, created_ts`
 
 func scanAccount(scan func(...any) error) (a Account, err error) {
-	err = scan(&a.UserID, &a.Kind, &a.PasswordHash, &a.Admin, &a.Deactivated, &a.Erased, &a.Locked, &a.Suspended, &a.CreatedAt)
+	err = scan(&a.UserID, &a.Kind, &a.PasswordHash, &a.Admin, &a.Deactivated, &a.Erased, &a.Locked, &a.Suspended, &a.LocalOnly, &a.CreatedAt)
 	return a, err
 }
 
-const insertAccount = `INSERT INTO accounts (` + accountColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+const insertAccount = `INSERT INTO accounts (` + accountColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 	ON CONFLICT (user_id) DO NOTHING`
 
 // InsertAccount stores a new account and reports false if the user ID is taken.
 func InsertAccount(ctx context.Context, tx *Tx, a Account) (bool, error) {
-	n, err := tx.Exec(ctx, insertAccount, a.UserID, a.Kind, a.PasswordHash, a.Admin, a.Deactivated, a.Erased, a.Locked, a.Suspended, a.CreatedAt)
+	n, err := tx.Exec(ctx, insertAccount, a.UserID, a.Kind, a.PasswordHash, a.Admin, a.Deactivated, a.Erased, a.Locked, a.Suspended, a.LocalOnly, a.CreatedAt)
 	return n == 1, err
 }
 
@@ -50,11 +51,11 @@ func ListAccounts(ctx context.Context, q Querier, after matrix.UserID, limit int
 }
 
 const updateAccount = `UPDATE accounts SET kind = $2, password_hash = $3, admin = $4, deactivated = $5, erased = $6,
-	locked = $7, suspended = $8 WHERE user_id = $1`
+	locked = $7, suspended = $8, local_only = $9 WHERE user_id = $1`
 
 // UpdateAccount stores all of an account but its user ID and time of creation.
 func UpdateAccount(ctx context.Context, tx *Tx, a Account) error {
-	_, err := tx.Exec(ctx, updateAccount, a.UserID, a.Kind, a.PasswordHash, a.Admin, a.Deactivated, a.Erased, a.Locked, a.Suspended)
+	_, err := tx.Exec(ctx, updateAccount, a.UserID, a.Kind, a.PasswordHash, a.Admin, a.Deactivated, a.Erased, a.Locked, a.Suspended, a.LocalOnly)
 	return err
 }
 

@@ -39,6 +39,7 @@ type Account struct {
 	Erased      bool // deactivated with erase: true
 	Locked      bool
 	Suspended   bool
+	LocalOnly   bool // kept to this server
 	HasPassword bool
 	CreatedAt   matrix.Timestamp
 }
@@ -46,7 +47,7 @@ type Account struct {
 func accountOf(a storage.Account) *Account {
 	return &Account{
 		UserID: a.UserID, Kind: Kind(a.Kind), Admin: a.Admin, Deactivated: a.Deactivated, Erased: a.Erased,
-		Locked: a.Locked, Suspended: a.Suspended, HasPassword: a.PasswordHash != "", CreatedAt: a.CreatedAt,
+		Locked: a.Locked, Suspended: a.Suspended, LocalOnly: a.LocalOnly, HasPassword: a.PasswordHash != "", CreatedAt: a.CreatedAt,
 	}
 }
 
@@ -218,6 +219,24 @@ func (a *Accounts) SetLocked(ctx context.Context, user matrix.UserID, on bool) e
 // SetSuspended lets a user read only. spec: client-server-api#account-suspension
 func (a *Accounts) SetSuspended(ctx context.Context, user matrix.UserID, on bool) error {
 	return a.update(ctx, user, func(s *storage.Account) { s.Suspended = on })
+}
+
+// SetLocalOnly keeps a user to this server: no rooms that users of other servers can be in, no invites from there, and unknown there.
+// Rooms that the user is in already stay.
+func (a *Accounts) SetLocalOnly(ctx context.Context, user matrix.UserID, on bool) error {
+	return a.update(ctx, user, func(s *storage.Account) { s.LocalOnly = on })
+}
+
+// CheckFederates refuses a user who is kept to this server. M_FORBIDDEN.
+func (a *Accounts) CheckFederates(ctx context.Context, user matrix.UserID) error {
+	s, err := storage.GetAccount(ctx, a.DB, user)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return fmt.Errorf("does a user federate: %w", err)
+	}
+	if s.LocalOnly {
+		return matrix.Forbidden("This account is for rooms of its own server only")
+	}
+	return nil
 }
 
 // CheckMaySend refuses what a user has left to be sent in their absence while the account is not in order.

@@ -84,7 +84,7 @@ func (a *Accounts) Register(ctx context.Context, r Registration) (*Account, erro
 	if err != nil {
 		return nil, err
 	}
-	account := storage.Account{UserID: user, Kind: string(r.Kind), Admin: r.Admin, CreatedAt: a.now()}
+	account := storage.Account{UserID: user, Kind: string(r.Kind), Admin: r.Admin, LocalOnly: a.LocalOnly, CreatedAt: a.now()}
 	if chosen {
 		// Before the hash, which is dear; the insert decides.
 		if _, err := storage.GetAccount(ctx, a.DB, user); err == nil {

@@ -74,6 +74,8 @@ type Options struct {
 
 	// Hashing says what a password hash costs; the zero value is for production.
 	Hashing HashCost
+	// LocalOnly keeps new accounts to this server.
+	LocalOnly bool
 	// RegistrationTokens are tokens of the configuration: good for any number of accounts, beside those stored.
 	RegistrationTokens []string
 	// RegistrationSecret allows shared-secret registration; empty turns it off.

@@ -24,6 +24,8 @@ type userCommands struct {
 	Create   userCreate   `cmd:"" help:"Make an account."`
 	Password userPassword `cmd:"" help:"Set a new password and log the user out everywhere."`
 	List     userList     `cmd:"" help:"List the accounts."`
+
+	Federation userFederation `cmd:"" help:"Keep a user to this server, or no longer."`
 }
 
 // passwordFlag says where a password comes from. It is not taken from the command
@@ -139,13 +141,38 @@ func notes(a users.Account) string {
 		on   bool
 		word string
 	}{
-		{a.Admin, "admin"}, {a.Kind != users.KindUser, string(a.Kind)}, {a.Locked, "locked"}, {a.Suspended, "suspended"}, {a.Deactivated, "deactivated"},
+		{a.Admin, "admin"}, {a.Kind != users.KindUser, string(a.Kind)}, {a.Locked, "locked"}, {a.Suspended, "suspended"}, {a.LocalOnly, "local only"}, {a.Deactivated, "deactivated"},
 	} {
 		if n.on {
 			words = append(words, n.word)
 		}
 	}
 	return strings.Join(words, ", ")
+}
+
+type userFederation struct {
+	configFlags
+	Name  string `arg:"" help:"The user, as alice or @alice:example.org."`
+	State string `arg:"" enum:"on,off" help:"off: only rooms that nobody of another server can enter. on: any room."`
+}
+
+func (userFederation) Help() string {
+	return "Example:\n  hanok user federation alice off\n\nRooms that the user is in already stay. What new accounts get is registration.local_only in the configuration."
+}
+
+func (u userFederation) Run(ctx context.Context, c console) error {
+	return u.withServer(ctx, c, func(s *server.Server) error {
+		id := matrix.UserID("@" + localpart(u.Name) + ":" + string(s.Name()))
+		err := s.Users().Accounts.SetLocalOnly(ctx, id, u.State == "off")
+		if errors.Is(err, storage.ErrNotFound) {
+			return fmt.Errorf("there is no user %s. List them with: hanok user list", id)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.out, "Federation is %s for %s.\n", u.State, id)
+		return err
+	})
 }
 
 // withServer opens the server without running it.

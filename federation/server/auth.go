@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -133,14 +134,19 @@ func roomAndEvent(r *endpoint.Request) (matrix.RoomID, matrix.EventID, error) {
 	return room, id, err
 }
 
-// localUser reads a user ID that must be ours.
-func (s *Server) localUser(text string) (matrix.UserID, error) {
+// localUser reads a user ID that must be ours. Who is kept to this server is not known to others.
+func (s *Server) localUser(ctx context.Context, text string) (matrix.UserID, error) {
 	user, err := matrix.ParseUserID(text)
 	if err != nil {
 		return "", err
 	}
 	if user.Server() != s.opts.ServerName {
 		return "", matrix.InvalidParam("%s is not a user of this server.", user)
+	}
+	if err := s.opts.Users.Accounts.CheckFederates(ctx, user); matrix.HasCode(err, "M_FORBIDDEN") {
+		return "", matrix.NotFound("There is no such user.")
+	} else if err != nil {
+		return "", err
 	}
 	return user, nil
 }

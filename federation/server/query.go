@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	stdjson "encoding/json"
 	"net/http"
 
@@ -57,7 +58,7 @@ func (s *Server) queryProfile(r *endpoint.Request) (any, error) {
 	if !r.HasQuery("user_id") {
 		return nil, matrix.MissingParam("user_id is missing.")
 	}
-	user, err := s.localUser(r.Query("user_id"))
+	user, err := s.localUser(r.Ctx(), r.Query("user_id"))
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +105,7 @@ func pageSize(limit int64) int { return int(min(max(limit, 0), 500)) }
 
 // spec: ss/getUserDevices
 func (s *Server) getUserDevices(r *endpoint.Request) (any, error) {
-	user, err := s.localUser(r.Var("userId"))
+	user, err := s.localUser(r.Ctx(), r.Var("userId"))
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +123,9 @@ func (s *Server) queryKeys(r *endpoint.Request) (any, error) {
 	if body.Devices == nil {
 		return nil, matrix.MissingParam("device_keys is missing.")
 	}
+	if err := withoutLocal(r.Ctx(), s, body.Devices); err != nil {
+		return nil, err
+	}
 	return s.opts.Users.Keys.QueryLocal(r.Ctx(), body.Devices)
 }
 
@@ -136,6 +140,31 @@ func (s *Server) claimKeys(r *endpoint.Request) (any, error) {
 	if body.Keys == nil {
 		return nil, matrix.MissingParam("one_time_keys is missing.")
 	}
+	if err := withoutLocal(r.Ctx(), s, body.Keys); err != nil {
+		return nil, err
+	}
 	claimed, err := s.opts.Users.Keys.ClaimLocal(r.Ctx(), body.Keys)
 	return map[string]users.ClaimedKeys{"one_time_keys": claimed}, err
+}
+
+// maxAsked bounds how many users one request may ask about.
+const maxAsked = 10_000
+
+// withoutLocal leaves out of a question about many users those who are kept to this server.
+func withoutLocal[V any](ctx context.Context, s *Server, asked map[matrix.UserID]V) error {
+	if len(asked) > maxAsked {
+		return matrix.TooLarge("Too many users are asked for at once.")
+	}
+	for user := range asked {
+		if user.Server() != s.opts.ServerName {
+			continue
+		}
+		err := s.opts.Users.Accounts.CheckFederates(ctx, user)
+		if matrix.HasCode(err, "M_FORBIDDEN") {
+			delete(asked, user)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -31,7 +31,7 @@ func (s *Server) exchangeThirdPartyInvite(r *endpoint.Request) (any, error) {
 	if err := r.Decode(&event); err != nil {
 		return nil, err
 	}
-	sender, err := s.localUser(event.Sender)
+	sender, err := s.localUser(r.Ctx(), event.Sender)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (s *Server) onBind(r *endpoint.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	user, err := s.localUser(body.User)
+	user, err := s.localUser(r.Ctx(), body.User)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ CREATE TABLE accounts (
     erased        INTEGER NOT NULL,
     locked        INTEGER NOT NULL,
     suspended     INTEGER NOT NULL,
+    local_only    INTEGER NOT NULL, -- 1: may not be in rooms that federate
     created_ts    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 

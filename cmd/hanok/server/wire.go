@@ -62,14 +62,17 @@ func (s *Server) openDomain() (err error) {
 		Profile: func(ctx context.Context, user matrix.UserID) (string, string, error) {
 			return s.users.Profiles.Local(ctx, user)
 		},
-		ForgetOnLeave: cfg.Rooms.ForgetOnLeave, NoDummyEvents: cfg.Rooms.NoDummyEvents,
+		ForgetOnLeave: cfg.Rooms.ForgetOnLeave, NoDummyEvents: cfg.Rooms.NoDummyEvents, LocalByDefault: cfg.Rooms.LocalByDefault,
+		MayFederate: func(ctx context.Context, user matrix.UserID) error {
+			return s.users.Accounts.CheckFederates(ctx, user)
+		},
 		MayInvite: func(ctx context.Context, invited, inviter matrix.UserID) error {
 			return s.users.Accounts.CheckInvite(ctx, invited, inviter)
 		},
 	}
 	userOptions := users.Options{
 		DB: s.db, ServerName: s.name, Log: s.part("users"), Policy: s.policy, Notifier: s.hub,
-		RegistrationTokens: cfg.Registration.Tokens, RegistrationSecret: cfg.Registration.SharedSecret, KeepAddresses: s.policy.KeepIP(), Remote: noRemote{}, Outbox: noOutbox{},
+		LocalOnly: cfg.Registration.LocalOnly, RegistrationTokens: cfg.Registration.Tokens, RegistrationSecret: cfg.Registration.SharedSecret, KeepAddresses: s.policy.KeepIP(), Remote: noRemote{}, Outbox: noOutbox{},
 	}
 	feedOptions := feed.Options{DB: s.db, Hub: s.hub, Log: s.part("feed")}
 	mediaOptions := media.Options{
