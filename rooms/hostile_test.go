@@ -107,6 +107,47 @@ func TestRejectedEvent(t *testing.T) {
 	}
 }
 
+// The server that made a room cannot make it again.
+func TestSecondCreateEvent(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	alice, mallory := a.user("alice"), b.user("mallory")
+	room := b.create(b.user("bob"), rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+	a.join(alice, room, b)
+	n.settle()
+	before := a.state(room)
+	empty := ""
+	again := b.forge(room, event.Proto{
+		Sender: mallory, Type: "m.room.create", StateKey: &empty, Content: []byte(`{"room_version":"11"}`),
+		PrevEvents: []matrix.EventID{}, AuthEvents: []matrix.EventID{}, Depth: 1,
+	})
+	if r := a.receive(b, room, again.JSON()); r[0].Err == nil {
+		t.Errorf("%+v", r)
+	}
+	key := string(mallory)
+	join := b.forge(room, event.Proto{
+		Sender: mallory, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"join"}`),
+		PrevEvents: []matrix.EventID{again.ID()}, AuthEvents: []matrix.EventID{again.ID()}, Depth: 2,
+	})
+	if r := a.receive(b, room, join.JSON()); r[0].Err == nil {
+		t.Errorf("%+v", r)
+	}
+	// Nor does it count as an auth event that has to be fetched.
+	n.forged = b.forge(room, event.Proto{
+		Sender: mallory, Type: "m.room.create", StateKey: &empty, Content: []byte(`{"room_version":"11","x":1}`),
+		PrevEvents: []matrix.EventID{}, AuthEvents: []matrix.EventID{}, Depth: 1,
+	})
+	message := b.forge(room, event.Proto{Sender: b.user("bob"), Type: "m.room.message"})
+	message = b.forge(room, event.Proto{Sender: b.user("bob"), Type: "m.room.message",
+		AuthEvents: append([]matrix.EventID{n.forged.ID()}, message.AuthEvents()[1:]...)})
+	if r := a.receive(b, room, message.JSON()); r[0].Err == nil {
+		t.Errorf("%+v", r)
+	}
+	if diff := cmp.Diff(before, a.state(room)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestMalformedEvents(t *testing.T) {
 	n, a, b, room := twoServers(t)
 	c := n.server("c.example")

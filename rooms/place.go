@@ -316,7 +316,7 @@ func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[ma
 	}
 	en := &entry{room: r, line: &line{}}
 	for _, parsed := range fresh {
-		rejection, err := r.judgeOutlier(parsed, known, create)
+		rejection, err := r.judgeOutlier(ctx, parsed, known, create)
 		if errors.Is(err, errIncomplete) {
 			continue
 		}
@@ -345,7 +345,7 @@ func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[ma
 
 var errIncomplete = errors.New("auth events are missing")
 
-func (r *room) judgeOutlier(ev *event.Event, known map[matrix.EventID]*Event, create *event.Event) (rejection, err error) {
+func (r *room) judgeOutlier(ctx context.Context, ev *event.Event, known map[matrix.EventID]*Event, create *event.Event) (rejection, err error) {
 	for _, id := range ev.AuthEvents() {
 		if known[id] == nil {
 			return nil, errIncomplete
@@ -353,6 +353,9 @@ func (r *room) judgeOutlier(ev *event.Event, known map[matrix.EventID]*Event, cr
 	}
 	if r.version.RoomIDIsCreateHash && !ev.Is("m.room.create", "") && create == nil {
 		return nil, errIncomplete
+	}
+	if rejection, err = r.checkOnlyCreate(ctx, ev); rejection != nil || err != nil {
+		return rejection, err
 	}
 	return r.checkAgainst(ev, known, create)
 }

@@ -515,11 +515,39 @@ func (in *inbound) unknownAuth(ctx context.Context, events []*event.Event, asked
 
 // checkEvent runs the auth rules against the event's auth events and the state before it. The rejection is nil when it passes.
 func (r *room) checkEvent(ctx context.Context, ev *event.Event, before statetree.Tree) (rejection, err error) {
+	if rejection, err = r.checkOnlyCreate(ctx, ev); rejection != nil || err != nil {
+		return rejection, err
+	}
 	rejection, err = r.checkAuthEvents(ctx, ev, before)
 	if rejection != nil || err != nil {
 		return rejection, err
 	}
 	return split(r.checker.Check(ev, treeState{ctx, r, before}))
+}
+
+var errSecondCreate = matrix.Forbidden("the room has another create event")
+
+// checkOnlyCreate rejects a second create event: the rules allow it to the server whose name is in the room ID, and it
+// would bring everything into conflict that was ever set in the room.
+func (r *room) checkOnlyCreate(ctx context.Context, ev *event.Event) (rejection, err error) {
+	if ev.Type() != "m.room.create" {
+		return nil, nil
+	}
+	r.mu.Lock()
+	if err = r.load(ctx); err != nil {
+		r.mu.Unlock()
+		if errors.Is(err, storage.ErrNotFound) { // about to be joined
+			err = nil
+		}
+		return nil, err
+	}
+	state := r.head.state
+	r.mu.Unlock()
+	create, err := treeState{ctx, r, state}.StateEvent("m.room.create", "")
+	if err != nil || create == nil || create.ID() == ev.ID() {
+		return nil, err
+	}
+	return errSecondCreate, nil
 }
 
 // checkAuthEvents checks an event against its own auth events, which are all stored.

@@ -125,17 +125,18 @@ func parameter(s string) (name, value, tail string, err error) {
 func quoted(s string) (value, tail string, err error) {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '"':
+		c := s[i]
+		if c == '"' {
 			return b.String(), s[i+1:], nil
-		case c == '\\' && i+1 < len(s):
-			i++
-			b.WriteByte(s[i])
-		case c < ' ' && c != '\t' || c == 0x7f:
-			return "", "", fmt.Errorf("%w: control character", errMalformed)
-		default:
-			b.WriteByte(c)
 		}
+		if c == '\\' && i+1 < len(s) {
+			i++
+			c = s[i]
+		}
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return "", "", fmt.Errorf("%w: control character", errMalformed)
+		}
+		b.WriteByte(c)
 	}
 	return "", "", fmt.Errorf("%w: unterminated quote", errMalformed)
 }

@@ -75,7 +75,7 @@ func (e *Event) appendRedactedContent(dst []byte) []byte {
 	if e.eventType == "m.room.create" && r >= roomversion.RedactionV11 {
 		return append(dst, e.content...)
 	}
-	if !keepsContent(r, e.eventType) {
+	if !keepsContent(e.eventType) {
 		return append(dst, "{}"...)
 	}
 	var buf [typicalMembers]member
@@ -108,15 +108,12 @@ func (e *Event) appendRedactedContent(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// keepsContent reports whether redaction keeps anything of the content of a type.
-func keepsContent(r roomversion.Redaction, eventType string) bool {
+// keepsContent reports whether redaction keeps anything of the content of a type in some version.
+func keepsContent(eventType string) bool {
 	switch eventType {
-	case "m.room.create", "m.room.history_visibility", "m.room.join_rules", "m.room.member", "m.room.power_levels":
+	case "m.room.aliases", "m.room.create", "m.room.history_visibility", "m.room.join_rules", "m.room.member",
+		"m.room.power_levels", "m.room.redaction":
 		return true
-	case "m.room.aliases":
-		return r < roomversion.RedactionV6
-	case "m.room.redaction":
-		return r >= roomversion.RedactionV11
 	}
 	return false
 }

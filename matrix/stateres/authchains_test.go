@@ -99,6 +99,10 @@ func TestAuthChains(t *testing.T) {
 	if err != nil || !slices.Equal(refs(between), []Ref{2, 3, 5, 7}) {
 		t.Errorf("subgraph %v, %v", refs(between), err)
 	}
+	between, err = c.subgraph(g, load(6, 2)) // by way of two others
+	if err != nil || !slices.Equal(refs(between), []Ref{2, 3, 5, 6}) {
+		t.Errorf("subgraph %v, %v", refs(between), err)
+	}
 	var looked []Ref
 	look := func(events []int32) error {
 		looked = append(looked, refs(events)...)

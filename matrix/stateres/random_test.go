@@ -174,7 +174,7 @@ func bothWays(choose chooser) func(w *world, states []state) (state, error) {
 	}
 }
 
-// checkOrigin: only events of the states and of their auth chains can come out.
+// checkOrigin: only events of the states and of their auth chains can come out, and none that was not allowed when it came.
 func (w *world) checkOrigin(states []state, resolved state) error {
 	possible := make(map[Ref]bool)
 	for _, s := range states {
@@ -186,6 +186,9 @@ func (w *world) checkOrigin(states []state, resolved state) error {
 	for key, ref := range resolved {
 		if !possible[ref] {
 			return fmt.Errorf("%v: event %d is of neither state nor auth chain", key, ref)
+		}
+		if w.refused[ref] {
+			return fmt.Errorf("%v: event %d was not allowed", key, ref)
 		}
 		if got, _ := keyOf(w.entries[ref]); got != key {
 			return fmt.Errorf("%v: event %d is for %v", key, ref, got)

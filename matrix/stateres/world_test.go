@@ -27,6 +27,7 @@ type world struct {
 	resolve  func(w *world, states []state) (state, error)
 	resolved int          // how often there was something to resolve
 	lost     map[Ref]bool // events that the server does not have
+	refused  map[Ref]bool // events that did not pass the checks on receipt
 	broken   string       // the rule that the oracle is to ignore, see coverage_test.go
 }
 
@@ -47,6 +48,7 @@ func newWorld(version roomversion.ID) *world {
 		after:   make(map[Ref]state),
 		now:     1_700_000_000_000,
 		lost:    make(map[Ref]bool),
+		refused: make(map[Ref]bool),
 		next:    func() Ref { last++; return last },
 		resolve: (*world).resolveDifferences,
 	}
@@ -95,6 +97,7 @@ func (w *world) add(d draft) (Ref, *eventauth.Rejection, error) {
 	w.entries[ref] = &Entry{Event: e, Rejected: rejection != nil}
 	w.auth[ref] = auth
 	w.byID[e.ID()] = ref
+	w.refused[ref] = rejection != nil
 	after := before
 	if e.IsState() && rejection == nil {
 		after = maps.Clone(before)
