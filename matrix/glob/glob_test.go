@@ -47,7 +47,7 @@ func TestMatch(t *testing.T) {
 			}
 		}
 	}
-	if g := Literal("a*?", true); !g.Match("A*?") || g.Match("abc") {
+	if g := Literal("a*?", true); !g.Match("A*?") || g.Match("abc") || g.Match("a*b") {
 		t.Error("Literal")
 	}
 	if g := (Glob{}); !g.Match("") || g.Match("a") || !g.MatchWords("a") {

@@ -229,24 +229,30 @@ func (c *AuthChains) differences(src Source, masks map[int32]uint64, states int,
 	load func([]int32) error, shared func(int32) (bool, error)) ([]int32, error) {
 	all := uint64(1)<<states - 1 // of 64 states: all bits
 	queue := heap[int32]{less: func(a, b int32) bool { return c.nodes[a].ref > c.nodes[b].ref }}
-	open := 0 // queued events that are not common yet
+	open := 0                                 // queued events that are not common yet
+	var fresh []int32                         // events that were queued so, and not loaded yet
+	ready := make(map[int32]bool, len(masks)) // events that were
 	for i, mask := range masks {
 		queue.push(i)
 		if mask != all {
 			open++
+			fresh = append(fresh, i)
 		}
 	}
-	ready := make(map[int32]bool) // for shared
-	var result []int32
+	var result, batch []int32
 	for open > 0 {
 		i := queue.pop()
 		mask := masks[i]
 		if mask != all && !ready[i] {
 			// The other open ones are looked at soon.
-			batch := []int32{i}
-			for _, next := range queue.items {
-				if len(batch) < maxBatch && masks[next] != all && !ready[next] {
+			batch = append(batch[:0], i)
+			ready[i] = true
+			for len(fresh) > 0 && len(batch) < maxBatch {
+				next := fresh[len(fresh)-1]
+				fresh = fresh[:len(fresh)-1]
+				if masks[next] != all && !ready[next] {
 					batch = append(batch, next)
+					ready[next] = true
 				}
 			}
 			if err := c.fill(src, batch); err != nil {
@@ -254,9 +260,6 @@ func (c *AuthChains) differences(src Source, masks map[int32]uint64, states int,
 			}
 			if err := load(batch); err != nil {
 				return nil, err
-			}
-			for _, next := range batch {
-				ready[next] = true
 			}
 		}
 		if mask != all {
@@ -284,6 +287,7 @@ func (c *AuthChains) differences(src Source, masks map[int32]uint64, states int,
 			switch {
 			case !queued && mask != all:
 				open++
+				fresh = append(fresh, a)
 			case queued && was != all && was|mask == all:
 				open--
 			}

@@ -129,6 +129,9 @@ func (r *resolution) loadAuth(events []int32) error {
 			}
 		}
 	}
+	if refs == nil {
+		return nil
+	}
 	return r.load(refs)
 }
 
