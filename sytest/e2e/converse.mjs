@@ -19,6 +19,7 @@ Object.assign(console, quiet);
 const logger = { trace() {}, debug() {}, info() {}, warn() {}, error() {}, getChild: () => logger };
 
 const sdk = await import("matrix-js-sdk");
+const { SlidingSync } = await import("matrix-js-sdk/lib/sliding-sync.js");
 const { logger: globalLogger } = await import("matrix-js-sdk/lib/logger.js");
 if (!process.env.VERBOSE) globalLogger.setLevel?.("silent");
 
@@ -66,9 +67,15 @@ async function open(baseUrl, credentials, secrets) {
     return client;
 }
 
-async function start(client) {
-    await client.startClient({ initialSyncLimit: 20 });
+async function start(client, slidingSync) {
+    await client.startClient({ initialSyncLimit: 20, slidingSync });
     await until(client, "the first sync", () => client.isInitialSyncComplete());
+}
+
+// slidingSync is a window on the rooms like the one that Element X opens.
+function slidingSync(client, baseUrl) {
+    const room = { timeline_limit: 20, required_state: [["m.room.member", "$LAZY"], ["m.room.member", "$ME"], ["m.room.encryption", ""], ["m.room.name", ""], ["m.room.create", ""]] };
+    return new SlidingSync(baseUrl, new Map([["all_rooms", { ...room, ranges: [[0, 19]], filters: {} }]]), room, client, 30_000);
 }
 
 const password = "한옥 house 1!";
@@ -104,6 +111,8 @@ async function signUp(baseUrl, localpart) {
     return { client, baseUrl, secrets, name: localpart, id: credentials.user_id };
 }
 
+const said = new Map(); // event IDs by text
+
 // say sends a text and checks that what the server holds is ciphertext.
 async function say(person, roomId, body) {
     const { event_id: id } = await person.client.sendTextMessage(roomId, body);
@@ -111,6 +120,7 @@ async function say(person, roomId, body) {
     assert.equal(raw.type, "m.room.encrypted");
     assert.equal(raw.content.algorithm, "m.megolm.v1.aes-sha2");
     assert.ok(!JSON.stringify(raw).includes(body), "the server sees the text");
+    said.set(body, id);
     return id;
 }
 
@@ -127,6 +137,36 @@ async function reads(person, roomId, id, body, seconds = 30) {
     assert.ok(event.isEncrypted());
     assert.equal(event.getContent().body, body);
     step(`${person.name} decrypts: ${body}`);
+}
+
+// logInElsewhere logs a person in on a new device, which is verified, and gets the keys of the rooms from the backup.
+async function logInElsewhere(person, name, syncWith) {
+    // The client uploads keys at its leisure: one of anna's messages, one of bert's own.
+    const inBackup = async () => (await person.client.http.authedRequest("GET", "/room_keys/version")).count;
+    await until(person.client, `the room's keys are in ${person.name}'s backup`, async () => (await inBackup()) >= 2);
+    const anonymous = sdk.createClient({ baseUrl: person.baseUrl, ...(process.env.VERBOSE ? {} : { logger }) });
+    const login = await anonymous.loginRequest({ type: "m.login.password", identifier: { type: "m.id.user", user: person.name }, password });
+    const other = { ...person, name, client: await open(person.baseUrl, login, person.secrets) };
+    await start(other.client, syncWith?.(other.client, person.baseUrl));
+    const crypto = other.client.getCrypto();
+    assert.ok(await crypto.userHasCrossSigningKeys(person.id, true), `${person.name}'s cross-signing keys are on the server`);
+    await crypto.bootstrapCrossSigning({}); // takes the private keys from secret storage
+    await until(person.client, `${person.name}'s first device sees that the new one is cross-signed`, async () =>
+        (await person.client.getCrypto().getDeviceVerificationStatus(person.id, login.device_id))?.crossSigningVerified,
+    );
+    await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
+    await crypto.restoreKeyBackup();
+    return other;
+}
+
+// readsOld checks that messages from before a device was there can be read on it.
+async function readsOld(person, roomId, bodies) {
+    for (const body of bodies) {
+        const id = said.get(body);
+        const event = await until(person.client, `${person.name} finds ${JSON.stringify(body)}`, () => person.client.getRoom(roomId)?.findEventById(id));
+        await person.client.decryptEventIfNeeded(event); // old messages are not before they are shown
+        await reads(person, roomId, id, body);
+    }
 }
 
 async function main() {
@@ -176,31 +216,28 @@ async function main() {
     const fourth = "Every beam of it";
     await reads(anna, roomId, await say(bert, roomId, fourth), fourth, 60);
 
-    // The client uploads keys at its leisure: one of anna's messages, one of bert's own.
-    const inBackup = async () => (await bert.client.http.authedRequest("GET", "/room_keys/version")).count;
-    await until(bert.client, "the room's keys are in bert's backup", async () => (await inBackup()) >= 2);
-    const anonymous = sdk.createClient({ baseUrl: bert.baseUrl, ...(process.env.VERBOSE ? {} : { logger }) });
-    const login = await anonymous.loginRequest({ type: "m.login.password", identifier: { type: "m.id.user", user: "bert" }, password });
-    const phone = { ...bert, name: "bert's new device", client: await open(bert.baseUrl, login, bert.secrets) };
-    await start(phone.client);
-    const crypto = phone.client.getCrypto();
-    assert.ok(await crypto.userHasCrossSigningKeys(bert.id, true), "bert's cross-signing keys are on the server");
-    await crypto.bootstrapCrossSigning({}); // takes the private keys from secret storage
-    await until(bert.client, "bert's first device sees that the new one is cross-signed", async () =>
-        (await bert.client.getCrypto().getDeviceVerificationStatus(bert.id, login.device_id))?.crossSigningVerified,
-    );
-    await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
-    await crypto.restoreKeyBackup();
+    const phone = await logInElsewhere(bert, "bert's new device");
     step("bert logs in on a new device, which gets his keys from the backup");
-    for (const body of [first, third]) {
-        const event = await until(phone.client, `the new device finds ${JSON.stringify(body)}`, () =>
-            phone.client.getRoom(roomId)?.getLiveTimeline().getEvents().find((e) => e.getContent().body === body),
-        );
-        await reads(phone, roomId, event.getId(), body);
-    }
+    await readsOld(phone, roomId, [first, third]);
     const fifth = "From the phone";
     await reads(anna, roomId, await say(phone, roomId, fifth), fifth);
 
+    const tablet = await logInElsewhere(anna, "anna's tablet", slidingSync);
+    step("anna logs in on a tablet that uses sliding sync");
+    assert.equal(tablet.client.getRoom(roomId).name, "The yard");
+    await readsOld(tablet, roomId, [first, third]);
+    const sixth = "Can you read this on the tablet?";
+    await reads(tablet, roomId, await say(phone, roomId, sixth), sixth);
+
+    process.stdout.write("RESTART\n");
+    await input.next();
+    step("both servers were killed with SIGKILL and started again");
+    const seventh = "And now?";
+    await reads(tablet, roomId, await say(phone, roomId, seventh), seventh, 60);
+    const eighth = "From the tablet";
+    await reads(phone, roomId, await say(tablet, roomId, eighth), eighth, 60);
+
+    await tablet.client.logout(true);
     await phone.client.logout(true);
     for (const person of [anna, bert]) person.client.stopClient();
     step("done");
