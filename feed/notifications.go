@@ -106,7 +106,7 @@ func (f *Feed) countBatch(ctx context.Context) (more bool, err error) {
 			}
 			for _, n := range found {
 				n.Pos = pos
-				if err := storage.AddNotification(ctx, tx, n); err != nil {
+				if _, err := storage.AddNotification(ctx, tx, n); err != nil {
 					return err
 				}
 				if n.Event%trimEvery == 0 {

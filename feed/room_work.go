@@ -149,6 +149,9 @@ func (s *syncer) notifiedRooms(of func(matrix.RoomID) *roomWork, joined map[matr
 	if err != nil {
 		return err
 	}
+	if s.DB.Unchanged(storage.Subject{Topic: storage.TopicNotified, UserNID: user[0]}, s.since) {
+		return nil
+	}
 	list, err := storage.NotifiedRooms(s.ctx, s.DB, user[0], s.since, s.until)
 	if err != nil || len(list) == 0 {
 		return err

@@ -23,6 +23,7 @@ const putAccountData = `INSERT INTO account_data (user_id, room_id, type, conten
 
 // PutAccountData stores account data; Content nil deletes it and keeps the place for followers.
 func PutAccountData(ctx context.Context, tx *Tx, user matrix.UserID, d AccountDatum) error {
+	tx.note(d.Position, Subject{Topic: TopicAccountData, User: string(user)})
 	_, err := tx.Exec(ctx, putAccountData, user, d.Room, d.Type, d.Content, d.Position)
 	return err
 }

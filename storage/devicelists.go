@@ -34,6 +34,7 @@ const putDeviceListChange = `INSERT INTO device_list_changes (user_id, position,
 
 // SetDeviceListChange notes that a user's devices or keys changed; streamID 0 keeps the one before.
 func SetDeviceListChange(ctx context.Context, tx *Tx, user matrix.UserID, pos Position, streamID int64) error {
+	tx.note(pos, Subject{Topic: TopicDeviceLists})
 	_, err := tx.Exec(ctx, putDeviceListChange, user, pos, streamID)
 	return err
 }
@@ -43,6 +44,7 @@ const putPrivateKeyChange = `INSERT INTO private_key_changes (observer, user_id,
 
 // SetPrivateKeyChange notes a change of user's keys that only observer may see.
 func SetPrivateKeyChange(ctx context.Context, tx *Tx, observer, user matrix.UserID, pos Position) error {
+	tx.note(pos, Subject{Topic: TopicPrivateKeys, User: string(observer)})
 	_, err := tx.Exec(ctx, putPrivateKeyChange, observer, user, pos)
 	return err
 }

@@ -74,6 +74,7 @@ const insertOneTimeKey = `INSERT INTO one_time_keys (user_id, device_id, algorit
 
 // InsertOneTimeKeys stores new keys; uploads are given out in order.
 func InsertOneTimeKeys(ctx context.Context, tx *Tx, user matrix.UserID, device matrix.DeviceID, upload Position, keys []OneTimeKey) error {
+	tx.note(upload, Subject{Topic: TopicKeys, User: string(user)})
 	args := make([][]any, len(keys))
 	for i, k := range keys {
 		args[i] = []any{user, device, k.Algorithm, upload, k.KeyID, k.Key}
@@ -115,6 +116,9 @@ const (
 // none; ErrNotFound if there is neither.
 func ClaimKey(ctx context.Context, tx *Tx, user matrix.UserID, device matrix.DeviceID, algorithm string) (OneTimeKey, error) {
 	k := OneTimeKey{Algorithm: algorithm}
+	if err := tx.noteNext(Subject{Topic: TopicKeys, User: string(user)}); err != nil {
+		return k, err
+	}
 	for {
 		var upload Position
 		err := tx.QueryRow(ctx, oldestOneTimeKey, user, device, algorithm).Scan(&upload, &k.KeyID, &k.Key)
@@ -135,6 +139,9 @@ func ClaimKey(ctx context.Context, tx *Tx, user matrix.UserID, device matrix.Dev
 
 // PutFallbackKey stores a fallback key, unused, in place of the one before.
 func PutFallbackKey(ctx context.Context, tx *Tx, user matrix.UserID, device matrix.DeviceID, k OneTimeKey) error {
+	if err := tx.noteNext(Subject{Topic: TopicKeys, User: string(user)}); err != nil {
+		return err
+	}
 	_, err := tx.Exec(ctx, putFallbackKey, user, device, k.Algorithm, k.KeyID, k.Key)
 	return err
 }
@@ -156,6 +163,9 @@ const deleteFallbackKeysOfDevice = `DELETE FROM fallback_keys WHERE user_id = $1
 
 // DeleteClaimableKeys removes a device's one-time and fallback keys.
 func DeleteClaimableKeys(ctx context.Context, tx *Tx, user matrix.UserID, device matrix.DeviceID) error {
+	if err := tx.noteNext(Subject{Topic: TopicKeys, User: string(user)}); err != nil {
+		return err
+	}
 	if _, err := tx.Exec(ctx, deleteOneTimeKeysOfDevice, user, device); err != nil {
 		return err
 	}

@@ -16,15 +16,24 @@ type Notification struct {
 	Pos       Position // when it was added
 }
 
-// AddNotification stores one; an event notifies a user once.
-func AddNotification(ctx context.Context, tx *Tx, n Notification) error {
-	_, err := tx.Exec(ctx, `INSERT INTO notifications (user_nid, room_nid, event_pos, event_nid, thread, highlight, pos)
+// AddNotification stores one; an event notifies a user once. It returns when the user's notifications in the room had changed before, at the latest.
+func AddNotification(ctx context.Context, tx *Tx, n Notification) (before Position, err error) {
+	tx.note(n.Pos, Subject{Topic: TopicNotified, UserNID: n.User})
+	before = tx.note(n.Pos, n.subject())
+	_, err = tx.Exec(ctx, `INSERT INTO notifications (user_nid, room_nid, event_pos, event_nid, thread, highlight, pos)
 		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (user_nid, room_nid, event_pos) DO NOTHING`,
 		int64(n.User), int64(n.Room), int64(n.EventPos), int64(n.Event), n.Thread, n.Highlight, int64(n.Pos))
 	if err != nil {
-		return fmt.Errorf("add notification: %w", err)
+		return 0, fmt.Errorf("add notification: %w", err)
 	}
-	return nil
+	return before, nil
+}
+
+func (n *Notification) subject() Subject { return UserNotifications(n.User, n.Room) }
+
+// UserNotifications is the subject of changes of a user's notifications in a room.
+func UserNotifications(user NameNID, room RoomNID) Subject {
+	return Subject{Topic: TopicNotifications, UserNID: user, RoomNID: room}
 }
 
 // TrimNotifications keeps the newest of a user's notifications in a room, up to a number.
@@ -38,6 +47,9 @@ func TrimNotifications(ctx context.Context, tx *Tx, user NameNID, room RoomNID, 
 
 // DropEventNotifications removes those that an event caused: it was redacted.
 func DropEventNotifications(ctx context.Context, tx *Tx, event EventNID) error {
+	if err := tx.noteNext(Subject{Topic: TopicRedactedNotifications}); err != nil {
+		return err
+	}
 	if _, err := tx.Exec(ctx, `DELETE FROM notifications WHERE event_nid = $1`, int64(event)); err != nil {
 		return fmt.Errorf("drop notifications of an event: %w", err)
 	}

@@ -43,12 +43,13 @@ func TestNotifications(t *testing.T) {
 					n.Thread = "$t"
 				}
 				for range 2 { // an event notifies once
-					if err := storage.AddNotification(ctx, tx, n); err != nil {
+					if _, err := storage.AddNotification(ctx, tx, n); err != nil {
 						return err
 					}
 				}
 			}
-			return storage.AddNotification(ctx, tx, storage.Notification{User: 1, Room: 2, EventPos: 1, Event: 7, Thread: "main", Pos: 1})
+			_, err := storage.AddNotification(ctx, tx, storage.Notification{User: 1, Room: 2, EventPos: 1, Event: 7, Thread: "main", Pos: 1})
+			return err
 		}))
 		expect("all", events(storage.UnreadNotifications(ctx, db, 1, 1, 0, 0)), 1, 2, 3, 4, 5, 6)
 		expect("after a receipt", events(storage.UnreadNotifications(ctx, db, 1, 1, 20, 0)), 3, 4, 5, 6)

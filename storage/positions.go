@@ -19,6 +19,7 @@ import (
 // is where next takes the number and where finish publishes the bound.
 type stream struct {
 	calls   *caller
+	changes *changes
 	visible atomic.Int64
 
 	mu      sync.Mutex
@@ -62,6 +63,13 @@ func (s *stream) take(register func(Position)) error {
 			return err
 		}
 	}
+}
+
+// taken is the highest position that was ever taken.
+func (s *stream) taken() Position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
 }
 
 func (s *stream) next(tx *Tx) (p Position, err error) {

@@ -27,6 +27,7 @@ const putPushRules = `INSERT INTO push_rules (user_id, changes, position) VALUES
 
 // PutPushRules stores them.
 func PutPushRules(ctx context.Context, tx *Tx, user matrix.UserID, changes []byte, pos Position) error {
+	tx.note(pos, Subject{Topic: TopicAccountData, User: string(user)})
 	_, err := tx.Exec(ctx, putPushRules, user, changes, pos)
 	return err
 }

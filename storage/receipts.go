@@ -30,6 +30,7 @@ const putReceipt = `INSERT INTO receipts (room_id, user_id, type, thread, event_
 
 // PutReceipt stores a receipt and reports whether it moved forward.
 func PutReceipt(ctx context.Context, tx *Tx, r Receipt) (bool, error) {
+	tx.note(r.Position, Subject{Topic: TopicReceipts}, Subject{Topic: TopicOwnReceipts, User: string(r.User), Room: string(r.Room)})
 	n, err := tx.Exec(ctx, putReceipt, r.Room, r.User, r.Type, r.Thread, r.EventID, r.At, r.Order, r.Position)
 	return n == 1, err
 }

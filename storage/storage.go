@@ -80,6 +80,8 @@ type DB struct {
 	stream *stream
 	names  *names
 
+	changes changes
+
 	positions, eventNumbers, roomNumbers, nameNumbers, nodeNumbers *numbers
 }
 
@@ -87,6 +89,7 @@ type DB struct {
 func Open(ctx context.Context, o Options) (*DB, error) {
 	db := &DB{log: o.Log, calls: newCaller(o.Log)}
 	db.stream = newStream(db.calls)
+	db.stream.changes = &db.changes
 	commit := committer{stream: db.stream, calls: db.calls, log: o.Log, observe: o.Observe}
 	var err error
 	if path, ok := strings.CutPrefix(o.DSN, "sqlite:"); ok {
@@ -138,6 +141,7 @@ func (db *DB) start(ctx context.Context) error {
 		}
 	}
 	db.stream.start(db.positions)
+	db.changes.start(db.Current())
 	db.names = newNames(db)
 	return nil
 }

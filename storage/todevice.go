@@ -21,6 +21,7 @@ func InsertToDevice(ctx context.Context, tx *Tx, messages []ToDeviceMessage) err
 	args := make([][]any, len(messages))
 	for i, m := range messages {
 		args[i] = []any{m.UserID, m.DeviceID, m.Position, m.Event}
+		tx.note(m.Position, Subject{Topic: TopicToDevice, User: string(m.UserID)})
 	}
 	return tx.ExecBatch(ctx, insertToDevice, args)
 }

@@ -197,6 +197,9 @@ func (a *AccountData) OfType(ctx context.Context, q storage.Querier, user matrix
 
 // Changed returns what was set or deleted in (from, to].
 func (a *AccountData) Changed(ctx context.Context, q storage.Querier, user matrix.UserID, from, to storage.Position) ([]AccountDatum, error) {
+	if a.DB.Unchanged(storage.Subject{Topic: storage.TopicAccountData, User: string(user)}, from) {
+		return nil, nil
+	}
 	rows, err := storage.ChangedAccountData(ctx, q, user, from, to)
 	if err != nil {
 		return nil, fmt.Errorf("changed account data: %w", err)

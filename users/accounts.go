@@ -17,6 +17,8 @@ import (
 type Accounts struct {
 	*core
 	hasher *hasher
+	// ignored are whom users ignore.
+	ignored *storage.Memo[matrix.UserID, map[matrix.UserID]bool]
 }
 
 // Kind is what sort of user an account is.
@@ -257,6 +259,12 @@ func (a *Accounts) CheckMaySend(ctx context.Context, user matrix.UserID) error {
 
 // Ignored returns the users that user ignores. spec: client-server-api#ignoring-users
 func (a *Accounts) Ignored(ctx context.Context, q storage.Querier, user matrix.UserID) (map[matrix.UserID]bool, error) {
+	return a.ignored.Get(user, storage.Subject{Topic: storage.TopicAccountData, User: string(user)}, func() (map[matrix.UserID]bool, error) {
+		return readIgnored(ctx, q, user)
+	})
+}
+
+func readIgnored(ctx context.Context, q storage.Querier, user matrix.UserID) (map[matrix.UserID]bool, error) {
 	d, err := storage.GetAccountData(ctx, q, user, "", "m.ignored_user_list")
 	if errors.Is(err, storage.ErrNotFound) || err == nil && d.Content == nil {
 		return nil, nil

@@ -55,13 +55,17 @@ type deviceListUpdate struct {
 // observer shares a room, as shares tells, and observer. Users whom observer began or ceased to share a
 // room with are not in it. spec: cs/getKeysChanges
 func (d *DeviceLists) Changed(ctx context.Context, q storage.Querier, observer matrix.UserID, shares func(matrix.UserID) bool, from, to storage.Position) ([]matrix.UserID, error) {
-	changed, err := storage.DeviceListChanges(ctx, q, from, to)
-	if err != nil {
-		return nil, fmt.Errorf("device list changes: %w", err)
+	var changed, private []matrix.UserID
+	var err error
+	if !d.DB.Unchanged(storage.Subject{Topic: storage.TopicDeviceLists}, from) {
+		if changed, err = storage.DeviceListChanges(ctx, q, from, to); err != nil {
+			return nil, fmt.Errorf("device list changes: %w", err)
+		}
 	}
-	private, err := storage.PrivateKeyChanges(ctx, q, observer, from, to)
-	if err != nil {
-		return nil, fmt.Errorf("private key changes: %w", err)
+	if !d.DB.Unchanged(storage.Subject{Topic: storage.TopicPrivateKeys, User: string(observer)}, from) {
+		if private, err = storage.PrivateKeyChanges(ctx, q, observer, from, to); err != nil {
+			return nil, fmt.Errorf("private key changes: %w", err)
+		}
 	}
 	var out []matrix.UserID
 	seen := map[matrix.UserID]bool{}

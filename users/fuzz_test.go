@@ -45,7 +45,7 @@ func FuzzRemoteInput(f *testing.F) {
 		}
 		var m directToDevice
 		if decode(raw, &m, "") == nil && validRemoteUser(m.Sender, "there.test") {
-			messages, err := (&ToDevice{&core{Options{Policy: fakePolicy{}}}}).check(m.Type, m.Messages)
+			messages, err := (&ToDevice{core: &core{Options{Policy: fakePolicy{}}}}).check(m.Type, m.Messages)
 			for user, devices := range messages {
 				for device, content := range devices {
 					if strings.ContainsRune(string(user)+string(device)+m.Type, 0) || !canonicaljson.IsCanonical(toDeviceEvent(m.Sender, m.Type, content), canonicaljson.Lenient) && err == nil {

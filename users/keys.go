@@ -17,7 +17,8 @@ import (
 // spec: client-server-api#end-to-end-encryption
 type Keys struct {
 	*core
-	lists *DeviceLists
+	lists  *DeviceLists
+	counts *storage.Memo[deviceKey, *KeyCounts]
 }
 
 // KeysUpload is the body of POST /keys/upload. spec: cs/uploadKeys
@@ -252,6 +253,12 @@ func oneTimeCounts(ctx context.Context, q storage.Querier, user matrix.UserID, d
 
 // Counts is for /sync.
 func (k *Keys) Counts(ctx context.Context, q storage.Querier, user matrix.UserID, device matrix.DeviceID) (*KeyCounts, error) {
+	return k.counts.Get(deviceKey{user, device}, storage.Subject{Topic: storage.TopicKeys, User: string(user)}, func() (*KeyCounts, error) {
+		return readCounts(ctx, q, user, device)
+	})
+}
+
+func readCounts(ctx context.Context, q storage.Querier, user matrix.UserID, device matrix.DeviceID) (*KeyCounts, error) {
 	counts, err := oneTimeCounts(ctx, q, user, device)
 	if err != nil {
 		return nil, fmt.Errorf("one-time key counts: %w", err)

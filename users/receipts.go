@@ -177,6 +177,9 @@ func (r *Receipts) InRoom(ctx context.Context, q storage.Querier, room matrix.Ro
 
 // Changed is InRoom for those of a set of rooms which changed in (from, to], in no order.
 func (r *Receipts) Changed(ctx context.Context, q storage.Querier, rooms []matrix.RoomID, observer matrix.UserID, from, to storage.Position) ([]Receipt, error) {
+	if r.DB.Unchanged(storage.Subject{Topic: storage.TopicReceipts}, from) {
+		return nil, nil
+	}
 	// What changed in all rooms is mostly less than the rooms of one user.
 	changed, err := storage.ReceiptsChanged(ctx, q, observer, from, to, manyReceipts)
 	if err == nil && len(changed) == manyReceipts {

@@ -115,6 +115,9 @@ type Service struct {
 	core *core
 }
 
+// maxRemembered is of how many users or devices is remembered what every /sync asks.
+const maxRemembered = 10_000
+
 // New makes the service.
 func New(o Options) *Service {
 	if o.Clock == nil {
@@ -129,9 +132,9 @@ func New(o Options) *Service {
 	c := &core{Options: o}
 	devices := &Devices{core: c, seen: map[deviceKey]storage.Device{}, stored: map[deviceKey]matrix.Timestamp{}}
 	hasher := newHasher(o.Hashing)
-	accounts := &Accounts{core: c, hasher: hasher}
+	accounts := &Accounts{core: c, hasher: hasher, ignored: storage.NewMemo[matrix.UserID, map[matrix.UserID]bool](o.DB, maxRemembered)}
 	lists := &DeviceLists{core: c, wake: make(chan struct{}, 1), memberships: make(chan membershipChange, 4096)}
-	keys := &Keys{core: c, lists: lists}
+	keys := &Keys{core: c, lists: lists, counts: storage.NewMemo[deviceKey, *KeyCounts](o.DB, maxRemembered)}
 	return &Service{
 		Accounts:           accounts,
 		RegistrationTokens: &RegistrationTokens{core: c},
@@ -141,7 +144,7 @@ func New(o Options) *Service {
 		Keys:               keys,
 		CrossSigning:       &CrossSigning{core: c, keys: keys},
 		DeviceLists:        lists,
-		ToDevice:           &ToDevice{core: c},
+		ToDevice:           &ToDevice{core: c, oldest: storage.NewMemo[deviceKey, storage.Position](o.DB, maxRemembered)},
 		Backups:            &Backups{core: c},
 		AccountData:        &AccountData{core: c},
 		PushRules:          newPushRules(c),

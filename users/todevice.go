@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 	"unicode/utf8"
 
@@ -15,7 +16,11 @@ import (
 )
 
 // ToDevice queues messages to devices. spec: client-server-api#send-to-device-messaging
-type ToDevice struct{ *core }
+type ToDevice struct {
+	*core
+	// oldest are the positions of the first messages, noToDevice where there are none: what a sync acknowledges is mostly nothing.
+	oldest *storage.Memo[deviceKey, storage.Position]
+}
 
 // Messages are contents by user and device; the device "*" means all devices of the user.
 type Messages map[matrix.UserID]map[matrix.DeviceID]json.RawMessage
@@ -212,6 +217,9 @@ func toDeviceEvent(sender matrix.UserID, eventType string, content []byte) []byt
 
 // Pending returns up to limit messages with positions in (from, to] in order, and whether there are more.
 func (t *ToDevice) Pending(ctx context.Context, q storage.Querier, user matrix.UserID, device matrix.DeviceID, from, to storage.Position, limit int) (messages []ToDeviceMessage, more bool, err error) {
+	if t.DB.Unchanged(toDeviceSubject(user), from) {
+		return nil, false, nil
+	}
 	rows, err := storage.PendingToDevice(ctx, q, user, device, from, to, limit+1)
 	if err != nil {
 		return nil, false, fmt.Errorf("pending to-device: %w", err)
@@ -225,15 +233,29 @@ func (t *ToDevice) Pending(ctx context.Context, q storage.Querier, user matrix.U
 	return messages, more, nil
 }
 
+// noToDevice stands for the first message of a device that has none.
+const noToDevice = storage.Position(math.MaxInt64)
+
+func toDeviceSubject(user matrix.UserID) storage.Subject {
+	return storage.Subject{Topic: storage.TopicToDevice, User: string(user)}
+}
+
 // Acknowledge deletes what was delivered: all messages of the device up to a position. It
 // writes nothing if there are none.
 func (t *ToDevice) Acknowledge(ctx context.Context, user matrix.UserID, device matrix.DeviceID, upTo storage.Position) error {
-	oldest, err := storage.OldestToDevice(ctx, t.DB, user, device)
-	if errors.Is(err, storage.ErrNotFound) || err == nil && oldest > upTo {
+	oldest, err := t.oldest.Get(deviceKey{user, device}, toDeviceSubject(user), func() (storage.Position, error) {
+		pos, err := storage.OldestToDevice(ctx, t.DB, user, device)
+		if errors.Is(err, storage.ErrNotFound) {
+			return noToDevice, nil
+		}
+		return pos, err
+	})
+	if err == nil && oldest > upTo {
 		return nil
 	}
 	if err == nil {
 		err = t.DB.Write(ctx, func(tx *storage.Tx) error { return storage.DeleteToDevice(ctx, tx, user, device, upTo) })
+		t.oldest.Forget(deviceKey{user, device})
 	}
 	if err != nil {
 		return fmt.Errorf("acknowledge to-device: %w", err)
