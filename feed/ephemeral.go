@@ -3,6 +3,7 @@ package feed
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"hanok/matrix"
@@ -79,6 +80,7 @@ func (s *syncer) presence() ([]json.RawMessage, error) {
 	filter := &s.r.Filter.Presence
 	var out []json.RawMessage
 	changed := s.Users.Presence.Changed(s.since)
+	slices.Reverse(changed)
 	for u := range s.lists.joined { // people who came into sight
 		if p := s.Users.Presence.Get(u); p.Position != 0 && p.Position <= s.since {
 			changed = append(changed, p)

@@ -11,32 +11,63 @@ import (
 	"hanok/users"
 )
 
-// roomWork finds the rooms that the response must say something about, section by section, in order of room ID.
+// joinedRooms are the rooms a user was joined to when the stream stood at until.
+type joinedRooms struct {
+	now    rooms.UserRooms
+	recent map[matrix.RoomID]*rooms.Membership // as of then, where the membership changed since; nil: not joined
+}
+
+func (j *joinedRooms) in(room matrix.RoomID) (rooms.Membership, bool) {
+	if m, ok := j.recent[room]; ok {
+		if m == nil {
+			return rooms.Membership{}, false
+		}
+		return *m, true
+	}
+	m, ok := j.now.In(room)
+	return m, ok && m.Membership == "join"
+}
+
+// Has reports whether the user was joined to a room.
+func (j *joinedRooms) Has(room matrix.RoomID) bool {
+	_, ok := j.in(room)
+	return ok
+}
+
+// All lists the rooms.
+func (j *joinedRooms) All() []matrix.RoomID {
+	var ids []matrix.RoomID
+	for _, m := range j.now.All() {
+		if j.Has(m.Room) {
+			ids = append(ids, m.Room)
+		}
+	}
+	return ids
+}
+
+// roomWork finds the rooms that the response must say something about, section by section, in order of room ID. But for
+// a full state it looks at what changed only, however many rooms the user is in.
 func (s *syncer) roomWork() ([]*roomWork, error) {
 	work := make(map[matrix.RoomID]*roomWork)
-	add := func(m rooms.Membership, section string, whole bool) *roomWork {
-		w := &roomWork{room: m.Room, nid: m.RoomNID, section: section, whole: whole, membership: m, events: true}
-		work[m.Room] = w
-		return w
+	add := func(m rooms.Membership, section string, whole bool) {
+		work[m.Room] = &roomWork{room: m.Room, nid: m.RoomNID, section: section, whole: whole, membership: m, events: true}
 	}
-	memberships, err := s.Rooms.Memberships(s.ctx, s.r.User)
+	all, err := s.Rooms.UserRooms(s.ctx, s.r.User)
 	if err != nil {
 		return nil, fmt.Errorf("memberships: %w", err)
 	}
-	if !s.r.initial() {
-		// The user's other devices are told of a leave, also if the room was forgotten at once.
-		recent, err := s.Rooms.MembershipsSince(s.ctx, s.r.User, s.since)
-		if err != nil {
-			return nil, fmt.Errorf("recent memberships: %w", err)
-		}
-		for _, m := range recent {
-			if m.Forgotten {
-				memberships = append(memberships, m)
+	joined := &joinedRooms{now: all, recent: make(map[matrix.RoomID]*rooms.Membership)}
+	if s.r.initial() || s.r.FullState {
+		for _, m := range all.All() {
+			if m.Position <= s.since && (m.Membership == "join" || m.Membership == "invite" || m.Membership == "knock") {
+				add(m, m.Membership, true)
 			}
 		}
 	}
-	joined := make(map[matrix.RoomID]rooms.Membership)
-	for _, m := range memberships {
+	for _, m := range all.Since(s.since) {
+		if m.Forgotten && s.r.initial() {
+			continue // else the user's other devices are told of the leave, also if the room was forgotten at once
+		}
 		if m.Position > s.until {
 			// Changed again after what this response is about: what counts is the membership as of then.
 			if m.Membership, err = s.membershipAt(m, s.until); err != nil {
@@ -44,13 +75,17 @@ func (s *syncer) roomWork() ([]*roomWork, error) {
 			}
 			m.Position = s.until
 		}
+		joined.recent[m.Room] = nil
+		if m.Membership == "join" {
+			joined.recent[m.Room] = &m
+		}
 		changed := m.Position > s.since
 		switch m.Membership {
 		case "join":
-			joined[m.Room] = m
-			if s.r.initial() || s.r.FullState {
+			switch {
+			case s.r.initial() || s.r.FullState:
 				add(m, "join", true)
-			} else if changed {
+			case changed:
 				was, err := s.membershipAt(m, s.since)
 				if err != nil {
 					return nil, err
@@ -58,7 +93,7 @@ func (s *syncer) roomWork() ([]*roomWork, error) {
 				add(m, "join", was != "join")
 			}
 		case "invite", "knock":
-			if s.r.initial() || changed || s.r.FullState {
+			if changed || s.r.FullState {
 				add(m, m.Membership, true)
 			}
 		case "leave", "ban":
@@ -72,28 +107,37 @@ func (s *syncer) roomWork() ([]*roomWork, error) {
 			}
 		}
 	}
-	if s.r.initial() {
-		return s.dressWork(work, joined)
-	}
-	changed, err := s.Rooms.ChangedRooms(s.ctx, s.r.User, s.since, s.until)
-	if err != nil {
-		return nil, fmt.Errorf("changed rooms: %w", err)
-	}
-	for _, room := range changed {
-		if m, ok := joined[room]; ok && work[room] == nil {
-			add(m, "join", false)
+	if !s.r.initial() {
+		changed, err := s.Rooms.ChangedRooms(s.ctx, s.r.User, s.since, s.until)
+		if err != nil {
+			return nil, fmt.Errorf("changed rooms: %w", err)
+		}
+		for _, room := range changed {
+			if m, ok := joined.in(room); ok && work[room] == nil {
+				add(m, "join", false)
+			}
+		}
+		if err := s.dressWork(work, joined); err != nil {
+			return nil, err
 		}
 	}
-	return s.dressWork(work, joined)
+	out := make([]*roomWork, 0, len(work))
+	for _, w := range work {
+		out = append(out, w)
+	}
+	slices.SortFunc(out, func(a, b *roomWork) int {
+		return cmp.Or(cmp.Compare(a.section, b.section), cmp.Compare(a.room, b.room))
+	})
+	return out, nil
 }
 
-// dressWork adds what lives beside the events: account data, receipts, typing.
-func (s *syncer) dressWork(work map[matrix.RoomID]*roomWork, joined map[matrix.RoomID]rooms.Membership) ([]*roomWork, error) {
+// dressWork adds what changed beside the events: account data, receipts, typing, counts of notifications.
+func (s *syncer) dressWork(work map[matrix.RoomID]*roomWork, joined *joinedRooms) error {
 	of := func(room matrix.RoomID) *roomWork {
 		if w := work[room]; w != nil {
 			return w
 		}
-		m, ok := joined[room]
+		m, ok := joined.in(room)
 		if !ok {
 			return nil
 		}
@@ -108,43 +152,28 @@ func (s *syncer) dressWork(work map[matrix.RoomID]*roomWork, joined map[matrix.R
 			}
 		}
 	}
-	if !s.r.initial() {
-		ids := make([]matrix.RoomID, 0, len(joined))
-		for id := range joined {
-			ids = append(ids, id)
-		}
-		receipts, err := s.Users.Receipts.Changed(s.ctx, s.DB, ids, s.r.User, s.since, s.until)
-		if err != nil {
-			return nil, fmt.Errorf("receipts: %w", err)
-		}
-		for _, rc := range receipts {
-			if w := of(rc.Room); w != nil {
-				w.receipts = append(w.receipts, rc)
-			}
+	receipts, err := s.Users.Receipts.ChangedIn(s.ctx, s.DB, joined, s.r.User, s.since, s.until)
+	if err != nil {
+		return fmt.Errorf("receipts: %w", err)
+	}
+	for _, rc := range receipts {
+		if w := of(rc.Room); w != nil {
+			w.receipts = append(w.receipts, rc)
 		}
 	}
-	if !s.r.initial() {
-		if err := s.notifiedRooms(of, joined); err != nil {
-			return nil, err
+	for _, room := range s.Typing.Changed(s.since) {
+		if _, changed := s.Typing.Users(room); changed > s.until {
+			continue
+		}
+		if w := of(room); w != nil {
+			w.typing = true
 		}
 	}
-	for id := range joined {
-		if typing, since := s.Typing.Users(id); since > s.since && since <= s.until && (len(typing) > 0 || !s.r.initial()) {
-			of(id).typing = true
-		}
-	}
-	out := make([]*roomWork, 0, len(work))
-	for _, w := range work {
-		out = append(out, w)
-	}
-	slices.SortFunc(out, func(a, b *roomWork) int {
-		return cmp.Or(cmp.Compare(a.section, b.section), cmp.Compare(a.room, b.room))
-	})
-	return out, nil
+	return s.notifiedRooms(of, joined)
 }
 
 // notifiedRooms marks the rooms whose notification counts changed.
-func (s *syncer) notifiedRooms(of func(matrix.RoomID) *roomWork, joined map[matrix.RoomID]rooms.Membership) error {
+func (s *syncer) notifiedRooms(of func(matrix.RoomID) *roomWork, joined *joinedRooms) error {
 	user, err := s.DB.Intern(s.ctx, string(s.r.User))
 	if err != nil {
 		return err
@@ -153,16 +182,14 @@ func (s *syncer) notifiedRooms(of func(matrix.RoomID) *roomWork, joined map[matr
 		return nil
 	}
 	list, err := storage.NotifiedRooms(s.ctx, s.DB, user[0], s.since, s.until)
-	if err != nil || len(list) == 0 {
+	if err != nil {
 		return err
 	}
-	byNID := make(map[storage.RoomNID]matrix.RoomID, len(joined))
-	for id, m := range joined {
-		byNID[m.RoomNID] = id
-	}
 	for _, nid := range list {
-		if w := of(byNID[nid]); w != nil {
-			w.notified = true
+		if room := joined.now.RoomID(nid); room != "" {
+			if w := of(room); w != nil {
+				w.notified = true
+			}
 		}
 	}
 	return nil

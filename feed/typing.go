@@ -23,9 +23,13 @@ type Typing struct {
 	positions Positions
 	wakeRoom  func(matrix.RoomID)
 
-	mu    sync.Mutex
-	rooms map[matrix.RoomID]*typingRoom
+	mu     sync.Mutex
+	rooms  map[matrix.RoomID]*typingRoom
+	recent storage.Recency[matrix.RoomID]
 }
+
+// maxTypingRooms is of how many rooms is remembered that somebody typed. Those where somebody does are kept whatever their number.
+const maxTypingRooms = 10_000
 
 type typingRoom struct {
 	users   map[matrix.UserID]*time.Timer
@@ -90,8 +94,23 @@ func (t *Typing) publish(room matrix.RoomID, r *typingRoom) {
 	t.positions.EphemeralPosition(func(pos storage.Position) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		r.changed = max(r.changed, pos)
+		r.changed = pos
+		t.rooms[room] = r
+		t.recent.Touch(room, pos)
+		if t.recent.Len() > maxTypingRooms {
+			if oldest, _ := t.recent.Oldest(); len(t.rooms[oldest].users) == 0 {
+				t.recent.Forget(oldest)
+				delete(t.rooms, oldest)
+			}
+		}
 	}, func() { t.wakeRoom(room) })
+}
+
+// Changed lists the rooms where somebody began or ceased to type after a position.
+func (t *Typing) Changed(since storage.Position) []matrix.RoomID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.recent.Since(since)
 }
 
 // Users lists who types in a room, sorted, and since which position that is so.

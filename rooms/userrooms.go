@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -23,9 +24,10 @@ type userRooms struct {
 // userList is all memberships of one user. Immutable once it is ready.
 type userList struct {
 	ready  bool
-	all    []Membership // forgotten rooms included
+	all    []Membership // forgotten rooms included, the last changed first
 	known  []Membership // without them
 	joined map[storage.RoomNID]matrix.RoomID
+	byRoom map[matrix.RoomID]int // in all
 }
 
 // maxUserRooms bounds the memberships remembered, of some 200 bytes each.
@@ -107,11 +109,13 @@ func (e *Engine) userList(ctx context.Context, user matrix.UserID) (*userList, e
 		if err != nil {
 			return nil, err
 		}
-		l := &userList{ready: true, all: all, known: all, joined: make(map[storage.RoomNID]matrix.RoomID)}
+		slices.SortFunc(all, func(a, b Membership) int { return cmp.Compare(b.Position, a.Position) })
+		l := &userList{ready: true, all: all, known: all, joined: make(map[storage.RoomNID]matrix.RoomID), byRoom: make(map[matrix.RoomID]int, len(all))}
 		if slices.ContainsFunc(all, func(m Membership) bool { return m.Forgotten }) {
 			l.known = slices.DeleteFunc(slices.Clone(all), func(m Membership) bool { return m.Forgotten })
 		}
-		for _, m := range all {
+		for i, m := range all {
+			l.byRoom[m.Room] = i
 			if m.Membership == "join" {
 				l.joined[m.RoomNID] = m.Room
 			}
@@ -139,20 +143,47 @@ func (e *Engine) Memberships(ctx context.Context, user matrix.UserID, membership
 	return out, nil
 }
 
+// UserRooms are a local user's memberships at one moment. They are shared: do not change them.
+type UserRooms struct{ list *userList }
+
+// UserRooms returns a user's memberships.
+func (e *Engine) UserRooms(ctx context.Context, user matrix.UserID) (UserRooms, error) {
+	l, err := e.userList(ctx, user)
+	return UserRooms{l}, err
+}
+
+// All are the memberships without those of forgotten rooms, the last changed first.
+func (u UserRooms) All() []Membership { return slices.Clip(u.list.known) }
+
+// Since are the memberships that changed after a position, those of forgotten rooms included.
+func (u UserRooms) Since(pos storage.Position) []Membership {
+	n := 0
+	for n < len(u.list.all) && u.list.all[n].Position > pos {
+		n++
+	}
+	return u.list.all[:n:n]
+}
+
 // MembershipsSince lists those that changed after a position, forgotten rooms included.
 func (e *Engine) MembershipsSince(ctx context.Context, user matrix.UserID, since storage.Position) ([]Membership, error) {
-	l, err := e.userList(ctx, user)
+	all, err := e.UserRooms(ctx, user)
 	if err != nil {
 		return nil, err
 	}
-	var out []Membership
-	for _, m := range l.all {
-		if m.Position > since {
-			out = append(out, m)
-		}
-	}
-	return out, nil
+	return all.Since(since), nil
 }
+
+// In is the membership in one room.
+func (u UserRooms) In(room matrix.RoomID) (Membership, bool) {
+	i, ok := u.list.byRoom[room]
+	if !ok {
+		return Membership{}, false
+	}
+	return u.list.all[i], true
+}
+
+// RoomID names a joined room; "" if the user is not joined to it.
+func (u UserRooms) RoomID(nid storage.RoomNID) matrix.RoomID { return u.list.joined[nid] }
 
 // JoinedRooms lists the rooms a user is joined to. spec: cs/getJoinedRooms
 func (e *Engine) JoinedRooms(ctx context.Context, user matrix.UserID) ([]matrix.RoomID, error) {

@@ -18,6 +18,7 @@ type Presence struct {
 
 	mu     sync.Mutex
 	states map[matrix.UserID]*PresenceState
+	recent storage.Recency[matrix.UserID]
 }
 
 // PresenceState is one user's presence.
@@ -150,6 +151,7 @@ func (p *Presence) publish(user matrix.UserID, audience []matrix.UserID) {
 		defer p.mu.Unlock()
 		if s := p.states[user]; s != nil {
 			s.Position = pos
+			p.recent.Touch(user, pos)
 		}
 	}, func() { p.Notifier.WakeUsers(audience...) })
 }
@@ -166,6 +168,7 @@ func (p *Presence) makeRoom() {
 	slices.SortFunc(all, func(a, b *PresenceState) int { return a.LastActive.Compare(b.LastActive) })
 	for _, s := range all[:maxPresences/10] {
 		delete(p.states, s.User)
+		p.recent.Forget(s.User)
 	}
 }
 
@@ -213,15 +216,13 @@ func (p *Presence) Receive(ctx context.Context, origin matrix.ServerName, conten
 	return nil
 }
 
-// Changed returns the presences that changed after a position.
+// Changed returns the presences that changed after a position, the newest first.
 func (p *Presence) Changed(from storage.Position) []PresenceState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var changed []PresenceState
-	for _, s := range p.states {
-		if s.Position > from {
-			changed = append(changed, *s)
-		}
+	for _, user := range p.recent.Since(from) {
+		changed = append(changed, *p.states[user])
 	}
 	return changed
 }

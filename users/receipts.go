@@ -175,15 +175,32 @@ func (r *Receipts) InRoom(ctx context.Context, q storage.Querier, room matrix.Ro
 	return found, nil
 }
 
-// Changed is InRoom for those of a set of rooms which changed in (from, to], in no order.
+// RoomSet are rooms of which receipts are wanted.
+type RoomSet interface {
+	Has(room matrix.RoomID) bool
+	All() []matrix.RoomID
+}
+
+// roomList is a RoomSet of some rooms.
+type roomList []matrix.RoomID
+
+func (l roomList) Has(room matrix.RoomID) bool { return slices.Contains(l, room) }
+func (l roomList) All() []matrix.RoomID        { return l }
+
+// Changed is ChangedIn for a list of rooms.
 func (r *Receipts) Changed(ctx context.Context, q storage.Querier, rooms []matrix.RoomID, observer matrix.UserID, from, to storage.Position) ([]Receipt, error) {
+	return r.ChangedIn(ctx, q, roomList(rooms), observer, from, to)
+}
+
+// ChangedIn is InRoom for those of a set of rooms which changed in (from, to], in no order.
+func (r *Receipts) ChangedIn(ctx context.Context, q storage.Querier, rooms RoomSet, observer matrix.UserID, from, to storage.Position) ([]Receipt, error) {
 	if r.DB.Unchanged(storage.Subject{Topic: storage.TopicReceipts}, from) {
 		return nil, nil
 	}
 	// What changed in all rooms is mostly less than the rooms of one user.
 	changed, err := storage.ReceiptsChanged(ctx, q, observer, from, to, manyReceipts)
 	if err == nil && len(changed) == manyReceipts {
-		changed, err = storage.ReceiptsChangedInRooms(ctx, q, rooms, observer, from, to)
+		changed, err = storage.ReceiptsChangedInRooms(ctx, q, rooms.All(), observer, from, to)
 		if err == nil {
 			return changed, nil
 		}
@@ -191,19 +208,7 @@ func (r *Receipts) Changed(ctx context.Context, q storage.Querier, rooms []matri
 	if err != nil {
 		return nil, fmt.Errorf("changed receipts: %w", err)
 	}
-	if len(changed) == 0 {
-		return nil, nil
-	}
-	in := map[matrix.RoomID]bool{} // of the rooms with changes, those that are asked for
-	for _, x := range changed {
-		in[x.Room] = false
-	}
-	for _, room := range rooms {
-		if _, ok := in[room]; ok {
-			in[room] = true
-		}
-	}
-	return slices.DeleteFunc(changed, func(x Receipt) bool { return !in[x.Room] }), nil
+	return slices.DeleteFunc(changed, func(x Receipt) bool { return !rooms.Has(x.Room) }), nil
 }
 
 // OfUser returns one user's own m.read and m.read.private receipts in a room.
