@@ -287,8 +287,15 @@ func (c *committer) publish(w *batchWrite) {
 			*after = *before
 			after.pos = max(after.pos, u.pos)
 		}
+		after.tail = after.tail.after(u)
 		if u.head != nil {
+			if u.NewState || after.head == nil || after.head.state.Ref() != u.head.state.Ref() {
+				after.statePos = u.pos
+			}
 			after.head = u.head
+		}
+		if u.gaps {
+			after.gapsEra++
 		}
 		after.local = localAfter(after.local, u.Memberships)
 		if after.head != nil {
@@ -339,11 +346,14 @@ type batchWrite struct {
 
 type roomUpdate struct {
 	Update
-	room   *room
-	head   *head
-	first  storage.Position // of the update's positions
-	pos    storage.Position
-	stored []storedItem
+	room  *room
+	head  *head
+	first storage.Position // of the update's positions
+	pos   storage.Position
+
+	created bool // the room begins with this update
+	gaps    bool // where events are missing changed
+	stored  []storedItem
 }
 
 type storedItem struct {
@@ -388,6 +398,7 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 			byRoom[en.room] = u
 			w.updates = append(w.updates, u)
 		}
+		u.created = u.created || en.create
 		var last storage.Position
 		for _, it := range en.items {
 			row := it.ev.row()
@@ -449,6 +460,7 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 		if last != 0 {
 			u.Position, u.pos = last, last
 		}
+		u.gaps = u.gaps || len(en.missing)+len(en.found) > 0
 		if en.head != nil {
 			u.head = en.head
 			keep(en.head.state)
@@ -490,6 +502,7 @@ func (w *batchWrite) noteChanges() {
 	changes := make([]recentChange, 0, len(w.updates))
 	for _, u := range w.updates {
 		if u.pos != 0 {
+			raise(&u.room.noted, int64(u.pos))
 			changes = append(changes, recentChange{room: u.room.nid, first: u.first, last: u.pos})
 		}
 	}

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -37,6 +38,8 @@ type room struct {
 	chains   *stateres.AuthChains
 
 	committed atomic.Pointer[committed]
+	noted     atomic.Int64 // the position of the last change, committed or on its way
+	gaps      atomic.Pointer[gapSet]
 	pins      int // guarded by Engine.mu
 }
 
@@ -81,6 +84,10 @@ type committed struct {
 	head  *head
 	pos   storage.Position
 	local []matrix.UserID // joined users of this server
+
+	tail     *tail
+	statePos storage.Position // the state has not changed since, perhaps for longer
+	gapsEra  int              // counts changes of where events are missing
 }
 
 // room returns the room, pinned: release it. M_NOT_FOUND.
@@ -214,8 +221,18 @@ func (r *room) load(ctx context.Context) error {
 		local[i] = matrix.UserID(u)
 	}
 	r.head = h
-	r.committed.Store(&committed{head: h, pos: row.Pos, local: local})
-	return nil
+	depth, pos, err := storage.DeepestBefore(ctx, r.e.db, r.nid, -1, math.MaxInt64)
+	if err = ignoreNotFound(err); err != nil {
+		return fmt.Errorf("load depth of room %d: %w", r.nid, err)
+	}
+	for {
+		before := r.committed.Load()
+		now := r.e.db.Current()
+		c := &committed{head: h, pos: row.Pos, local: local, statePos: max(now, row.Pos), tail: &tail{from: max(now, row.Pos), deepest: place{depth, pos}, deepestKnown: true}}
+		if r.committed.CompareAndSwap(before, c) {
+			return nil
+		}
+	}
 }
 
 // current is the room as of its last commit.

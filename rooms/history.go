@@ -270,11 +270,19 @@ func (ev *Event) before() Token { return Token{Depth: ev.Depth(), Pos: ev.Pos - 
 // placeBefore is the place before an event that begins a timeline: behind everything that came earlier, deeper or not.
 func (e *Engine) placeBefore(ctx context.Context, ev *Event) (Token, error) {
 	t := ev.before()
+	t.Bound = ev.Pos - 1
+	if _, c := e.settled(ev.RoomNID); c != nil {
+		if deepest, ok := c.tail.deepestBefore(ev.Pos); ok {
+			if deepest.depth > t.Depth {
+				t.Depth, t.Pos = deepest.depth, deepest.pos
+			}
+			return t, nil
+		}
+	}
 	depth, pos, err := storage.DeepestBefore(ctx, e.db, ev.RoomNID, ev.Depth(), ev.Pos)
 	if err == nil {
 		t.Depth, t.Pos = depth, pos
 	}
-	t.Bound = ev.Pos - 1
 	return t, ignoreNotFound(err)
 }
 

@@ -292,7 +292,7 @@ func (e *Engine) Timeline(ctx context.Context, q TimelineRequest) (*Timeline, er
 scan:
 	for scanned := 0; ; {
 		want := q.Limit - len(t.Events) + 1
-		nids, err := storage.TimelineBackward(ctx, e.db, q.Room, q.Since, until, want)
+		nids, err := e.timelineBackward(ctx, q.Room, q.Since, until, want)
 		if err != nil {
 			return nil, err
 		}
@@ -332,18 +332,4 @@ scan:
 		t.PrevBatch, err = e.TokenAt(ctx, q.Room, until)
 	}
 	return t, err
-}
-
-// gaps are the events of a room before which some are missing here: what is stored from before
-// them is not what came just before, so a timeline must not run across.
-func (e *Engine) gaps(ctx context.Context, room storage.RoomNID) (map[storage.EventNID]bool, error) {
-	nids, err := storage.EventsAfterGaps(ctx, e.db, room)
-	if err != nil || len(nids) == 0 {
-		return nil, err
-	}
-	gaps := make(map[storage.EventNID]bool, len(nids))
-	for _, nid := range nids {
-		gaps[nid] = true
-	}
-	return gaps, nil
 }

@@ -285,6 +285,9 @@ func (e *Engine) StateAfter(ctx context.Context, ev *Event) (State, error) {
 
 // StateAtPosition is the room's current state as it was when the stream stood at pos.
 func (e *Engine) StateAtPosition(ctx context.Context, room storage.RoomNID, pos storage.Position) (State, error) {
+	if _, c := e.settled(room); c != nil && pos >= c.statePos {
+		return State{e, c.head.state}, nil
+	}
 	ref, err := storage.RoomStateAt(ctx, e.db, room, pos)
 	if errors.Is(err, storage.ErrNotFound) {
 		return State{e, e.forest.At(0)}, nil

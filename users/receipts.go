@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 
 	"hanok/matrix"
@@ -182,14 +183,18 @@ type RoomSet interface {
 }
 
 // roomList is a RoomSet of some rooms.
-type roomList []matrix.RoomID
+type roomList map[matrix.RoomID]bool
 
-func (l roomList) Has(room matrix.RoomID) bool { return slices.Contains(l, room) }
-func (l roomList) All() []matrix.RoomID        { return l }
+func (l roomList) Has(room matrix.RoomID) bool { return l[room] }
+func (l roomList) All() []matrix.RoomID        { return slices.Collect(maps.Keys(l)) }
 
 // Changed is ChangedIn for a list of rooms.
 func (r *Receipts) Changed(ctx context.Context, q storage.Querier, rooms []matrix.RoomID, observer matrix.UserID, from, to storage.Position) ([]Receipt, error) {
-	return r.ChangedIn(ctx, q, roomList(rooms), observer, from, to)
+	set := make(roomList, len(rooms))
+	for _, room := range rooms {
+		set[room] = true
+	}
+	return r.ChangedIn(ctx, q, set, observer, from, to)
 }
 
 // ChangedIn is InRoom for those of a set of rooms which changed in (from, to], in no order.
