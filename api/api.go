@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -153,21 +152,7 @@ func accessToken(r *endpoint.Request) string {
 	return r.Query("access_token")
 }
 
-// remoteAddress is the peer's IP, or what a reverse proxy says it is: one on this machine is believed
-// unasked, or all its users would share one rate limit.
-func (a *API) remoteAddress(r *endpoint.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		host = r.RemoteAddr
-	}
-	if a.BehindProxy || net.ParseIP(host).IsLoopback() {
-		hops := strings.Split(r.Header.Get("X-Forwarded-For"), ",")
-		if last := strings.TrimSpace(hops[len(hops)-1]); last != "" {
-			return last
-		}
-	}
-	return host
-}
+func (a *API) remoteAddress(r *endpoint.Request) string { return r.RemoteAddress(a.BehindProxy) }
 
 // requester is who makes the request; only for routes that need a token.
 func requester(r *endpoint.Request) *users.Requester {

@@ -2,12 +2,14 @@ package rooms
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
 	"hanok/matrix/event"
 	"hanok/matrix/roomversion"
+	"hanok/matrix/signing"
 	"hanok/storage"
 )
 
@@ -268,7 +270,7 @@ func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, ro
 	case domain(ev.Sender()) != origin:
 		return nil, matrix.Forbidden("the inviting user is of another server")
 	}
-	if err := checkInviteState(v, room, stripped); err != nil {
+	if stripped, err = e.checkInviteState(ctx, v, room, stripped); err != nil {
 		return nil, err
 	}
 	if err := e.verify(ctx, []*event.Event{ev})[0]; err != nil {
@@ -315,29 +317,40 @@ func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, ro
 
 // checkInviteState looks at the state that comes with an invite. From room version 12 on it has to be whole events with the
 // create event among them, whose hash the room ID is: so nobody can pass off one room as another. Older servers send stripped
-// events in older rooms. M_INVALID_PARAM. spec: ss/sendInviteV2
-func checkInviteState(v *roomversion.Version, room matrix.RoomID, stripped [][]byte) error {
+// events in older rooms. An event is left out if the key that it is signed with cannot be had now. M_INVALID_PARAM. spec: ss/sendInviteV2
+func (e *Engine) checkInviteState(ctx context.Context, v *roomversion.Version, room matrix.RoomID, stripped [][]byte) ([][]byte, error) {
 	if !v.RoomIDIsCreateHash {
-		return nil
+		return stripped, nil
 	}
 	if len(stripped) > maxStripped {
 		stripped = stripped[:maxStripped]
 	}
+	events := make([]*event.Event, len(stripped))
 	created := false
-	for _, raw := range stripped {
+	for i, raw := range stripped {
 		ev, err := event.Parse(v, raw)
 		if err != nil {
-			return matrix.InvalidParam("invite_room_state holds what is no event of room version %s", v.ID)
+			return nil, matrix.InvalidParam("invite_room_state holds what is no event of room version %s", v.ID)
 		}
 		if ev.RoomID() != room {
-			return matrix.InvalidParam("invite_room_state holds an event of another room")
+			return nil, matrix.InvalidParam("invite_room_state holds an event of another room")
 		}
 		created = created || ev.Is("m.room.create", "")
+		events[i] = ev
 	}
 	if !created {
-		return matrix.InvalidParam("invite_room_state lacks m.room.create")
+		return nil, matrix.InvalidParam("invite_room_state lacks m.room.create")
 	}
-	return nil
+	kept := make([][]byte, 0, len(stripped))
+	for i, err := range e.verify(ctx, events) {
+		switch {
+		case errors.Is(err, signing.ErrBad):
+			return nil, matrix.InvalidParam("invite_room_state holds an event whose signature is not valid").Because(err)
+		case err == nil || events[i].Is("m.room.create", ""): // the room ID vouches for the latter
+			kept = append(kept, events[i].JSON()) // redacted where its hash is wrong
+		}
+	}
+	return kept, nil
 }
 
 // setApart stores a local user's membership in a room in which this server does not take part.

@@ -1,6 +1,9 @@
 package rooms_test
 
 import (
+	"bytes"
+	"regexp"
+	"strings"
 	"testing"
 
 	"hanok/matrix"
@@ -101,5 +104,52 @@ func TestReceiveInvite(t *testing.T) {
 		if err != nil || len(got) != 3 {
 			t.Fatalf("%q, %v", got, err)
 		}
+	}
+}
+
+// What comes with an invite says what the room is: it must have been said by who is named. spec: ss/sendInviteV2
+func TestSignaturesOfInviteState(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, rooms.CreateRequest{Preset: "private_chat", Name: "Garden", Topic: "Flowers", Version: "12"})
+	snapshot, err := a.Snapshot(ctx, room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := func(typ string) []byte {
+		t.Helper()
+		ev, err := snapshot.State.Event(ctx, typ, "")
+		if err != nil || ev == nil {
+			t.Fatal(typ, err)
+		}
+		return ev.JSON()
+	}
+	create, name, topic := state("m.room.create"), state("m.room.name"), state("m.room.topic")
+	forged := bytes.Replace(name, []byte("Garden"), []byte("Prison"), 1) // the hash goes wrong, so the event is redacted
+	resigned := regexp.MustCompile(`"ed25519:[^}]*`).ReplaceAll(name, []byte(`"`+string(a.key.ID)+`":"`+strings.Repeat("A", 86)+`"`))
+	empty := ""
+	foreign := a.forge(room, event.Proto{Sender: "@x:gone.example", Type: "m.room.avatar", StateKey: &empty, Content: []byte(`{"url":"mxc://avatar"}`)}).JSON() // a server without keys
+	invite := func(stripped ...[]byte) (shown string, err error) {
+		key := string(bob)
+		ev := a.forge(room, event.Proto{Sender: alice, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"invite"}`)})
+		if _, err = b.ReceiveInvite(ctx, "a.example", room, ev.ID(), "12", ev.JSON(), stripped); err != nil {
+			return "", err
+		}
+		events, err := b.InviteState(ctx, bob, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(bytes.Join(events, nil)), nil
+	}
+	if _, err := invite(create, resigned); !matrix.HasCode(err, "M_INVALID_PARAM") {
+		t.Errorf("a bad signature: %v", err)
+	}
+	if _, err := invite(name); !matrix.HasCode(err, "M_INVALID_PARAM") {
+		t.Errorf("no create event: %v", err)
+	}
+	shown, err := invite(create, forged, topic, foreign)
+	if err != nil || !strings.Contains(shown, "Flowers") || strings.Contains(shown, "Prison") || strings.Contains(shown, "avatar") {
+		t.Errorf("%v %s", err, shown)
 	}
 }

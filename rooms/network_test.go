@@ -221,8 +221,11 @@ func (p peer) verify(ev *event.Event) error {
 			return fmt.Errorf("no key of %s", name)
 		}
 		msg, sig, ok := ev.SignatureCheck(name, s.key.ID)
-		if !ok || !ed25519.Verify(s.key.Public(), msg, sig) {
+		if !ok {
 			return fmt.Errorf("not signed by %s", name)
+		}
+		if !ed25519.Verify(s.key.Public(), msg, sig) {
+			return signing.ErrBad
 		}
 	}
 	return nil

@@ -102,15 +102,9 @@ func (r *room) hadServer(ctx context.Context, server matrix.ServerName, about []
 		if ev == nil || ev.RoomNID != r.nid || ev.Outlier {
 			return false, nil
 		}
-		members, err := (State{r.e, r.e.treeBefore(ev)}).OfType(ctx, "m.room.member")
-		if err != nil {
+		joined, err := r.e.servers.at(ctx, r.e, r.nid, r.e.treeBefore(ev))
+		if err != nil || joined[server] == 0 {
 			return false, err
-		}
-		if !slices.ContainsFunc(members, func(m *Event) bool {
-			key, _ := m.StateKey()
-			return domain(key) == server && m.Membership() == "join"
-		}) {
-			return false, nil
 		}
 	}
 	return true, nil
@@ -146,13 +140,20 @@ func (v *serverView) sees(ctx context.Context, ev *Event) (bool, error) {
 	}
 	ok := visibility != "joined" && visibility != "invited"
 	if !ok {
+		joined, err := v.e.servers.at(ctx, v.e, ev.RoomNID, v.e.treeBefore(ev))
+		if err != nil {
+			return false, err
+		}
+		ok = joined[v.server] > 0
+	}
+	if !ok && visibility == "invited" {
 		members, err := state.OfType(ctx, "m.room.member")
 		if err != nil {
 			return false, err
 		}
 		for _, m := range members {
 			key, _ := m.StateKey()
-			if domain(key) == v.server && (m.Membership() == "join" || m.Membership() == "invite" && visibility == "invited") {
+			if domain(key) == v.server && m.Membership() == "invite" {
 				ok = true
 				break
 			}

@@ -14,6 +14,27 @@ import (
 // VerifyRequest checks the signature of a request. The key must be valid now.
 // spec: server-server-api#request-authentication
 func (r *Ring) VerifyRequest(ctx context.Context, req xmatrix.Request, h xmatrix.Header) error {
+	if err := r.Fetch(ctx, h); err != nil {
+		return err
+	}
+	known, err := r.load(ctx, h.Origin)
+	if err != nil {
+		return err
+	}
+	if err := req.Verify(h, known.keys[h.Key].Public); err != nil {
+		return unauthorized("The signature of the request is not valid.").Because(err)
+	}
+	return nil
+}
+
+// Known says whether the key of a request's signature is here and valid now, without asking anybody.
+func (r *Ring) Known(ctx context.Context, h xmatrix.Header) (bool, error) {
+	known, err := r.load(ctx, h.Origin)
+	return err == nil && known.satisfies(need{h.Key, r.now()}), err
+}
+
+// Fetch gets the key of a request's signature, if it is not here. M_UNAUTHORIZED if there is none that is valid now.
+func (r *Ring) Fetch(ctx context.Context, h xmatrix.Header) error {
 	now := r.now()
 	if err := r.ensure(ctx, map[matrix.ServerName][]need{h.Origin: {{h.Key, now}}}, true); err != nil {
 		return err
@@ -28,9 +49,6 @@ func (r *Ring) VerifyRequest(ctx context.Context, req xmatrix.Request, h xmatrix
 		return unauthorized("No key %s of %s could be found.", h.Key, h.Origin)
 	case k.Expired || validUntil(k) < now:
 		return unauthorized("The key %s of %s has expired.", h.Key, h.Origin)
-	}
-	if err := req.Verify(h, k.Public); err != nil {
-		return unauthorized("The signature of the request is not valid.").Because(err)
 	}
 	return nil
 }

@@ -26,6 +26,9 @@ func (s *Server) authorise(r *endpoint.Request, rt endpoint.Route) error {
 	if err := s.opts.Peers.Check(origin); err != nil {
 		return err
 	}
+	if err := s.meet(r, headers); err != nil {
+		return err
+	}
 	body, err := readBody(r)
 	if err != nil {
 		return err

@@ -39,8 +39,8 @@ func (s *Server) routes() []endpoint.Route {
 		{Method: put, Path: "/federation/v1/send/{txnId}", Operation: "sendTransaction", Auth: signed, MaxBody: transactionBody, Handle: s.sendTransaction},
 
 		// Memberships.
-		{Method: get, Path: "/federation/v1/make_join/{roomId}/{userId}", Operation: "makeJoin", Auth: inRoom, Handle: s.makeJoin},
-		{Method: put, Path: "/federation/v2/send_join/{roomId}/{eventId}", Operation: "sendJoinV2", Auth: inRoom, MaxBody: eventBody, Handle: s.sendJoin},
+		{Method: get, Path: "/federation/v1/make_join/{roomId}/{userId}", Operation: "makeJoin", Auth: inRoom, Handle: s.heavy(s.makeJoin)},
+		{Method: put, Path: "/federation/v2/send_join/{roomId}/{eventId}", Operation: "sendJoinV2", Auth: inRoom, MaxBody: eventBody, Handle: s.heavy(s.sendJoin)},
 		{Method: get, Path: "/federation/v1/make_leave/{roomId}/{userId}", Operation: "makeLeave", Auth: inRoom, Handle: s.makeLeave},
 		{Method: put, Path: "/federation/v2/send_leave/{roomId}/{eventId}", Operation: "sendLeaveV2", Auth: inRoom, MaxBody: eventBody, Handle: s.sendLeave},
 		{Method: get, Path: "/federation/v1/make_knock/{roomId}/{userId}", Operation: "makeKnock", Auth: inRoom, Handle: s.makeKnock},
@@ -53,23 +53,23 @@ func (s *Server) routes() []endpoint.Route {
 
 		// Events and state.
 		{Method: get, Path: "/federation/v1/event/{eventId}", Operation: "getEvent", Auth: signed, Handle: s.getEvent},
-		{Method: get, Path: "/federation/v1/state/{roomId}", Operation: "getRoomState", Auth: inRoom, Handle: s.getState},
-		{Method: get, Path: "/federation/v1/state_ids/{roomId}", Operation: "getRoomStateIds", Auth: inRoom, Handle: s.getStateIDs},
-		{Method: get, Path: "/federation/v1/event_auth/{roomId}/{eventId}", Operation: "getEventAuth", Auth: inRoom, Handle: s.getEventAuth},
-		{Method: get, Path: "/federation/v1/backfill/{roomId}", Operation: "backfillRoom", Auth: inRoom, Handle: s.backfill},
-		{Method: post, Path: "/federation/v1/get_missing_events/{roomId}", Operation: "getMissingPreviousEvents", Auth: inRoom, Handle: s.getMissingEvents},
-		{Method: get, Path: "/federation/v1/timestamp_to_event/{roomId}", Operation: "getEventByTimestamp", Auth: inRoom, Handle: s.getEventByTimestamp},
+		{Method: get, Path: "/federation/v1/state/{roomId}", Operation: "getRoomState", Auth: inRoom, Handle: s.heavy(s.getState)},
+		{Method: get, Path: "/federation/v1/state_ids/{roomId}", Operation: "getRoomStateIds", Auth: inRoom, Handle: s.heavy(s.getStateIDs)},
+		{Method: get, Path: "/federation/v1/event_auth/{roomId}/{eventId}", Operation: "getEventAuth", Auth: inRoom, Handle: s.heavy(s.getEventAuth)},
+		{Method: get, Path: "/federation/v1/backfill/{roomId}", Operation: "backfillRoom", Auth: inRoom, Handle: s.heavy(s.backfill)},
+		{Method: post, Path: "/federation/v1/get_missing_events/{roomId}", Operation: "getMissingPreviousEvents", Auth: inRoom, Handle: s.heavy(s.getMissingEvents)},
+		{Method: get, Path: "/federation/v1/timestamp_to_event/{roomId}", Operation: "getEventByTimestamp", Auth: inRoom, Handle: s.heavy(s.getEventByTimestamp)},
 
 		// Queries.
 		{Method: get, Path: "/federation/v1/query/directory", Operation: "queryRoomDirectory", Auth: signed, Handle: s.queryDirectory},
 		{Method: get, Path: "/federation/v1/query/profile", Operation: "queryProfile", Auth: signed, Handle: s.queryProfile},
-		{Method: get, Path: "/federation/v1/publicRooms", Operation: "getPublicRooms", Auth: signed, Handle: s.getPublicRooms},
-		{Method: post, Path: "/federation/v1/publicRooms", Operation: "queryPublicRooms", Auth: signed, Handle: s.queryPublicRooms},
-		{Method: get, Path: "/federation/v1/hierarchy/{roomId}", Operation: "getSpaceHierarchy", Auth: signed, Handle: s.getHierarchy},
+		{Method: get, Path: "/federation/v1/publicRooms", Operation: "getPublicRooms", Auth: signed, Handle: s.heavy(s.getPublicRooms)},
+		{Method: post, Path: "/federation/v1/publicRooms", Operation: "queryPublicRooms", Auth: signed, Handle: s.heavy(s.queryPublicRooms)},
+		{Method: get, Path: "/federation/v1/hierarchy/{roomId}", Operation: "getSpaceHierarchy", Auth: signed, Handle: s.heavy(s.getHierarchy)},
 
 		// Users.
 		{Method: get, Path: "/federation/v1/user/devices/{userId}", Operation: "getUserDevices", Auth: signed, Handle: s.getUserDevices},
-		{Method: post, Path: "/federation/v1/user/keys/query", Operation: "queryUserEncryptionKeys", Auth: signed, MaxBody: keysBody, Handle: s.queryKeys},
+		{Method: post, Path: "/federation/v1/user/keys/query", Operation: "queryUserEncryptionKeys", Auth: signed, MaxBody: keysBody, Handle: s.heavy(s.queryKeys)},
 		{Method: post, Path: "/federation/v1/user/keys/claim", Operation: "claimUserEncryptionKeys", Auth: signed, MaxBody: keysBody, Handle: s.claimKeys},
 
 		{Method: get, Path: "/federation/v1/media/download/{mediaId}", Operation: "getContent", Auth: signed, Handle: s.getMedia},

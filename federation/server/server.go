@@ -75,7 +75,8 @@ type Options struct {
 	// OpenID finds whose OpenID token it is; nil: the endpoint is not there. spec: ss/exchangeOpenIdToken
 	OpenID func(ctx context.Context, token string) (matrix.UserID, error)
 	// Observe is told of every finished request; nil for none.
-	Observe func(operation, method string, status int, elapsed time.Duration)
+	Observe     func(operation, method string, status int, elapsed time.Duration)
+	BehindProxy bool // a reverse proxy says in X-Forwarded-For who asks
 	// Patience is how long a transaction waits for a room that has to fetch what it misses; 0 means 10 s.
 	Patience time.Duration
 	Now      func() time.Time // nil is time.Now
@@ -87,6 +88,9 @@ type Server struct {
 	opts         Options
 	handler      http.Handler
 	transactions singleflight.Group
+	heavyWork    *gate[matrix.ServerName]
+	strangers    *gate[string] // by address
+	bodies       budget
 
 	// life is the context of work that outlives the request which began it; workers counts that work.
 	life    context.Context
@@ -106,7 +110,10 @@ func New(o Options) *Server {
 	if o.Patience == 0 {
 		o.Patience = 10 * time.Second
 	}
-	s := &Server{opts: o, staged: map[matrix.RoomID]int{}, underWay: map[matrix.ServerName]int{}}
+	s := &Server{
+		opts: o, heavyWork: newGate[matrix.ServerName](heavyAtOnce, heavyWaiting), strangers: newGate[string](strangersAtOnce, strangersWaiting),
+		bodies: budget{free: bodyBudget}, staged: map[matrix.RoomID]int{}, underWay: map[matrix.ServerName]int{},
+	}
 	s.life, s.end = context.WithCancel(context.Background())
 	common := endpoint.Options{Prefix: "/_matrix", Authorise: s.authorise, Observe: o.Observe, Log: o.Log}
 	mux := endpoint.NewRouter(common)
@@ -118,7 +125,12 @@ func New(o Options) *Server {
 // Routes lists all endpoints with their whole paths, for tests that try every one of them.
 func (s *Server) Routes() []endpoint.Route { return endpoint.Expand("/_matrix", s.routes()) }
 
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body := &charged{ReadCloser: r.Body, budget: &s.bodies}
+	defer func() { s.bodies.give(body.taken) }()
+	r.Body = body
+	s.handler.ServeHTTP(w, r)
+}
 
 const (
 	// rememberTransactions is how long the answer to a transaction is kept.

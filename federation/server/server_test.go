@@ -104,7 +104,9 @@ type fixture struct {
 	peers *peers.Peers
 	keys  map[matrix.ServerName]signing.Key
 	opts  Options
-	http  *httptest.Server
+
+	server *Server
+	http   *httptest.Server
 }
 
 func setUp(t *testing.T, change func(*Options)) *fixture {
@@ -139,7 +141,8 @@ func setUp(t *testing.T, change func(*Options)) *fixture {
 }
 
 func (f *fixture) start() {
-	f.http = httptest.NewServer(New(f.opts))
+	f.server = New(f.opts)
+	f.http = httptest.NewServer(f.server)
 	f.t.Cleanup(f.http.Close)
 }
 

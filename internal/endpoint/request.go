@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -38,6 +39,22 @@ func (r *Request) SetIdentity(v any) { r.identity = v }
 
 // Identity is what Authorise attached, nil if nothing.
 func (r *Request) Identity() any { return r.identity }
+
+// RemoteAddress is the caller's IP, or what a reverse proxy says it is: one on this machine is believed
+// unasked, or all who come through it would share one rate limit.
+func (r *Request) RemoteAddress(behindProxy bool) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	if behindProxy || net.ParseIP(host).IsLoopback() {
+		hops := strings.Split(r.Header.Get("X-Forwarded-For"), ",")
+		if last := strings.TrimSpace(hops[len(hops)-1]); last != "" {
+			return last
+		}
+	}
+	return host
+}
 
 // Var is a path variable, unescaped once. Invalid escapes, invalid UTF-8 and NUL are refused
 // before any handler runs, so the result is always clean text.
@@ -156,6 +173,9 @@ func (r *Request) Body() ([]byte, error) {
 		err = http.NewResponseController(r.W).SetReadDeadline(time.Time{})
 	}
 	if err != nil {
+		if refusal, ok := matrix.AsError(err); ok {
+			return nil, refusal
+		}
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
 			return nil, matrix.TooLarge("The request body is over %d bytes.", tooLarge.Limit)
