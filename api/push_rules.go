@@ -6,6 +6,7 @@ import (
 
 	"hanok/internal/endpoint"
 	"hanok/matrix"
+	"hanok/matrix/pushrules"
 	"hanok/users"
 )
 
@@ -21,6 +22,24 @@ func (a *API) pushRules(r *endpoint.Request) (any, error) {
 // spec: cs/getPushRulesGlobal
 func (a *API) pushRulesGlobal(r *endpoint.Request) (any, error) {
 	return a.Users.PushRules.Get(r.Ctx(), a.DB, requester(r).UserID)
+}
+
+// pushRulesOfKind is not in the specification any more; there are clients that ask for it.
+func (a *API) pushRulesOfKind(r *endpoint.Request) (any, error) {
+	rules, err := a.Users.PushRules.Get(r.Ctx(), a.DB, requester(r).UserID)
+	if err != nil {
+		return nil, err
+	}
+	list, err := rules.Rules(r.Var("kind"))
+	if err != nil {
+		return nil, err
+	}
+	return append([]pushrules.Rule{}, *list...), nil // [] rather than null
+}
+
+// noPushRule says of a path that names no rule what is wrong with it; that there is no such endpoint would tell less.
+func (a *API) noPushRule(*endpoint.Request) (any, error) {
+	return nil, matrix.InvalidParam("A push rule is named by its scope, which is global, its kind and its ID: /pushrules/global/content/my_rule.")
 }
 
 // spec: cs/getPushRule

@@ -20,6 +20,12 @@ type Received struct {
 	Err error          // nil: processed (a soft-failed event, too); the text goes into the transaction's answer
 }
 
+// Rejected reports that the event is stored and was rejected by the authorisation rules, now or earlier: it is dealt with.
+func (r Received) Rejected() bool {
+	var rej *eventauth.Rejection
+	return errors.As(r.Err, &rej) || errors.Is(r.Err, errRejectedBefore)
+}
+
 // Receive processes PDUs of one room sent by origin; result i belongs to pdus[i]. It waits until they are durable. spec: ss/sendTransaction
 func (e *Engine) Receive(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, pdus [][]byte) []Received {
 	out := make([]Received, len(pdus))

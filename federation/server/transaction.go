@@ -239,7 +239,13 @@ func (s *Server) receiveRoom(ctx context.Context, from matrix.ServerName, room m
 		return out
 	}
 	for _, r := range s.opts.Rooms.Receive(ctx, from, room, pdus) {
-		if r.ID != "" {
+		switch {
+		case r.ID == "":
+		case r.Rejected():
+			// Processed, like an event that is soft-failed: what became of it is nothing that the sender can mend.
+			s.opts.Log.Debug().Err(r.Err).Str("event", string(r.ID)).Msg("federation: event rejected")
+			out[r.ID] = nil
+		default:
 			out[r.ID] = r.Err
 		}
 	}
