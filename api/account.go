@@ -226,6 +226,7 @@ type registerRequest struct {
 	Password     *string `json:"password"`
 	InhibitLogin bool    `json:"inhibit_login"`
 	Type         string  `json:"type"`
+	GuestToken   string  `json:"guest_access_token"`
 	newDevice
 }
 
@@ -252,8 +253,12 @@ func (a *API) register(r *endpoint.Request) (any, error) {
 		return nil, matrix.Forbidden("Registration is closed on this server. Ask its administrator for an account.")
 	}
 	// A name that cannot be had is said before anybody goes through the stages.
+	guest, err := a.guestToUpgrade(r, req)
+	if err != nil {
+		return nil, err
+	}
 	var taken error
-	if req.Username != nil {
+	if req.Username != nil && guest == "" {
 		if taken = a.Users.Accounts.Available(r.Ctx(), *req.Username); taken != nil && !matrix.HasCode(taken, "M_USER_IN_USE") {
 			return nil, taken
 		}
@@ -274,6 +279,9 @@ func (a *API) register(r *endpoint.Request) (any, error) {
 		if err := strictjson.Unmarshal(done.Body, &req); err != nil {
 			return nil, err
 		}
+		if guest, err = a.guestToUpgrade(r, req); err != nil {
+			return nil, err
+		}
 	}
 	reg := users.Registration{Token: done.RegistrationToken, Session: done.Session}
 	if req.Username != nil {
@@ -281,6 +289,12 @@ func (a *API) register(r *endpoint.Request) (any, error) {
 	}
 	if req.Password != nil {
 		reg.Password = *req.Password
+	}
+	if guest != "" {
+		if err := a.Users.Accounts.UpgradeGuest(r.Ctx(), guest, reg); err != nil {
+			return nil, err
+		}
+		return a.registered(r, guest, req)
 	}
 	return a.createAccount(r, reg, req)
 }

@@ -225,6 +225,9 @@ func (a *API) joinRequest(r *endpoint.Request, req rooms.MemberRequest, err erro
 			return nil, err
 		}
 	}
+	if err := a.admitGuest(r, req); err != nil {
+		return nil, err
+	}
 	if _, err := a.Rooms.Join(r.Ctx(), req); err != nil {
 		return nil, err
 	}

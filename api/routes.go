@@ -80,8 +80,8 @@ func (a *API) userRoutes() []endpoint.Route {
 	return []endpoint.Route{
 		{Method: "GET", Versions: v3, Path: "/profile/{userId}", Operation: "getUserProfile", Auth: maybe, Handle: a.profile},
 		{Method: "GET", Versions: v3, Path: "/profile/{userId}/{keyName}", Operation: "getProfileField", Auth: maybe, Handle: a.profileField},
-		{Method: "PUT", Versions: v3, Path: "/profile/{userId}/{keyName}", Operation: "setProfileField", Auth: user, Handle: a.setProfileField},
-		{Method: "DELETE", Versions: v3, Path: "/profile/{userId}/{keyName}", Operation: "deleteProfileField", Auth: user, Handle: a.deleteProfileField},
+		{Method: "PUT", Versions: v3, Path: "/profile/{userId}/{keyName}", Operation: "setProfileField", Auth: guest, Handle: a.setProfileField},
+		{Method: "DELETE", Versions: v3, Path: "/profile/{userId}/{keyName}", Operation: "deleteProfileField", Auth: guest, Handle: a.deleteProfileField},
 		{Method: "POST", Versions: v3, Path: "/user_directory/search", Operation: "searchUserDirectory", Auth: user, Limit: "search", Handle: a.userDirectory},
 		{Method: "POST", Versions: v3, Path: "/user/{userId}/filter", Operation: "defineFilter", Auth: guest, Handle: a.defineFilter},
 		{Method: "GET", Versions: v3, Path: "/user/{userId}/filter/{filterId}", Operation: "getFilter", Auth: guest, Handle: a.getFilter},

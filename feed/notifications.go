@@ -86,6 +86,9 @@ func (f *Feed) countBatch(ctx context.Context) (more bool, err error) {
 		if err := f.followUpgrade(ctx, ev); err != nil {
 			return false, fmt.Errorf("event %s: %w", ev.ID(), err)
 		}
+		if err := f.followGuestAccess(ctx, ev); err != nil {
+			return false, fmt.Errorf("event %s: %w", ev.ID(), err)
+		}
 		if id, ok := ev.Redacts(); ok && ev.Type() == "m.room.redaction" {
 			redacted = append(redacted, id)
 		}

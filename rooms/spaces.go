@@ -204,10 +204,14 @@ func (w *spaceWalk) ask(ctx context.Context, step spaceStep) *HierarchyRoom {
 
 // remoteHierarchy asks one server about a space, or remembers what it said lately; nil if it says nothing of use.
 func (e *Engine) remoteHierarchy(ctx context.Context, server matrix.ServerName, room matrix.RoomID, suggestedOnly bool) *Hierarchy {
-	key := hierarchyKey{server, room, suggestedOnly}
-	if h := e.hierarchies.get(key); h != nil {
+	if h := e.hierarchies.get(hierarchyKey{server, room, suggestedOnly}); h != nil {
 		return h
 	}
+	return e.askHierarchy(ctx, server, room, suggestedOnly)
+}
+
+// askHierarchy is remoteHierarchy without what is remembered.
+func (e *Engine) askHierarchy(ctx context.Context, server matrix.ServerName, room matrix.RoomID, suggestedOnly bool) *Hierarchy {
 	answer, err := e.remote.Hierarchy(ctx, server, room, suggestedOnly)
 	if err != nil {
 		e.log.Debug().Err(err).Str("server", string(server)).Msg("ask about a space")
@@ -233,7 +237,7 @@ func (e *Engine) remoteHierarchy(ctx context.Context, server matrix.ServerName, 
 			out.Inaccessible = append(out.Inaccessible, id)
 		}
 	}
-	e.hierarchies.put(key, out)
+	e.hierarchies.put(hierarchyKey{server, room, suggestedOnly}, out)
 	return out
 }
 
@@ -296,6 +300,8 @@ type SummaryRequest struct {
 	Room matrix.RoomID
 	User matrix.UserID // "": nobody is logged in
 	Via  []matrix.ServerName
+	// Fresh does without what other servers said lately.
+	Fresh bool
 }
 
 // RoomDetails describes a room to somebody who is in it, could get in or look in; else M_NOT_FOUND.
@@ -312,9 +318,12 @@ func (e *Engine) RoomDetails(ctx context.Context, q SummaryRequest) (*RoomDetail
 			return nil, err
 		}
 		servers := slices.Concat(named, known)
-		w := &spaceWalk{e: e}
+		ask := e.remoteHierarchy
+		if q.Fresh {
+			ask = e.askHierarchy
+		}
 		for _, s := range servers[:min(len(servers), 2*maxSpaceServers)] {
-			if answer := w.e.remoteHierarchy(ctx, s, q.Room, false); answer != nil {
+			if answer := ask(ctx, s, q.Room, false); answer != nil {
 				h = &answer.Room
 				break
 			}

@@ -190,6 +190,12 @@ func (s State) Named(ctx context.Context) (bool, error) {
 	return alias != "", err
 }
 
+// AdmitsGuests reports whether guests may join. spec: client-server-api#guest-access
+func (s State) AdmitsGuests(ctx context.Context) (bool, error) {
+	access, err := s.content(ctx, "m.room.guest_access", "guest_access")
+	return access == "can_join", err
+}
+
 // Membership returns a user's membership, "leave" if there is no event.
 func (s State) Membership(ctx context.Context, user matrix.UserID) (string, error) {
 	ev, err := s.Event(ctx, "m.room.member", string(user))

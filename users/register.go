@@ -100,14 +100,8 @@ func (a *Accounts) Register(ctx context.Context, r Registration) (*Account, erro
 		}
 	}
 	err = a.DB.Write(ctx, func(tx *storage.Tx) error {
-		if r.Token != "" && !a.configured(r.Token) {
-			ok, err := storage.UseRegistrationToken(ctx, tx, r.Token, account.CreatedAt)
-			if err != nil {
-				return fmt.Errorf("use registration token: %w", err)
-			}
-			if !ok {
-				return matrix.Forbidden("The registration token is not valid any more")
-			}
+		if err := a.useToken(ctx, tx, r.Token); err != nil {
+			return err
 		}
 		fresh, err := storage.InsertAccount(ctx, tx, account)
 		if err != nil {
@@ -130,6 +124,55 @@ func (a *Accounts) Register(ctx context.Context, r Registration) (*Account, erro
 		return nil, err
 	}
 	return accountOf(account), nil
+}
+
+// useToken takes one use from a registration token; "" is none.
+func (a *Accounts) useToken(ctx context.Context, tx *storage.Tx, token string) error {
+	if token == "" || a.configured(token) {
+		return nil
+	}
+	ok, err := storage.UseRegistrationToken(ctx, tx, token, a.now())
+	if err != nil {
+		return fmt.Errorf("use registration token: %w", err)
+	}
+	if !ok {
+		return matrix.Forbidden("The registration token is not valid any more")
+	}
+	return nil
+}
+
+// UpgradeGuest makes a guest's account that of a user, with the password of a registration. The guest's sessions go on.
+// M_WEAK_PASSWORD, M_FORBIDDEN if the account is no guest's or the registration token is used up. spec: client-server-api#guest-access
+func (a *Accounts) UpgradeGuest(ctx context.Context, guest matrix.UserID, r Registration) error {
+	var hash string
+	if r.Password != "" {
+		if err := a.checkPassword(r.Password); err != nil {
+			return err
+		}
+		var err error
+		if hash, err = a.hasher.hash(ctx, r.Password); err != nil {
+			return err
+		}
+	}
+	return a.DB.Write(ctx, func(tx *storage.Tx) error {
+		s, err := storage.GetAccount(ctx, tx, guest)
+		if err != nil {
+			return fmt.Errorf("upgrade guest: %w", err)
+		}
+		if Kind(s.Kind) != KindGuest || s.Deactivated {
+			return matrix.Forbidden("This account is not a guest's any more")
+		}
+		if err := a.useToken(ctx, tx, r.Token); err != nil {
+			return err
+		}
+		if r.Session != "" {
+			if err := a.noteRegistered(ctx, tx, r.Session, guest); err != nil {
+				return err
+			}
+		}
+		s.Kind, s.PasswordHash = string(r.Kind), hash
+		return storage.UpdateAccount(ctx, tx, s)
+	})
 }
 
 // nonceLifetime is how long a client has to answer with a MAC.
