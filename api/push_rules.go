@@ -37,11 +37,6 @@ func (a *API) pushRulesOfKind(r *endpoint.Request) (any, error) {
 	return append([]pushrules.Rule{}, *list...), nil // [] rather than null
 }
 
-// noPushRule says of a path that names no rule what is wrong with it; that there is no such endpoint would tell less.
-func (a *API) noPushRule(*endpoint.Request) (any, error) {
-	return nil, matrix.InvalidParam("A push rule is named by its scope, which is global, its kind and its ID: /pushrules/global/content/my_rule.")
-}
-
 // spec: cs/getPushRule
 func (a *API) pushRule(r *endpoint.Request) (any, error) {
 	return a.Users.PushRules.Rule(r.Ctx(), requester(r).UserID, r.Var("kind"), r.Var("ruleId"))

@@ -106,8 +106,6 @@ func (a *API) userRoutes() []endpoint.Route {
 		{Method: "PUT", Versions: v3, Path: "/pushrules/global/{kind}/{ruleId}/enabled", Operation: "setPushRuleEnabled", Auth: guest, Handle: a.setPushRuleEnabled},
 		{Method: "GET", Versions: v3, Path: "/pushrules/global/{kind}/{ruleId}/actions", Operation: "getPushRuleActions", Auth: guest, Handle: a.pushRuleActions},
 		{Method: "PUT", Versions: v3, Path: "/pushrules/global/{kind}/{ruleId}/actions", Operation: "setPushRuleActions", Auth: guest, Handle: a.setPushRuleActions},
-		{Method: "GET", Versions: v3, Path: "/pushrules/*", Operation: "getPushRuleNowhere", Auth: guest, Handle: a.noPushRule},
-		{Method: "PUT", Versions: v3, Path: "/pushrules/*", Operation: "setPushRuleNowhere", Auth: guest, Handle: a.noPushRule},
 		{Method: "GET", Versions: v3, Path: "/pushers", Operation: "getPushers", Auth: user, Handle: a.pushers},
 		{Method: "POST", Versions: v3, Path: "/pushers/set", Operation: "postPusher", Auth: user, Handle: a.setPusher},
 		{Method: "POST", Versions: v3, Path: "/user/{userId}/openid/request_token", Operation: "requestOpenIdToken", Auth: user, Limit: "message", Handle: a.openIDToken},
