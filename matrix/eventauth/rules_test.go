@@ -483,6 +483,7 @@ func levelRows() []row {
 		if defaultLevels.scalars[indexOf(name)].value == 50 {
 			low := `{"users":{"@alice:a":100,"@bob:b":40},"events":{"m.room.power_levels":0}%s}`
 			rows = append(rows,
+				bad(scalarCurrent, name+" stated as it is anyway", levelsAre(fmt.Sprintf(low, "")), powerLevels(bob, fmt.Sprintf(low, state(50)))),
 				bad(scalarCurrent, name+" is 50 if not stated", levelsAre(fmt.Sprintf(low, "")), powerLevels(bob, fmt.Sprintf(low, state(40)))),
 				bad(scalarNew, name+" would be 50 if not stated", levelsAre(fmt.Sprintf(low, state(40))), powerLevels(bob, fmt.Sprintf(low, ""))))
 		}
