@@ -94,7 +94,11 @@ WHERE o.destination = $1 AND o.edu_id <= $2 ORDER BY o.edu_id LIMIT $3`
 
 // FindOutboxEDUs returns the oldest EDUs queued for a destination, up to an ID.
 func FindOutboxEDUs(ctx context.Context, q Querier, dest matrix.ServerName, upTo Position, limit int) ([]OutboxEDU, error) {
-	rows, err := q.Query(ctx, selectOutboxEDUs, string(dest), int64(upTo), int64(limit))
+	return findOutboxEDUs(ctx, q, selectOutboxEDUs, dest, upTo, limit)
+}
+
+func findOutboxEDUs(ctx context.Context, q Querier, query string, dest matrix.ServerName, at Position, limit int) ([]OutboxEDU, error) {
+	rows, err := q.Query(ctx, query, string(dest), int64(at), int64(limit))
 	if err != nil {
 		return nil, fmt.Errorf("queued EDUs: %w", err)
 	}
@@ -208,6 +212,46 @@ DELETE FROM outbox_pdus WHERE destination = $1 AND keep = 0 AND position > $2 AN
 func CollapseOutbox(ctx context.Context, tx *Tx, dest matrix.ServerName, after Position) error {
 	if _, err := tx.Exec(ctx, collapseOutbox, string(dest), int64(after)); err != nil {
 		return fmt.Errorf("collapse outbox: %w", err)
+	}
+	return nil
+}
+
+const collapseOutboxRoom = `
+DELETE FROM outbox_pdus WHERE destination = $1 AND room_nid = $2 AND keep = 0 AND position < $3 AND position > COALESCE(
+    (SELECT last_pdu FROM outbox_transactions t WHERE t.destination = $1), 0)`
+
+// SupersedeOutboxPDUs removes, for each event, the older ones of its room and destination that need not be kept and are not under way.
+func SupersedeOutboxPDUs(ctx context.Context, tx *Tx, newest []OutboxPDU) error {
+	args := make([][]any, len(newest))
+	for i, p := range newest {
+		args[i] = []any{string(p.Destination), int64(p.Room), int64(p.Position)}
+	}
+	if err := tx.ExecBatch(ctx, collapseOutboxRoom, args); err != nil {
+		return fmt.Errorf("collapse outbox: %w", err)
+	}
+	return nil
+}
+
+const selectOutboxEDUsAfter = `
+SELECT b.edu_id, b.edu_type, b.content, b.expires_at
+FROM outbox_edus o JOIN outbox_edu_bodies b ON b.edu_id = o.edu_id
+WHERE o.destination = $1 AND o.edu_id > $2 ORDER BY o.edu_id LIMIT $3`
+
+// FindOutboxEDUsAfter returns the oldest EDUs queued for a destination after an ID.
+func FindOutboxEDUsAfter(ctx context.Context, q Querier, dest matrix.ServerName, after Position, limit int) ([]OutboxEDU, error) {
+	return findOutboxEDUs(ctx, q, selectOutboxEDUsAfter, dest, after, limit)
+}
+
+const deleteOutboxEDU = `DELETE FROM outbox_edus WHERE destination = $1 AND edu_id = $2`
+
+// DeleteOutboxEDUs removes EDUs that need not be delivered any more.
+func DeleteOutboxEDUs(ctx context.Context, tx *Tx, dest matrix.ServerName, ids []Position) error {
+	args := make([][]any, len(ids))
+	for i, id := range ids {
+		args[i] = []any{string(dest), int64(id)}
+	}
+	if err := tx.ExecBatch(ctx, deleteOutboxEDU, args); err != nil {
+		return fmt.Errorf("remove EDUs: %w", err)
 	}
 	return nil
 }

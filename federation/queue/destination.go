@@ -184,8 +184,13 @@ func (q *Queue) deliver(ctx context.Context, server matrix.ServerName, d *destin
 		}
 		done := Delivery{Class: q.opts.Peers.ClassOf(server), PDUs: len(t.PDUs), EDUs: len(t.EDUs)}
 		results, err := q.opts.Sender.SendTransaction(ctx, server, txn.ID, body)
-		if done.Dropped = err != nil; done.Dropped && !q.giveUp(server, d, txn, err) {
-			return false, err
+		if done.Dropped = err != nil; done.Dropped {
+			if q.narrow(ctx, server, d, txn, pdus, edus, err) {
+				return true, nil
+			}
+			if !q.giveUp(server, d, txn, err) {
+				return false, err
+			}
 		}
 		if q.opts.Delivered != nil {
 			if t.oldest > 0 {
@@ -330,14 +335,56 @@ func (q *Queue) compose(ctx context.Context, pdus []storage.OutboxPDU, edus []st
 	return t, nil
 }
 
-// maxRefusals is how often a transaction may be refused before it is dropped: a server
-// that stumbles over one event would else never get another.
-const maxRefusals = 8
+// A server that stumbles over one event must not be kept from all others: a transaction that is refused narrowAfter times is
+// tried by halves, and the one thing that is left in the end is dropped after maxRefusals.
+const (
+	narrowAfter = 4
+	maxRefusals = 8
+)
+
+// refusal is the answer of a server that works and does not want what is in a transaction; nil for any other failure.
+func refusal(err error) *client.Error {
+	var e *client.Error
+	if !errors.As(err, &e) || e.Retry || e.Status < 400 || e.Status >= 500 {
+		return nil
+	}
+	return e
+}
+
+// aboutUs says whether a refusal is about this server or about the whole endpoint, not about what is in the transaction.
+func aboutUs(e *client.Error) bool {
+	return e.Status == http.StatusForbidden || e.Status == http.StatusNotFound
+}
+
+// narrow replaces a transaction that was refused time and again by its first half.
+func (q *Queue) narrow(ctx context.Context, server matrix.ServerName, d *destination, txn storage.OutboxTransaction, pdus []storage.OutboxPDU, edus []storage.OutboxEDU, err error) bool {
+	e := refusal(err)
+	if e == nil || aboutUs(e) || len(pdus)+len(edus) < 2 {
+		return false
+	}
+	q.mu.Lock()
+	again := d.refused == txn.ID && d.refusals+1 >= narrowAfter
+	q.mu.Unlock()
+	if !again {
+		return false
+	}
+	half := storage.OutboxTransaction{Destination: server, ID: q.newID()}
+	if len(pdus) > 0 {
+		half.LastPDU = pdus[(len(pdus)-1)/2].Position
+	} else {
+		half.LastEDU = edus[(len(edus)-1)/2].ID
+	}
+	if err := q.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.PutOutboxTransaction(ctx, tx, half) }); err != nil {
+		q.opts.Log.Error().Err(err).Msg("federation: divide a transaction")
+		return false
+	}
+	return true
+}
 
 // giveUp counts how often a transaction was refused by a server that works, and says when it is enough.
 func (q *Queue) giveUp(server matrix.ServerName, d *destination, txn storage.OutboxTransaction, err error) bool {
-	var refusal *client.Error
-	if !errors.As(err, &refusal) || refusal.Retry || refusal.Status < 400 || refusal.Status >= 500 {
+	e := refusal(err)
+	if e == nil {
 		return false
 	}
 	q.mu.Lock()
@@ -347,32 +394,11 @@ func (q *Queue) giveUp(server matrix.ServerName, d *destination, txn storage.Out
 	}
 	d.refusals++
 	d.notBefore = q.opts.Now().Add(time.Second << d.refusals)
-	if d.refusals < maxRefusals || refusal.Status == http.StatusForbidden || refusal.Status == http.StatusNotFound {
-		// 403 and 404 are about us or about the whole endpoint, not about what is in the transaction.
+	if d.refusals < maxRefusals || aboutUs(e) {
 		d.refusals = min(d.refusals, maxRefusals)
 		return false
 	}
-	q.opts.Log.Warn().Str("destination", string(server)).Int("status", refusal.Status).Msg("federation: transaction dropped, the server refuses it")
+	q.opts.Log.Warn().Str("destination", string(server)).Int("status", e.Status).Msg("federation: transaction dropped, the server refuses it")
 	d.notBefore = time.Time{}
 	return true
-}
-
-// collapseAt is how many events may wait for a server that does not answer before only the
-// newest of each room are kept.
-const collapseAt = 500
-
-func (q *Queue) collapse(ctx context.Context, server matrix.ServerName) {
-	n, err := storage.CountOutboxPDUs(ctx, q.opts.DB, server, collapseAt)
-	if err == nil && n >= collapseAt {
-		err = q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-			txn, err := storage.GetOutboxTransaction(ctx, tx, server)
-			if err != nil && !errors.Is(err, storage.ErrNotFound) {
-				return err
-			}
-			return storage.CollapseOutbox(ctx, tx, server, txn.LastPDU)
-		})
-	}
-	if err != nil && ctx.Err() == nil {
-		q.opts.Log.Error().Err(err).Msg("federation: collapse the outbox")
-	}
 }

@@ -41,6 +41,7 @@ type network struct {
 	overlap   bool
 	hold      chan struct{}
 	attempted chan struct{}
+	refuse    func(delivery) error // nil: nothing is refused
 }
 
 func (n *network) SendTransaction(ctx context.Context, dest matrix.ServerName, id string, body []byte) (map[matrix.EventID]client.PDUResult, error) {
@@ -66,6 +67,9 @@ func (n *network) SendTransaction(ctx context.Context, dest matrix.ServerName, i
 	n.overlap = n.overlap || n.active[dest] > 1
 	n.attempts = append(n.attempts, d)
 	err := n.down[dest]
+	if n.refuse != nil {
+		err = n.refuse(d)
+	}
 	hold := n.hold
 	n.mu.Unlock()
 	defer func() {

@@ -165,8 +165,12 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 	slices.Sort(to)
 	to = slices.Compact(to)
 	first := q.firstTransactions(pdus)
+	replacing := slices.DeleteFunc(slices.Clone(pdus), func(p storage.OutboxPDU) bool { return !q.longGone(p.Destination) })
 	err := q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		if err := storage.AddOutboxPDUs(ctx, tx, pdus); err != nil {
+			return err
+		}
+		if err := storage.SupersedeOutboxPDUs(ctx, tx, replacing); err != nil {
 			return err
 		}
 		if err := storage.AddOutboxTransactions(ctx, tx, first); err != nil {

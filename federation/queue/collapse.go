@@ -1,0 +1,109 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"hanok/matrix"
+	"hanok/storage"
+)
+
+// What waits for a server that does not answer is kept small: it fetches the events that it missed from the newest ones on, and
+// the devices of a user from the last news of them.
+
+const (
+	// collapseAt is how many events or EDUs may wait for a server that does not answer before they are made fewer.
+	collapseAt = 500
+	// collapseAfter is from when on events for such a server take the place of older ones at once.
+	collapseAfter = time.Hour
+)
+
+func (q *Queue) collapse(ctx context.Context, server matrix.ServerName) {
+	n, err := storage.CountOutboxPDUs(ctx, q.opts.DB, server, collapseAt)
+	if err == nil && n >= collapseAt {
+		err = q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+			txn, err := underWay(ctx, tx, server)
+			if err != nil {
+				return err
+			}
+			return storage.CollapseOutbox(ctx, tx, server, txn.LastPDU)
+		})
+	}
+	err = errors.Join(err, q.collapseEDUs(ctx, server))
+	if err != nil && ctx.Err() == nil {
+		q.opts.Log.Error().Err(err).Msg("federation: collapse the outbox")
+	}
+}
+
+// underWay is the transaction under way to a server, the zero value if there is none.
+func underWay(ctx context.Context, tx storage.Querier, server matrix.ServerName) (storage.OutboxTransaction, error) {
+	txn, err := storage.GetOutboxTransaction(ctx, tx, server)
+	if errors.Is(err, storage.ErrNotFound) {
+		err = nil
+	}
+	return txn, err
+}
+
+// collapseEDUs removes EDUs that are stale, and news of a user's devices and keys that are followed by newer: whoever gets the newer sees
+// that some are missing, and asks. Messages to devices stay. spec: server-server-api#device-management
+func (q *Queue) collapseEDUs(ctx context.Context, server matrix.ServerName) error {
+	txn, err := underWay(ctx, q.opts.DB, server)
+	if err != nil {
+		return err
+	}
+	now := matrix.TimestampOf(q.opts.Now())
+	newest := map[string]storage.Position{}
+	var gone []storage.Position
+	after := txn.LastEDU
+	for {
+		edus, err := storage.FindOutboxEDUsAfter(ctx, q.opts.DB, server, after, collapseAt)
+		if err != nil || len(edus) < collapseAt && after == txn.LastEDU {
+			return err
+		}
+		for _, e := range edus {
+			after = e.ID
+			if e.ExpiresAt != 0 && e.ExpiresAt <= now {
+				gone = append(gone, e.ID)
+				continue
+			}
+			about := supersedes(e)
+			if about == "" {
+				continue
+			}
+			if older, ok := newest[about]; ok {
+				gone = append(gone, older)
+			}
+			newest[about] = e.ID
+		}
+		if len(edus) < collapseAt {
+			break
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	return q.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.DeleteOutboxEDUs(ctx, tx, server, gone) })
+}
+
+// supersedes names what an EDU is the last word on; "" if it stands for itself.
+func supersedes(e storage.OutboxEDU) string {
+	if e.Type != "m.device_list_update" && e.Type != "m.signing_key_update" {
+		return ""
+	}
+	var about struct {
+		User string `json:"user_id"`
+	}
+	if err := json.Unmarshal(e.Content, &about); err != nil || about.User == "" {
+		return ""
+	}
+	return e.Type + " " + about.User
+}
+
+// longGone says whether a server has been silent for so long that events for it take the place of older ones.
+func (q *Queue) longGone(server matrix.ServerName) bool {
+	since, failing := q.opts.Peers.FailingSince(server)
+	return failing && q.opts.Now().Sub(since) > collapseAfter
+}

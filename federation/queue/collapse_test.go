@@ -1,0 +1,133 @@
+package queue
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hanok/federation/client"
+	"hanok/matrix/event"
+	"hanok/storage"
+)
+
+// idle is a fixture whose queue does not run: tests call its steps.
+func idle(t *testing.T) *fixture {
+	f := setUp(t, "a.example")
+	f.stop()
+	f.prepare()
+	f.q.rooms = f.house
+	return f
+}
+
+// One event or EDU that a server stumbles over is dropped, and nothing else.
+func TestWhatIsRefusedIsFoundByHalves(t *testing.T) {
+	f := idle(t)
+	f.refuse = func(d delivery) error {
+		if strings.Contains(fmt.Sprint(d.PDUs, d.EDUs), "poison") {
+			return &client.Error{Destination: d.Dest, Status: 400}
+		}
+		return nil
+	}
+	var pdus []storage.OutboxPDU
+	for i, body := range []string{"1", "2", "poison", "4", "5", "6", "7"} {
+		f.say("@me:us.example", body)
+		e := f.events[i]
+		pdus = append(pdus, storage.OutboxPDU{Destination: "a.example", Position: e.Pos, Room: e.RoomNID, EventID: e.ID()})
+	}
+	if err := f.db.Write(t.Context(), func(tx *storage.Tx) error { return storage.AddOutboxPDUs(t.Context(), tx, pdus) }); err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range []string{"a", "b", "poison", "d"} {
+		f.queueEDU("m.direct_to_device", fmt.Sprintf(`{"m":%q}`, word), "a.example")
+	}
+	d := &destination{}
+	for range 200 {
+		if more, err := f.q.deliver(t.Context(), "a.example", d); err == nil && !more {
+			break
+		}
+	}
+	var events, messages []string
+	for len(f.arrived) > 0 {
+		got := f.next()
+		events, messages = append(events, got.PDUs...), append(messages, got.EDUs...)
+	}
+	if diff := cmp.Diff([]string{"1", "2", "4", "5", "6", "7"}, events); diff != "" {
+		t.Error(diff)
+	}
+	for i, m := range messages {
+		_, messages[i], _ = strings.Cut(m, " ")
+	}
+	if diff := cmp.Diff([]string{`{"m":"a"}`, `{"m":"b"}`, `{"m":"d"}`}, messages); diff != "" {
+		t.Error(diff)
+	}
+	f.empty()
+}
+
+// While a server is away for long, each event takes the place of the one before in its room, but for the memberships of its users.
+func TestEventsForAServerThatIsLongGone(t *testing.T) {
+	f := setUp(t, "a.example")
+	f.stop()
+	f.peers.Failed("a.example", 5*time.Hour)
+	f.q = New(Options{ServerName: "us.example", DB: f.db, Sender: f.network, Peers: f.peers, Now: func() time.Time { return time.Now().Add(2 * time.Hour) }})
+	f.run()
+	target := "@x:a.example"
+	f.add(event.Proto{Sender: "@me:us.example", Type: "m.room.member", StateKey: &target, Content: []byte(`{"membership":"leave","body":"kick"}`)}, false)
+	for i := range 20 {
+		f.say("@me:us.example", fmt.Sprint(i))
+		f.publish()
+	}
+	last := f.events[len(f.events)-1].Pos
+	waitFor(t, func() bool {
+		queued, err := storage.FindOutboxPDUs(t.Context(), f.db, "a.example", everything, 100)
+		return err == nil && len(queued) == 2 && queued[0].Keep && queued[1].Position == last
+	})
+}
+
+// Of news of devices only the last of each user wait for a server that is away; messages to devices all do.
+func TestCollapsedEDUs(t *testing.T) {
+	f := idle(t)
+	want := []string{}
+	for i := range collapseAt {
+		user := fmt.Sprintf("@u%d:us.example", i%3)
+		news := fmt.Sprintf(`{"user_id":%q,"stream_id":%d}`, user, i)
+		f.queueEDU("m.device_list_update", news, "a.example")
+		if i == 0 || i >= collapseAt-3 { // the first is under way
+			want = append(want, news)
+		}
+		if i%100 == 50 {
+			message := fmt.Sprintf(`{"sender":%q,"message_id":"%d"}`, user, i)
+			f.queueEDU("m.direct_to_device", message, "a.example")
+			want = append(want, message)
+			f.queueEDU("m.receipt", `{}`, "a.example")
+		}
+	}
+	first, err := storage.FindOutboxEDUs(t.Context(), f.db, "a.example", everything, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.db.Write(t.Context(), func(tx *storage.Tx) error {
+		return storage.PutOutboxTransaction(t.Context(), tx, storage.OutboxTransaction{Destination: "a.example", ID: "t", LastEDU: first[0].ID})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.q.opts.Now = func() time.Time { return time.Now().Add(2 * time.Hour) } // receipts are stale by then
+	f.q.collapse(t.Context(), "a.example")
+	left, err := storage.FindOutboxEDUs(t.Context(), f.db, "a.example", everything, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]string, len(left))
+	for i, e := range left {
+		got[i] = string(e.Content)
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
