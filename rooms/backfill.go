@@ -41,7 +41,7 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 		}
 	}
 	tried := 0
-	for _, s := range servers {
+	for _, s := range e.answeringFirst(servers) {
 		if s == e.server {
 			continue
 		}

@@ -92,6 +92,30 @@ func TestJoinAsksNamedServersFirst(t *testing.T) {
 
 // What was sent on the other side of a partition comes late in the stream and early in the graph: paginating back from
 // a timeline finds all that came before it, once.
+// Servers that did not answer lately are asked last, and one that may not let the user in does not end the search.
+func TestJoinThroughWhoCan(t *testing.T) {
+	n := newNetwork(t)
+	a, b, c, d := n.server("a.example"), n.server("b.example"), n.server("c.example"), n.server("d.example")
+	alice, carol := a.user("alice"), c.user("carol")
+	lobby := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+	b.join(b.user("bob"), room, a)
+	d.join(d.user("dora"), room, a)
+	c.join(carol, lobby, a)
+	n.settle()
+	a.set(alice, room, "m.room.join_rules", "", `{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":"`+string(lobby)+`"}]}`)
+	n.settle()
+	c.stop()
+	c.answers = func(s matrix.ServerName) bool { return s != "d.example" }
+	c.start()
+	// b is in the room, but cannot tell who is in the lobby: only a can let carol in. d is not asked, it did not answer lately.
+	join := rooms.MemberRequest{Room: room, Sender: carol, Via: []matrix.ServerName{"d.example", "b.example", "a.example"}}
+	c.must(c.Join(ctx, join))
+	if asked := n.count("c.example make_join"); asked != 1+2 { // the lobby, then b and a
+		t.Errorf("%d servers were asked", asked-1)
+	}
+}
+
 func TestTimelineAfterPartition(t *testing.T) {
 	_, a, b, room := twoServers(t)
 	alice := a.user("alice")

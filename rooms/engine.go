@@ -39,6 +39,8 @@ type Options struct {
 	NoDummyEvents bool
 	// MayFederate refuses a local user who is kept to this server (a *matrix.Error); nil means nobody is.
 	MayFederate func(ctx context.Context, user matrix.UserID) error
+	// Answers says whether another server answered lately; nil means that all do.
+	Answers func(server matrix.ServerName) bool
 	// LocalByDefault makes rooms for users of this server only, unless their creator says otherwise (m.federate).
 	LocalByDefault bool
 	// Now is the clock; nil means the system's.
@@ -180,6 +182,7 @@ type Engine struct {
 	forgetOnLeave  bool
 	noDummyEvents  bool
 	mayFederate    func(ctx context.Context, user matrix.UserID) error
+	answers        func(matrix.ServerName) bool
 	localByDefault bool
 	now            func() matrix.Timestamp
 	log            zerolog.Logger
@@ -222,6 +225,9 @@ func New(o Options) (*Engine, error) {
 	if o.MayInvite == nil {
 		o.MayInvite = func(context.Context, matrix.UserID, matrix.UserID) error { return nil }
 	}
+	if o.Answers == nil {
+		o.Answers = func(matrix.ServerName) bool { return true }
+	}
 	if o.MayFederate == nil {
 		o.MayFederate = func(context.Context, matrix.UserID) error { return nil }
 	}
@@ -247,7 +253,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener,
-		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, localByDefault: o.LocalByDefault, now: o.Now, log: o.Log, defaultVersion: o.DefaultVersion,
+		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, log: o.Log, defaultVersion: o.DefaultVersion,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),
 		resolved: newResolutionCache(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},

@@ -312,8 +312,9 @@ func (e *Engine) throughServers(ctx context.Context, q MemberRequest, try func(m
 		return err
 	}
 	var refused error
-	for i, s := range slices.Concat(named, known) {
-		if answer, ok := matrix.AsError(refused); i >= len(named) && len(named) > 0 && ok && answer.Status < http.StatusInternalServerError {
+	answered := false
+	for i, s := range slices.Concat(e.answeringFirst(named), e.answeringFirst(known)) {
+		if i >= len(named) && len(named) > 0 && answered {
 			break
 		}
 		err := try(s)
@@ -322,11 +323,29 @@ func (e *Engine) throughServers(ctx context.Context, q MemberRequest, try func(m
 		}
 		e.log.Debug().Err(err).Str("server", string(s)).Msg("a server refused, or could not be asked")
 		refused = worse(refused, err)
+		// A server that cannot let the user in says that another one may. spec: ss/makeJoin M_UNABLE_TO_GRANT_JOIN
+		answer, ok := matrix.AsError(err)
+		answered = answered || ok && answer.Status < http.StatusInternalServerError && answer.Code != "M_UNABLE_TO_GRANT_JOIN" && answer.Code != "M_UNABLE_TO_AUTHORISE_JOIN"
 	}
 	if refused == nil {
 		return matrix.NotFound("no server that is in the room is known")
 	}
 	return refused
+}
+
+// answeringFirst puts servers that did not answer lately behind the others: each of them may cost a long wait.
+func (e *Engine) answeringFirst(servers []matrix.ServerName) []matrix.ServerName {
+	out := slices.Clone(servers)
+	slices.SortStableFunc(out, func(a, b matrix.ServerName) int {
+		switch {
+		case e.answers(a) == e.answers(b):
+			return 0
+		case e.answers(a):
+			return -1
+		}
+		return 1
+	})
+	return out
 }
 
 // worse picks of two failures the one that tells the client more.

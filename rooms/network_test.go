@@ -56,6 +56,7 @@ type server struct {
 	policy         rooms.Policy
 	mayFederate    func(context.Context, matrix.UserID) error
 	localByDefault bool
+	answers        func(matrix.ServerName) bool
 	memory         bool // for tests that compare what is remembered with what is read
 }
 
@@ -91,7 +92,7 @@ func (s *server) start() {
 	if testing.Verbose() {
 		log = zerolog.New(zerolog.NewTestWriter(s.t)).With().Str("on", string(s.name)).Logger()
 	}
-	s.Engine, err = rooms.New(rooms.Options{DB: s.db, ServerName: s.name, Key: s.key, Remote: peer{s}, Listener: s, Policy: s.policy, MayFederate: s.mayFederate, LocalByDefault: s.localByDefault, Log: log})
+	s.Engine, err = rooms.New(rooms.Options{DB: s.db, ServerName: s.name, Key: s.key, Remote: peer{s}, Listener: s, Policy: s.policy, MayFederate: s.mayFederate, LocalByDefault: s.localByDefault, Answers: s.answers, Log: log})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -19,7 +19,9 @@ import (
 const (
 	stateMaxBytes = 192 << 20
 	stateTimeout  = 5 * time.Minute
-	// handshakeTimeout bounds a make_ or send_ request: the resident server may have to do work for it.
+	// makeTimeout bounds a make_ request, which is little work, and may be made of another server instead.
+	makeTimeout = 20 * time.Second
+	// handshakeTimeout bounds a send_ request: the resident server may have to do work for it.
 	handshakeTimeout = time.Minute
 )
 
@@ -57,7 +59,7 @@ func (c *Client) makeMembership(ctx context.Context, op string, dest matrix.Serv
 	}
 	err := c.Do(ctx, Request{
 		Operation: op, Method: http.MethodGet, Destination: dest, Path: path, Query: query,
-		Urgent: true, Timeout: handshakeTimeout,
+		Urgent: true, Timeout: makeTimeout,
 	}, &answer)
 	if err != nil {
 		return rooms.MadeEvent{}, err

@@ -82,6 +82,7 @@ func (s *Server) openDomain() (err error) {
 		ServeLegacy: cfg.Media.ServeLegacy, Now: time.Now, Log: s.part("media"),
 	}
 	if s.outbound != nil {
+		roomOptions.Answers = func(name matrix.ServerName) bool { _, wait := s.outbound.Peers.RetryAt(name); return !wait }
 		roomOptions.Identity = identity.New(identity.Options{Trusted: cfg.Identity.TrustedServers, HTTP: s.outbound.Resolver.HTTPClient()})
 		roomOptions.Remote, roomOptions.Listener = s.outbound, listeners{s.hub, deviceLists{s}, s.outbound.Queue}
 		userOptions.Remote, userOptions.Outbox = s.outbound, s.outbound.Queue
