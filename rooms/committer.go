@@ -30,6 +30,7 @@ type item struct {
 	current  statetree.Ref // the room's current state after it
 	moved    bool          // current differs from what it was before
 	erased   []erasure     // what it redacts
+	hidden   bool          // a redaction of another server that takes no effect: it has no place in the timeline
 }
 
 // placing says where in the stream of positions an event goes.
@@ -44,6 +45,7 @@ const (
 // erasure is an event that a redaction erases.
 type erasure struct {
 	target    *Event // in redacted form, RedactedBy set
+	original  *Event // which may get its position only now
 	redaction storage.EventNID
 }
 
@@ -276,6 +278,7 @@ func (c *committer) publish(w *batchWrite) {
 			s.it.ev.Pos = s.pos
 			stored = append(stored, s.it.ev)
 			for _, er := range s.it.erased {
+				er.target.Pos = er.original.Pos
 				stored = append(stored, er.target)
 			}
 		}

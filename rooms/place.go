@@ -144,9 +144,6 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 		return nil, after, err
 	}
 	it := &item{ev: ev, before: p.before, promote: stored}
-	if (p.found || p.history) && !ev.Rejected && !redact && !ev.IsDummy() {
-		it.timeline = backward
-	}
 	en = &entry{room: r, items: []*item{it}}
 	if p.local != nil {
 		ev.TxnDevice, ev.TxnID, en.extra = p.local.device, p.local.txn, p.local.extra
@@ -167,6 +164,9 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 				return storage.InsertEarlyRedaction(ctx, tx, early, ev.NID)
 			})
 		}
+	}
+	if (p.found || p.history) && !ev.Rejected && !redact && !ev.IsDummy() && !it.hidden {
+		it.timeline = backward
 	}
 	after = p.before
 	if ev.skey != 0 && !ev.Rejected {
@@ -202,7 +202,7 @@ func (r *room) extend(ctx context.Context, en *entry, it *item, after statetree.
 	}
 	it.current = next.state.Ref()
 	it.moved = next.state.Ref() != h.state.Ref()
-	if !ev.IsDummy() || it.moved { // what changes the state needs a place in the timeline
+	if !ev.IsDummy() && !it.hidden || it.moved { // what changes the state needs a place in the timeline
 		it.timeline = forward
 	}
 	en.head = next

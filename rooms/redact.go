@@ -107,17 +107,19 @@ func erase(target, redaction *Event) erasure {
 	redacted := *target
 	redacted.Event = target.Event.Redact()
 	redacted.RedactedBy, redacted.redactedBy = redaction.ID(), redaction.NID
-	return erasure{target: &redacted, redaction: redaction.NID}
+	return erasure{target: &redacted, original: target, redaction: redaction.NID}
 }
 
 // applyRedaction finds what a received redaction erases. The redaction is accepted; r.mu is not needed.
-// A redaction that came before its target is remembered.
+// A redaction that came before its target is remembered, and like one that does not take effect it is shown to nobody.
+// spec: rooms/v3#handling-redactions
 func (r *room) applyRedaction(ctx context.Context, it *item, state State) (early matrix.EventID, err error) {
 	target, ok := it.ev.Redacts()
 	if !ok || it.ev.Type() != "m.room.redaction" {
 		return "", nil
 	}
-	events, err := r.e.eventsByID(ctx, []matrix.EventID{target})
+	it.hidden = true
+	events, err := r.eventsByID(ctx, []matrix.EventID{target}) // those, too, that came with it and are not stored yet
 	if err != nil {
 		return "", err
 	}
@@ -125,24 +127,26 @@ func (r *room) applyRedaction(ctx context.Context, it *item, state State) (early
 	if ev == nil {
 		return target, nil
 	}
-	return "", r.eraseIfAllowed(ctx, it, ev, it.ev, state)
+	allowed, err := r.eraseIfAllowed(ctx, it, ev, it.ev, state)
+	it.hidden = !allowed
+	return "", err
 }
 
-func (r *room) eraseIfAllowed(ctx context.Context, it *item, target, redaction *Event, state State) error {
-	if target.RoomNID != r.nid || target.RedactedBy != "" {
-		return nil
+// eraseIfAllowed has an item erase an event, if the redaction takes effect on it and it is not erased yet.
+func (r *room) eraseIfAllowed(ctx context.Context, it *item, target, redaction *Event, state State) (allowed bool, err error) {
+	if target.RoomNID != r.nid {
+		return false, nil
 	}
 	ok := domain(redaction.Sender()) == domain(target.Sender()) && !target.Is("m.room.create", "")
 	if !ok {
-		var err error
 		if ok, err = r.mayRedact(ctx, state, redaction.Sender(), target); err != nil {
-			return err
+			return false, err
 		}
 	}
-	if ok {
+	if ok && target.RedactedBy == "" {
 		it.erased = append(it.erased, erase(target, redaction))
 	}
-	return nil
+	return ok, nil
 }
 
 // redactedEarly applies redactions that came before an event about to be stored.
@@ -161,7 +165,7 @@ func (r *room) redactedEarly(ctx context.Context, ev *Event) error {
 			continue
 		}
 		it := &item{}
-		if err := r.eraseIfAllowed(ctx, it, ev, red, State{r.e, r.e.treeBefore(red)}); err != nil {
+		if _, err := r.eraseIfAllowed(ctx, it, ev, red, State{r.e, r.e.treeBefore(red)}); err != nil {
 			return err
 		}
 		if len(it.erased) > 0 {

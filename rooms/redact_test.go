@@ -1,9 +1,12 @@
 package rooms_test
 
 import (
+	"slices"
 	"testing"
 
+	"hanok/matrix"
 	"hanok/matrix/event"
+	"hanok/rooms"
 )
 
 // A redaction may come before what it redacts; it takes effect when that comes. One by somebody who may not redact never does.
@@ -41,5 +44,49 @@ func TestRedactionBeforeItsTarget(t *testing.T) {
 	o, err := a.ClientOptions(ctx, ev, a.user("alice"), "D")
 	if err != nil || len(o.RedactedBecause) == 0 || o.RedactedBy == "" || o.Membership != "join" {
 		t.Fatal(o, err)
+	}
+}
+
+// A redaction that comes in one transaction with what it redacts takes effect, and is shown. One that takes no effect is not shown.
+func TestRedactionsShown(t *testing.T) {
+	_, a, b, room := twoServers(t)
+	bob := b.user("bob")
+	shown := func(id matrix.EventID) bool {
+		t.Helper()
+		page, err := a.Messages(ctx, rooms.MessagesRequest{Room: room, User: a.user("alice"), Backward: true, Limit: 50})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(page.Events, func(ev *rooms.Event) bool { return ev.ID() == id })
+	}
+	redact := func(id matrix.EventID) *event.Event {
+		return b.forge(room, event.Proto{Sender: bob, Type: "m.room.redaction", Content: []byte(`{"redacts":"` + string(id) + `"}`)})
+	}
+	target := b.forge(room, event.Proto{Sender: bob, Type: "m.room.message", Content: []byte(`{"body":"secret"}`)})
+	redaction := redact(target.ID())
+	for _, r := range a.receive(b, room, target.JSON(), redaction.JSON()) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	if ev, err := a.Event(ctx, target.ID()); err != nil || string(ev.Content()) != `{}` || ev.RedactedBy != redaction.ID() {
+		t.Fatalf("%s redacted by %q, %v", ev.Content(), ev.RedactedBy, err)
+	}
+	if !shown(redaction.ID()) || !shown(target.ID()) {
+		t.Error("a redaction that took effect is not shown, or what it redacted is not")
+	}
+	elsewhere := a.create(a.user("alice"), rooms.CreateRequest{})
+	for what, id := range map[string]matrix.EventID{
+		"of an event that may not be redacted": a.say(a.user("alice"), room, "kept"),
+		"of an event of another room":          a.say(a.user("alice"), elsewhere, "kept"),
+		"of an event that is not known":        "$nowhere",
+	} {
+		void := redact(id)
+		if r := a.receive(b, room, void.JSON()); r[0].Err != nil {
+			t.Fatal(what, r[0].Err)
+		}
+		if shown(void.ID()) {
+			t.Errorf("a redaction %s is shown", what)
+		}
 	}
 }
