@@ -152,6 +152,12 @@ func (a *API) context(r *endpoint.Request) (any, error) {
 		return nil, err
 	}
 	page, err := a.Rooms.Context(r.Ctx(), requester(r).UserID, room, id, limit, keep)
+	if matrix.HasCode(err, "M_NOT_FOUND") {
+		// Who may not look into the room at all is told so, rather than that there is no such event.
+		if _, hidden := a.Rooms.VisibleState(r.Ctx(), requester(r).UserID, room); hidden != nil {
+			return nil, hidden
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

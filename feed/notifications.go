@@ -202,6 +202,13 @@ func (f *Feed) notified(ctx context.Context, ev *rooms.Event) ([]storage.Notific
 		if !outcome.Notify {
 			continue
 		}
+		ignored, err := f.Users.Accounts.Ignored(ctx, f.DB, user)
+		if err != nil {
+			return nil, err
+		}
+		if ignored[ev.Sender()] {
+			continue
+		}
 		nids, err := f.DB.Intern(ctx, string(user))
 		if err != nil {
 			return nil, err

@@ -73,7 +73,7 @@ func (e *Engine) PublicRooms(ctx context.Context, q PublicRoomsRequest) (*Public
 	start := 0
 	if q.Since != "" {
 		var err error
-		if start, err = strconv.Atoi(q.Since); err != nil || start < 0 {
+		if start, err = strconv.Atoi(strings.TrimPrefix(q.Since, "p")); err != nil || start < 0 {
 			return nil, matrix.InvalidParam("since is not a token of this list")
 		}
 	}
@@ -109,13 +109,16 @@ func (e *Engine) PublicRooms(ctx context.Context, q PublicRoomsRequest) (*Public
 		page.Chunk = []RoomSummary{}
 	}
 	if end < len(all) {
-		page.NextBatch = strconv.Itoa(end)
+		page.NextBatch = pageToken(end)
 	}
 	if start > 0 {
-		page.PrevBatch = strconv.Itoa(max(0, start-q.Limit))
+		page.PrevBatch = pageToken(max(0, start-q.Limit))
 	}
 	return page, nil
 }
+
+// pageToken names a place in the list. A bare 0 would be nothing to clients in some languages.
+func pageToken(start int) string { return "p" + strconv.Itoa(start) }
 
 func (q *PublicRoomsRequest) matches(s *RoomSummary) bool {
 	if q.RoomTypes != nil && !slices.ContainsFunc(q.RoomTypes, func(t *string) bool {

@@ -10,6 +10,7 @@ import (
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/matrix/eventauth"
+	"hanok/matrix/roomversion"
 	"hanok/rooms"
 	"hanok/storage"
 )
@@ -261,6 +262,24 @@ func TestServingStrangers(t *testing.T) {
 	if r := a.receive(b, room, b.forge(room, event.Proto{Sender: b.user("bob"), Type: "m.room.message"}).JSON()); r[0].Err == nil {
 		t.Error("took an event from a server that the ACL excludes")
 	}
+}
+
+// Nobody lets others into a room that everybody has left.
+func TestJoinOfDesertedRoom(t *testing.T) {
+	n := newNetwork(t)
+	a, c := n.server("a.example"), n.server("c.example")
+	alice := a.user("alice")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat"})
+	if _, err := a.MakeJoin(ctx, c.name, room, c.user("carol"), roomversion.Supported()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Leave(ctx, rooms.MemberRequest{Room: room, Sender: alice}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.MakeJoin(ctx, c.name, room, c.user("carol"), roomversion.Supported()); !matrix.HasCode(err, "M_NOT_FOUND") {
+		t.Errorf("make_join of a deserted room: %v", err)
+	}
+	a.join(alice, room) // who is at home here may come back
 }
 
 // A server that answers send_join with nonsense leaves us out of the room, and able to join through another.

@@ -1,6 +1,7 @@
 package rooms_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -136,5 +137,51 @@ func TestRejectInviteOfUnreachableServer(t *testing.T) {
 	m, err := b.MembershipOf(ctx, room, bob)
 	if err != nil || m.Membership != "leave" {
 		t.Fatal(m, err)
+	}
+}
+
+// The directory can be walked in both directions.
+func TestPublicRoomsPages(t *testing.T) {
+	a := newNetwork(t).server("a.example")
+	const count = 5
+	for range count {
+		a.create(a.user("alice"), rooms.CreateRequest{Published: true})
+	}
+	var seen []matrix.RoomID
+	q := rooms.PublicRoomsRequest{Limit: 2}
+	var back string
+	for {
+		page, err := a.PublicRooms(ctx, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range page.Chunk {
+			if slices.Contains(seen, r.RoomID) {
+				t.Fatalf("%s comes twice", r.RoomID)
+			}
+			seen = append(seen, r.RoomID)
+		}
+		if q.Since, back = page.NextBatch, page.PrevBatch; q.Since == "" {
+			break
+		}
+	}
+	pages := 0
+	for ; back != ""; pages++ {
+		page, err := a.PublicRooms(ctx, rooms.PublicRoomsRequest{Limit: 2, Since: back})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at := slices.Index(seen, page.Chunk[0].RoomID); at != 2-2*pages {
+			t.Errorf("page %d before the last begins with room %d", pages+1, at)
+		}
+		back = page.PrevBatch
+	}
+	if len(seen) != count || pages != 2 {
+		t.Errorf("%d rooms, and %d pages back from the last", len(seen), pages)
+	}
+	for _, bad := range []string{"x", "p", "-1", "p-1", "3x"} {
+		if _, err := a.PublicRooms(ctx, rooms.PublicRoomsRequest{Since: bad}); !matrix.HasCode(err, "M_INVALID_PARAM") {
+			t.Errorf("since=%s: %v", bad, err)
+		}
 	}
 }

@@ -60,6 +60,13 @@ func (e *Engine) MakeJoin(ctx context.Context, origin matrix.ServerName, room ma
 		return MadeEvent{}, err
 	}
 	defer r.release()
+	c, err := r.current(ctx)
+	if err != nil {
+		return MadeEvent{}, err
+	}
+	if len(c.local) == 0 {
+		return MadeEvent{}, matrix.NotFound("nobody is in this room any more")
+	}
 	if !slices.Contains(versions, r.version.ID) {
 		return MadeEvent{}, incompatible(r.version.ID)
 	}

@@ -191,6 +191,7 @@ func TestSyncIgnoredUsers(t *testing.T) {
 	alice.Sync(0)
 	loud := eve.Say(room, "buy my things")
 	eve.SetState(eve.CreateRoom(json{"invite": []string{alice.UserID}}), "m.room.name", "", json{"name": "Things"})
+	eve.Say(room, "buy, "+alice.UserID)
 	quiet := bob.Say(room, "hello")
 	alice.SyncUntil("bob's message and nothing of eve's", func(res json) bool {
 		found := false
@@ -204,6 +205,13 @@ func TestSyncIgnoredUsers(t *testing.T) {
 			t.Error("an ignored user's invite is told")
 		}
 		return found
+	})
+	alice.SyncUntil("one unread message", func(res json) bool {
+		count := homeserver.Dig(res, "rooms", "join", room, "unread_notifications", "notification_count")
+		if count != nil && count.(float64) > 1 {
+			t.Error("an ignored user's message is counted")
+		}
+		return count == 1.0
 	})
 }
 
