@@ -149,14 +149,14 @@ func (f *Feed) buildSliding(ctx context.Context, q *SlidingRequest, base *connec
 // wanted are the rooms of the list that the request asks for, in order of activity.
 func (l *roomList) wanted(fn func(*listedRoom) error) error {
 	for _, r := range l.byNID {
-		if r.config != nil && len(r.lists) == 0 { // only subscribed to
+		if r.config != nil && r.lists.empty() { // only subscribed to
 			if err := fn(r); err != nil {
 				return err
 			}
 		}
 	}
 	for _, r := range l.all {
-		if len(r.lists) > 0 {
+		if !r.lists.empty() {
 			if err := fn(r); err != nil {
 				return err
 			}
@@ -289,10 +289,10 @@ func (s *slider) joinedNID(room matrix.RoomID) (storage.RoomNID, bool) {
 }
 
 // membershipChanged reports whether the user's place in a room is another one than at a position.
-func (s *slider) membershipChanged(m rooms.Membership, from storage.Position) (bool, error) {
+func (s *slider) membershipChanged(m *rooms.Membership, from storage.Position) (bool, error) {
 	if m.Position <= from {
 		return false, nil
 	}
-	was, err := s.membershipAt(m, from)
+	was, err := s.membershipAt(*m, from)
 	return was != m.Membership, err
 }

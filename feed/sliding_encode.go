@@ -36,11 +36,13 @@ func (r *roomResult) encode(e *encoder, q *SlidingRequest) {
 	if q.Dialect == Stable {
 		e.key("membership")
 		e.str(r.membership)
-		if len(r.lists) > 0 {
+		if !r.lists.empty() {
 			e.key("lists")
 			e.open('[')
-			for _, n := range r.lists {
-				e.str(q.Lists[n].key)
+			for n := range q.Lists {
+				if r.lists.has(n) {
+					e.str(q.Lists[n].key)
+				}
 			}
 			e.close(']')
 		}

@@ -169,8 +169,8 @@ func (s *slider) inExtension(sel *roomSelection, r *listedRoom) bool {
 	if sel.rooms[string(r.Room)] || r.subscribed && sel.rooms["*"] {
 		return true
 	}
-	for _, n := range r.lists {
-		if sel.lists["*"] || sel.lists[s.q.Lists[n].key] {
+	for n := range s.q.Lists {
+		if r.lists.has(n) && (sel.lists["*"] || sel.lists[s.q.Lists[n].key]) {
 			return true
 		}
 	}
@@ -193,11 +193,14 @@ func (s *slider) accountDataExtension(res *extensionResults) error {
 	}
 	for nid, r := range s.list.byNID {
 		sent := s.draft.room(nid)
+		if result := s.results[nid]; result != nil && result.initial {
+			sent.accountData = never // the client begins anew with the room
+		}
 		if !s.inExtension(s.q.extensions.accountData, r) {
 			if len(changed[r.Room]) > 0 {
 				sent.accountData = sent.accountData.behind(s.since)
-				s.draft.set(nid, sent)
 			}
+			s.draft.set(nid, sent)
 			continue
 		}
 		data := changed[r.Room]
@@ -252,22 +255,21 @@ func (s *slider) receiptsExtension(res *extensionResults) error {
 		changed[rc.Room] = append(changed[rc.Room], rc)
 	}
 	for nid, r := range s.list.byNID {
-		if r.Membership.Membership != "join" {
-			continue
-		}
 		sent := s.draft.room(nid)
-		if !s.inExtension(s.q.extensions.receipts, r) {
+		result := s.results[nid]
+		if r.Membership.Membership != "join" || result != nil && (result.initial || result.expanded) {
+			sent.receipts = never // what the client has of the room changes
+		}
+		if r.Membership.Membership != "join" || !s.inExtension(s.q.extensions.receipts, r) {
 			if len(changed[r.Room]) > 0 {
 				sent.receipts = sent.receipts.behind(s.since)
-				s.draft.set(nid, sent)
 			}
+			s.draft.set(nid, sent)
 			continue
 		}
 		list := changed[r.Room]
-		result := s.results[nid]
-		anew := sent.receipts == never || result != nil && (result.initial || result.expanded)
-		if anew || sent.receipts != live {
-			if list, err = s.olderReceipts(r, sent.receipts.from(s.since), anew, result); err != nil {
+		if sent.receipts != live {
+			if list, err = s.olderReceipts(r, sent, result); err != nil {
 				return err
 			}
 		}
@@ -285,9 +287,9 @@ func (s *slider) receiptsExtension(res *extensionResults) error {
 	return nil
 }
 
-// olderReceipts are those in a room that moved after a position, and if the room is told anew also those of the user and those on
-// events that are shown.
-func (s *slider) olderReceipts(r *listedRoom, from storage.Position, anew bool, result *roomResult) ([]users.Receipt, error) {
+// olderReceipts are those in a room that moved since the client was told of them; if it never was, those of the user and those on
+// events that it has.
+func (s *slider) olderReceipts(r *listedRoom, sent sentRoom, result *roomResult) ([]users.Receipt, error) {
 	all, err := s.Users.Receipts.InRoom(s.ctx, s.DB, r.Room, s.r.User)
 	if err != nil {
 		return nil, fmt.Errorf("receipts: %w", err)
@@ -298,6 +300,7 @@ func (s *slider) olderReceipts(r *listedRoom, from storage.Position, anew bool, 
 			shown[ev.ID()] = true
 		}
 	}
+	from := sent.receipts.from(s.since)
 	return slices.DeleteFunc(all, func(rc users.Receipt) bool {
 		switch {
 		case rc.Position > s.until:
@@ -305,7 +308,7 @@ func (s *slider) olderReceipts(r *listedRoom, from storage.Position, anew bool, 
 		case from != 0 && rc.Position > from:
 			return false
 		}
-		return !anew || rc.User != s.r.User && !shown[rc.EventID]
+		return sent.receipts != never || rc.User != s.r.User && !shown[rc.EventID] && storage.Position(rc.Order) < sent.low
 	}), nil
 }
 

@@ -16,14 +16,21 @@ import (
 
 // listedRoom is a room of the server's list for the user, and what the request wants of it.
 type listedRoom struct {
-	rooms.Membership
+	*rooms.Membership
 	activity storage.Position
 	sent     sentRoom // as of the request's pos
 
-	lists      []int // those in whose window the room is, as indexes into the request's
+	lists      listSet // those in whose window the room is
 	subscribed bool
 	config     *mergedConfig // nil: the request does not want the room
 }
+
+// listSet is some of a request's lists, by their index.
+type listSet [(maxLists + 63) / 64]uint64
+
+func (l *listSet) add(i int)      { l[i/64] |= 1 << (i % 64) }
+func (l *listSet) has(i int) bool { return l[i/64]&(1<<(i%64)) != 0 }
+func (l *listSet) empty() bool    { return *l == listSet{} }
 
 // everJoined reports whether the user was ever in the room.
 func (r *listedRoom) everJoined() bool {
@@ -95,14 +102,14 @@ func (s *slider) roomList() (*roomList, error) {
 }
 
 // memberships are the user's as of until. One that changed since is left out: the next response tells of it.
-func (s *slider) memberships() ([]rooms.Membership, error) {
+func (s *slider) memberships() ([]*rooms.Membership, error) {
 	known, err := s.Rooms.Memberships(s.ctx, s.r.User)
 	if err != nil {
 		return nil, fmt.Errorf("memberships: %w", err)
 	}
-	out := make([]rooms.Membership, 0, len(known))
-	for _, m := range known {
-		if m.Position <= s.until {
+	out := make([]*rooms.Membership, 0, len(known))
+	for i := range known {
+		if m := &known[i]; m.Position <= s.until {
 			out = append(out, m)
 		}
 	}
@@ -114,7 +121,8 @@ func (s *slider) memberships() ([]rooms.Membership, error) {
 	if err != nil {
 		return nil, fmt.Errorf("recent memberships: %w", err)
 	}
-	for _, m := range recent {
+	for i := range recent {
+		m := &recent[i]
 		if m.Position > s.until {
 			continue
 		}
@@ -166,7 +174,7 @@ func (s *slider) applyLists(l *roomList) error {
 				ranges = ranges[1:]
 			}
 			if len(ranges) > 0 && ranges[0].first <= place {
-				r.lists = append(r.lists, i)
+				r.lists.add(i)
 			}
 			place++
 		}
@@ -178,21 +186,16 @@ func (s *slider) applyLists(l *roomList) error {
 // configure combines the rules that match each room. Most rooms match the same ones.
 func (s *slider) configure(list []*listedRoom) {
 	type combination struct {
-		lists string
+		lists listSet
 		room  matrix.RoomID // "" unless subscribed to
 	}
 	known := make(map[combination]*mergedConfig)
 	byDigest := make(map[[digestSize]byte]*requiredState)
 	for _, r := range list {
-		if len(r.lists) == 0 && !r.subscribed {
+		if r.lists.empty() && !r.subscribed {
 			continue
 		}
-		var c combination
-		names := make([]byte, len(r.lists))
-		for i, n := range r.lists {
-			names[i] = byte(n) // there are at most maxLists
-		}
-		c.lists = string(names)
+		c := combination{lists: r.lists}
 		if r.subscribed {
 			c.room = r.Room
 		}
@@ -201,9 +204,11 @@ func (s *slider) configure(list []*listedRoom) {
 		}
 		m := &mergedConfig{}
 		var rules []stateRule
-		for _, n := range r.lists {
-			m.timelineLimit = max(m.timelineLimit, s.q.Lists[n].timelineLimit)
-			rules = append(rules, s.q.Lists[n].state)
+		for n := range s.q.Lists {
+			if r.lists.has(n) {
+				m.timelineLimit = max(m.timelineLimit, s.q.Lists[n].timelineLimit)
+				rules = append(rules, s.q.Lists[n].state)
+			}
 		}
 		if r.subscribed {
 			sub := s.q.Subscriptions[r.Room]

@@ -14,7 +14,7 @@ import (
 type roomResult struct {
 	room       matrix.RoomID
 	membership string
-	lists      []int
+	lists      listSet
 	initial    bool
 	bumpStamp  storage.Position // 0: unchanged
 	dm         *bool
@@ -151,7 +151,7 @@ func (s *slider) tellLeft(r *listedRoom, from storage.Position, res *roomResult,
 	}
 	was := ""
 	if r.sent.events != never {
-		if was, err = s.membershipAt(r.Membership, from); err != nil {
+		if was, err = s.membershipAt(*r.Membership, from); err != nil {
 			return false, err
 		}
 	}

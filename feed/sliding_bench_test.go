@@ -1,0 +1,116 @@
+package feed_test
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"testing"
+	"time"
+
+	"hanok/feed"
+	"hanok/matrix"
+	"hanok/rooms"
+)
+
+var benchSlidingRooms = flag.Int("sliding.rooms", 1000, "rooms of the user of BenchmarkSlidingWindow")
+
+// sliding is a connection of sliding sync.
+type sliding struct {
+	*member
+	dialect feed.Dialect
+	conn    string
+	pos     string
+}
+
+func (m *member) sliding(d feed.Dialect, conn string) *sliding { return &sliding{m, d, conn, ""} }
+
+// try makes one request from where the last one ended. body holds all but pos, timeout and conn_id.
+func (c *sliding) try(timeout time.Duration, body string) ([]byte, error) {
+	c.w.Helper()
+	req, err := feed.ParseSlidingRequest(c.dialect, c.id, []byte(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Device, req.ConnID, req.Pos, req.Timeout = c.device, c.conn, c.pos, timeout
+	return c.w.SlidingSync(c.w.Context(), req)
+}
+
+// raw is try that must succeed and moves on.
+func (c *sliding) raw(timeout time.Duration, body string) []byte {
+	c.w.Helper()
+	answer, err := c.try(timeout, body)
+	if err != nil {
+		c.w.Fatal(err)
+	}
+	var res struct {
+		Pos string `json:"pos"`
+	}
+	if err := json.Unmarshal(answer, &res); err != nil || res.Pos == "" {
+		c.w.Fatalf("%v in %s", err, answer)
+	}
+	c.pos = res.Pos
+	return answer
+}
+
+// elementX is the request of a room list as Element X makes it, for the first rooms.
+func elementX(count int) string {
+	return fmt.Sprintf(`{"lists":{"all_rooms":{"ranges":[[0,%d]],"timeline_limit":1,"required_state":[["m.room.name",""],["m.room.encryption",""],
+		["m.room.member","$LAZY"],["m.room.member","$ME"],["m.room.topic",""],["m.room.avatar",""],["m.room.canonical_alias",""],
+		["m.room.power_levels",""],["org.matrix.msc3401.call.member","*"],["m.room.join_rules",""],["m.room.tombstone",""],["m.room.create",""],
+		["m.room.history_visibility",""],["io.element.functional_members",""],["m.space.parent","*"],["m.space.child","*"],
+		["org.matrix.msc3672.beacon_info","*"]],"filters":{}}},
+		"extensions":{"account_data":{"enabled":true},"receipts":{"enabled":true,"rooms":["*"]},"typing":{"enabled":true},
+		"io.element.msc4308.thread_subscriptions":{"enabled":true,"limit":10}}}`, count-1)
+}
+
+// BenchmarkSlidingWindow is the room list of a user of many rooms: the first rooms of a new connection, the same when
+// the server has just started, and what comes after a message in one of the rooms once all are known.
+func BenchmarkSlidingWindow(b *testing.B) {
+	w := open(b)
+	alice, bob := w.user("alice"), w.user("bob")
+	ids := make([]matrix.RoomID, *benchSlidingRooms)
+	each(len(ids), func(i int) {
+		ids[i] = alice.create(rooms.CreateRequest{Preset: "public_chat", Name: name("room ", i)})
+		bob.join(ids[i])
+		bob.say(ids[i], "hello")
+	})
+	w.settle()
+	b.Run("first-20", func(b *testing.B) {
+		b.ReportAllocs()
+		var answer []byte
+		for range b.N {
+			answer = alice.sliding(feed.Unstable, "first").raw(0, elementX(20))
+		}
+		b.ReportMetric(float64(len(answer))/1e3, "kB")
+	})
+	b.Run("first-20-filtered", func(b *testing.B) {
+		b.ReportAllocs()
+		for range b.N {
+			alice.sliding(feed.Stable, "filtered").raw(0, `{"lists":{"a":{"range":[0,19],"timeline_limit":1,"required_state":{},"filters":{"is_encrypted":false,"is_dm":false,"not_room_types":["m.space"]}}}}`)
+		}
+	})
+	b.Run("message-of-all", func(b *testing.B) {
+		c := alice.sliding(feed.Unstable, "all")
+		all := elementX(len(ids))
+		c.raw(0, all)
+		b.ReportAllocs()
+		b.ResetTimer()
+		for i := range b.N {
+			b.StopTimer()
+			bob.say(ids[i%len(ids)], "one of many messages")
+			w.settle()
+			b.StartTimer()
+			c.raw(0, all)
+		}
+	})
+	b.Run("nothing-new", func(b *testing.B) {
+		c := alice.sliding(feed.Unstable, "idle")
+		all := elementX(len(ids))
+		c.raw(0, all)
+		b.ReportAllocs()
+		b.ResetTimer()
+		for range b.N {
+			c.raw(0, all)
+		}
+	})
+}
