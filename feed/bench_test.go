@@ -6,6 +6,7 @@ import (
 	"flag"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,16 +50,22 @@ func BenchmarkSyncIncremental(b *testing.B) {
 	w.settle()
 	alice.sync(0, nil)
 	var body []byte
+	var used time.Duration
 	b.ReportAllocs()
 	b.ResetTimer()
 	for i := range b.N {
 		b.StopTimer()
 		bob.say(ids[i%len(ids)], "one of many messages")
 		w.settle()
+		before := cpuTime(b)
 		b.StartTimer()
 		body = alice.sync(0, nil)
+		b.StopTimer()
+		used += cpuTime(b) - before
+		b.StartTimer()
 	}
 	b.StopTimer()
+	b.ReportMetric(float64(used.Microseconds())/float64(b.N), "cpu-us/op")
 	reportCopying(b, body)
 }
 
@@ -81,13 +88,24 @@ func BenchmarkSyncInitial(b *testing.B) {
 	var body []byte
 	b.ReportAllocs()
 	b.ResetTimer()
+	before := cpuTime(b)
 	for range b.N {
 		alice.since = feed.Token{}
 		body = alice.sync(0, filter)
 	}
 	b.StopTimer()
+	b.ReportMetric((cpuTime(b)-before).Seconds()*1000/float64(b.N), "cpu-ms/op")
 	b.ReportMetric(float64(len(body))/1e6, "MB")
 	reportCopying(b, body)
+}
+
+// cpuTime is what the process has used so far.
+func cpuTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // reportCopying compares an operation with the copying of what it answers.
@@ -112,6 +130,7 @@ func BenchmarkFanout(b *testing.B) {
 		members[i].join(room)
 	})
 	var body []byte
+	var used time.Duration
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range b.N {
@@ -131,12 +150,17 @@ func BenchmarkFanout(b *testing.B) {
 			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(20 * time.Millisecond) // the last ones look for news before they wait
+		before := cpuTime(b)
 		b.StartTimer()
 		sender.say(room, "one of many messages")
 		got.Wait()
+		b.StopTimer()
+		used += cpuTime(b) - before
+		b.StartTimer()
 	}
 	b.StopTimer()
 	b.ReportMetric(b.Elapsed().Seconds()*1000/float64(b.N), "ms-to-last")
+	b.ReportMetric(used.Seconds()*1000/float64(b.N), "cpu-ms/op")
 	reportCopying(b, slices.Repeat(body, len(members)))
 }
 

@@ -94,6 +94,9 @@ func (s *syncer) roomMembers(m rooms.Membership) error {
 	if err != nil {
 		return fmt.Errorf("state of %s: %w", m.Room, err)
 	}
+	if from.Same(to) {
+		return nil
+	}
 	was, err := from.Membership(s.ctx, s.r.User)
 	if err != nil {
 		return err

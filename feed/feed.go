@@ -27,8 +27,9 @@ type Options struct {
 type Feed struct {
 	Options
 	// Typing knows who is typing; federation feeds it too.
-	Typing *Typing
-	lazy   *lazyMemory
+	Typing  *Typing
+	lazy    *lazyMemory
+	unreads *unreadMemory
 	// connections are those of sliding sync.
 	connections *connections
 	pastTraits  *traitsCache
@@ -36,7 +37,7 @@ type Feed struct {
 
 // New makes a feed.
 func New(o Options) *Feed {
-	f := &Feed{Options: o, lazy: newLazyMemory(), connections: newConnections(o.DB), pastTraits: newTraitsCache()}
+	f := &Feed{Options: o, lazy: newLazyMemory(), unreads: newUnreadMemory(o.DB), connections: newConnections(o.DB), pastTraits: newTraitsCache()}
 	f.Typing = NewTyping(o.DB, f.wakeRoom)
 	return f
 }

@@ -270,12 +270,10 @@ func (s *syncer) render(ev *rooms.Event, relations []byte) (json.RawMessage, err
 		// The event as servers exchange it, with its ID, which room versions since 3 leave to be computed.
 		return fields.Append(nil, canonicaljson.Set(ev.JSON(), "event_id", canonicaljson.AppendString(nil, string(ev.ID())))), nil
 	}
-	o, err := s.Rooms.ClientOptions(s.ctx, ev, s.r.User, s.r.Device)
+	raw, err := s.Rooms.AppendForSync(s.ctx, nil, ev, s.r.User, s.r.Device, s.now, relations)
 	if err != nil {
 		return nil, err
 	}
-	o.OmitRoomID, o.Now, o.Relations = true, s.now, relations
-	raw := ev.AppendClient(nil, o)
 	if fields != nil {
 		raw = fields.Append(nil, raw)
 	}

@@ -107,18 +107,30 @@ func (f *Feed) countBatch(ctx context.Context) (more bool, err error) {
 			if err != nil {
 				return err
 			}
+			added := make(map[unreadRoom]*addedNotifications)
 			for _, n := range found {
 				n.Pos = pos
-				if _, err := storage.AddNotification(ctx, tx, n); err != nil {
+				before, err := storage.AddNotification(ctx, tx, n)
+				if err != nil {
 					return err
 				}
+				key := unreadRoom{n.User, n.Room}
+				if added[key] == nil {
+					added[key] = &addedNotifications{before: before}
+				}
+				added[key].list = append(added[key].list, n)
 				if n.Event%trimEvery == 0 {
 					if err := storage.TrimNotifications(ctx, tx, n.User, n.Room, maxKept); err != nil {
 						return err
 					}
 				}
 			}
-			tx.OnVisible(func() { f.Hub.Wake(users...) })
+			tx.OnVisible(func() {
+				for _, a := range added {
+					f.unreads.added(a.list, a.before)
+				}
+				f.Hub.Wake(users...)
+			})
 		}
 		for _, nid := range gone {
 			if err := storage.DropEventNotifications(ctx, tx, nid); err != nil {
@@ -127,6 +139,12 @@ func (f *Feed) countBatch(ctx context.Context) (more bool, err error) {
 		}
 		return storage.SetCursor(ctx, tx, notificationReader, until)
 	})
+}
+
+// addedNotifications are of one user in one room. Before them there were none after before.
+type addedNotifications struct {
+	list   []storage.Notification
+	before storage.Position
 }
 
 // redactedEvents finds those of the events that were really redacted.

@@ -2,7 +2,12 @@ package feed
 
 import (
 	"fmt"
+	"maps"
+	"sync"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"hanok/matrix"
 	"hanok/storage"
 	"hanok/users"
 )
@@ -23,12 +28,96 @@ func (u *unread) add(highlight bool) {
 	}
 }
 
+func (c *unreadCounts) add(n storage.Notification) {
+	if n.Thread == mainThread {
+		c.main.add(n.Highlight)
+		return
+	}
+	if c.threads == nil {
+		c.threads = make(map[string]unread)
+	}
+	t := c.threads[n.Thread]
+	t.add(n.Highlight)
+	c.threads[n.Thread] = t
+}
+
+// unreadMemory keeps the counts of rooms that were asked for. They are counted once from what is stored, and follow
+// each notification that is added; after a receipt, or when an event with a notification is redacted, they are counted again.
+type unreadMemory struct {
+	db    *storage.DB
+	mu    sync.Mutex
+	rooms *lru.Cache[unreadRoom, *unreadState]
+}
+
+type unreadRoom struct {
+	user storage.NameNID
+	room storage.RoomNID
+}
+
+// unreadState is immutable.
+type unreadState struct {
+	counts  unreadCounts
+	read    map[string]storage.Position
+	at      storage.Position // includes all notifications up to here
+	counted storage.Position // and all receipts up to here
+}
+
+const maxUnreadRooms = 20_000
+
+func newUnreadMemory(db *storage.DB) *unreadMemory {
+	c, err := lru.New[unreadRoom, *unreadState](maxUnreadRooms)
+	if err != nil {
+		panic(err) // only for a size below 1
+	}
+	return &unreadMemory{db: db, rooms: c}
+}
+
+// get returns the counts as of now, nil if they are not known.
+func (m *unreadMemory) get(key unreadRoom, user matrix.UserID, room matrix.RoomID) *unreadCounts {
+	u, ok := m.rooms.Get(key)
+	if !ok || !m.db.Unchanged(storage.UserNotifications(key.user, key.room), u.at) ||
+		!m.db.Unchanged(storage.Subject{Topic: storage.TopicOwnReceipts, User: string(user), Room: string(room)}, u.counted) ||
+		!m.db.Unchanged(storage.Subject{Topic: storage.TopicRedactedNotifications}, u.counted) {
+		return nil
+	}
+	return &u.counts
+}
+
+// added are notifications of one user in one room that were added at one position. Before it, and after before, there were none.
+func (m *unreadMemory) added(list []storage.Notification, before storage.Position) {
+	key, pos := unreadRoom{list[0].User, list[0].Room}, list[0].Pos
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u, ok := m.rooms.Peek(key)
+	if !ok || u.at < before || u.at >= pos {
+		return
+	}
+	next := *u
+	next.at = pos
+	next.counts.threads = maps.Clone(u.counts.threads)
+	for _, n := range list {
+		if !isRead(n, u.read) {
+			next.counts.add(n)
+		}
+	}
+	m.rooms.Add(key, &next)
+}
+
+func isRead(n storage.Notification, read map[string]storage.Position) bool {
+	return n.EventPos <= read[""] || n.EventPos <= read[n.Thread]
+}
+
 // unread counts what the user has not read in a room.
 func (s *syncer) unread(w *roomWork) (*unreadCounts, error) {
 	user, err := s.DB.Intern(s.ctx, string(s.r.User))
 	if err != nil {
 		return nil, err
 	}
+	key := unreadRoom{user[0], w.nid}
+	if counts := s.unreads.get(key, s.r.User, w.room); counts != nil {
+		return counts, nil
+	}
+	at := s.DB.Current()
 	receipts, err := s.Users.Receipts.OfUser(s.ctx, s.DB, w.room, s.r.User)
 	if err != nil {
 		return nil, fmt.Errorf("receipts: %w", err)
@@ -38,23 +127,16 @@ func (s *syncer) unread(w *roomWork) (*unreadCounts, error) {
 	if err != nil {
 		return nil, err
 	}
-	counts := &unreadCounts{}
+	u := &unreadState{read: read, at: at, counted: at}
 	for _, n := range list {
-		if n.Pos > s.until || n.EventPos <= read[""] || n.EventPos <= read[n.Thread] {
-			continue
+		if n.Pos <= at && !isRead(n, read) {
+			u.counts.add(n)
 		}
-		if n.Thread == mainThread {
-			counts.main.add(n.Highlight)
-			continue
-		}
-		if counts.threads == nil {
-			counts.threads = make(map[string]unread)
-		}
-		t := counts.threads[n.Thread]
-		t.add(n.Highlight)
-		counts.threads[n.Thread] = t
 	}
-	return counts, nil
+	s.unreads.mu.Lock()
+	defer s.unreads.mu.Unlock()
+	s.unreads.rooms.Add(key, u)
+	return &u.counts, nil
 }
 
 // readUpTo is how far the receipts of a user reach: by thread, and "" for those that count for all of them.

@@ -1,9 +1,11 @@
 package feed_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -155,15 +157,15 @@ func open(t testing.TB) *world { return newWorld(t, storagetest.Open(t)) }
 
 func name(prefix string, i int) string { return fmt.Sprint(prefix, i) }
 
+// nextBatch finds the token at the end of a response, without reading the rest.
 func nextBatch(t testing.TB, body []byte) feed.Token {
 	t.Helper()
-	var res struct {
-		NextBatch string `json:"next_batch"`
+	at := bytes.LastIndex(body, []byte(`"next_batch":"`))
+	text, _, ok := strings.Cut(string(body[max(at, 0):]), `"}`)
+	if at < 0 || !ok {
+		t.Fatalf("no next_batch in %s", body)
 	}
-	if err := json.Unmarshal(body, &res); err != nil {
-		t.Fatalf("%v in %s", err, body)
-	}
-	token, err := feed.ParseToken(res.NextBatch)
+	token, err := feed.ParseToken(strings.TrimPrefix(text, `"next_batch":"`))
 	if err != nil {
 		t.Fatal(err)
 	}

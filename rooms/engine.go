@@ -190,6 +190,7 @@ type Engine struct {
 
 	forest    *statetree.Forest
 	events    *eventCache
+	forms     *clientForms
 	resolved  *resolutionCache
 	servers   *serverCounts
 	userRooms *userRooms
@@ -256,6 +257,7 @@ func New(o Options) (*Engine, error) {
 		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, log: o.Log, defaultVersion: o.DefaultVersion,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),
+		forms:    newClientForms(),
 		resolved: newResolutionCache(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},
 		servers:  newServerCounts(),
 		maxRooms: o.CacheRooms,

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"hanok/matrix"
-	"hanok/matrix/event"
 	"hanok/storage"
 	"hanok/storage/statetree"
 )
@@ -173,49 +172,6 @@ func (e *Engine) inVisibleState(ctx context.Context, user matrix.UserID, room ma
 	}
 	nid, err := state.tree.Get(ctx, ev.entry().Key)
 	return storage.EventNID(nid) == ev.NID, err
-}
-
-// ClientOptions fills in what a reader is told about an event: previous content, the
-// redaction, the transaction id if device sent it, the reader's membership.
-func (e *Engine) ClientOptions(ctx context.Context, ev *Event, user matrix.UserID, device matrix.DeviceID) (event.ClientOptions, error) {
-	o := event.ClientOptions{Now: e.now()}
-	switch {
-	case ev.TxnID == "" || ev.Sender() != user:
-	case ev.Delayed:
-		o.DelayID = ev.TxnID
-	case ev.TxnDevice == device:
-		o.TransactionID = ev.TxnID
-	}
-	if !ev.Outlier && ev.Pos != 0 {
-		state := State{e, e.treeBefore(ev)}
-		own := matrix.StateKey{Type: "m.room.member", Key: string(user)}
-		keys := []matrix.StateKey{own}
-		if key, ok := ev.StateKey(); ok {
-			keys = append(keys, matrix.StateKey{Type: ev.Type(), Key: key})
-		}
-		before, err := state.Events(ctx, keys...)
-		if err != nil {
-			return o, err
-		}
-		o.Membership = "leave"
-		if before[0] != nil {
-			o.Membership = before[0].Membership()
-		}
-		if ev.Is("m.room.member", string(user)) {
-			o.Membership = ev.Membership()
-		}
-		if len(before) > 1 && before[1] != nil {
-			o.PrevContent, o.ReplacesState, o.PrevSender = before[1].Content(), before[1].ID(), before[1].Sender()
-		}
-	}
-	if ev.RedactedBy != "" {
-		redaction, err := e.Event(ctx, ev.RedactedBy)
-		if err != nil {
-			return o, err
-		}
-		o.RedactedBecause, o.RedactedBy = redaction.AppendClient(nil, event.ClientOptions{Now: o.Now}), ev.RedactedBy
-	}
-	return o, nil
 }
 
 // Token is a place between two events of a room, in topological order. Its text form
