@@ -62,7 +62,8 @@ func TestMatchWords(t *testing.T) {
 	}{
 		// The examples of the specification.
 		{"ex*ple", []string{"An example event.", "exple", "An exciting triple-whammy"}, []string{"An exempled event", "complexples", "ex", "apple"}},
-		{"cake", []string{"cake", "CAKE!", "a cake", "-cake-", "pan.cake", "日cake本", "x cakes cake"}, []string{"", "cakes", "pancake", "cake_", "_cake", "cake1", "cak"}},
+		{"cake", []string{"cake", "CAKE!", "a cake", "-cake-", "pan.cake", "日cake本", "x cakes cake", "cake@", "cake[", "`cake", "{cake", "/cake:"},
+			[]string{"", "cakes", "pancake", "cake_", "_cake", "cak", "cakea", "cakez", "Acake", "Zcake", "cake0", "cake9"}},
 		{"cake*lie", []string{"the cake is a lie", "cakelie", "cake, no liexlie lie"}, []string{"the cake is a lies", "pancake is a lie", "lie cake"}},
 		{"*cake", []string{"pancake", "cake"}, []string{"pancakes"}},
 		{"cake*", []string{"cakes", "a cake"}, []string{"pancakes"}},
