@@ -130,6 +130,16 @@ func TestSignatures(t *testing.T) {
 		if _, _, ok := thrice.SignatureCheck("one.example", "ed25519:none"); ok {
 			t.Error("found a signature by a key that did not sign")
 		}
+		for _, signatures := range []string{"", `{}`, `{"one.example":{}}`, `{"one.example":{"ed25519:1":"?"}}`} {
+			stored := change(once.JSON(), edit{"signatures": signatures})
+			bare, err := FromStored(v, once.ID(), stored)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, ok := bare.SignatureCheck("one.example", "ed25519:1"); ok {
+				t.Errorf("found a signature in %s", stored)
+			}
+		}
 		if thrice.ID() != once.ID() {
 			t.Errorf("ID %s, want %s", thrice.ID(), once.ID())
 		}
