@@ -40,6 +40,7 @@ func TestServerName(t *testing.T) {
 		hasPort  bool
 		ip       string
 	}{
+		{"", "", 0, false, ""}, // the domain of an ID without one
 		{"matrix.org", "matrix.org", 0, false, ""},
 		{"matrix.org:8448", "matrix.org", 8448, true, ""},
 		{"x:99999", "x", 0, true, ""},

@@ -183,6 +183,17 @@ func TestSizeLimits(t *testing.T) {
 	tooLarge("content", err)
 	_, err = signed.WithSignature(matrix.ServerName(strings.Repeat("x", 200)), "ed25519:x", make([]byte, 64))
 	tooLarge("signature", err)
+	almost := build(t, v, proto(most-200))
+	small, err := almost.WithSignature("x", "ed25519:x", make([]byte, 64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fits := strings.Repeat("x", 1+MaxSize-len(small.JSON()))
+	if _, err := almost.WithSignature(matrix.ServerName(fits), "ed25519:x", make([]byte, 64)); err != nil {
+		t.Errorf("an event of %d bytes: %v", MaxSize, err)
+	}
+	_, err = almost.WithSignature(matrix.ServerName(fits+"x"), "ed25519:x", make([]byte, 64))
+	tooLarge("one byte more", err)
 	p := proto(0)
 	p.Type = strings.Repeat("x", 256)
 	_, err = Build(v, p, "one.example")
