@@ -120,18 +120,22 @@ type resolution struct {
 	conflicting map[matrix.StateKey]statetree.Key
 }
 
-// maxChains is how many events a room's memory of auth chains may hold between resolutions. What the
-// next one needs of them is cheap to get again: it is no more than what is younger than the conflict.
-const maxChains = 20_000
+// maxChains is how many events a room's memory of auth chains may hold between resolutions, some 400 kB. What
+// the next one needs of them is cheap to get again: it is no more than what is younger than the conflict.
+const maxChains = 4_000
 
 // run resolves with the room's memory of its auth chains, which one resolution uses at a time.
 func (s *resolution) run(conflicts []stateres.Conflict) (map[matrix.StateKey]stateres.Ref, error) {
 	s.r.chainsMu.Lock()
 	defer s.r.chainsMu.Unlock()
-	if s.r.chains == nil || s.r.chains.Len() > maxChains {
+	if s.r.chains == nil {
 		s.r.chains = stateres.NewAuthChains()
 	}
-	return stateres.Resolve(s.r.version, conflicts, s.r.chains, s)
+	won, err := stateres.Resolve(s.r.version, conflicts, s.r.chains, s)
+	if s.r.chains.Len() > maxChains {
+		s.r.chains = nil
+	}
+	return won, err
 }
 
 // Events implements stateres.Source.
