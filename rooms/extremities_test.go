@@ -11,11 +11,11 @@ import (
 	"hanok/rooms"
 )
 
-// branch makes n events of bob side by side, and has a take them.
-func branch(t *testing.T, a, b *server, room matrix.RoomID, n int) {
+// branch makes events of bob side by side, numbered from first, and has a take them.
+func branch(t *testing.T, a, b *server, room matrix.RoomID, first, n int) {
 	t.Helper()
 	var pdus [][]byte
-	for i := range n {
+	for i := first; i < first+n; i++ {
 		pdus = append(pdus, b.forge(room, event.Proto{Sender: b.user("bob"), Type: "m.room.message", Content: fmt.Appendf(nil, `{"body":"%d"}`, i)}).JSON())
 	}
 	for i, r := range a.receive(b, room, pdus...) {
@@ -56,7 +56,7 @@ func everything(t *testing.T, s *server, user matrix.UserID, room matrix.RoomID)
 func TestBranchesAreMerged(t *testing.T) {
 	n, a, b, room := twoServers(t)
 	alice, bob := a.user("alice"), b.user("bob")
-	branch(t, a, b, room, 40)
+	branch(t, a, b, room, 0, 40)
 	if got := extremities(t, a, room); len(got) > 10 {
 		t.Fatalf("%d extremities", len(got))
 	}
@@ -97,7 +97,7 @@ func TestBranchesOfARoomInWhichNobodyMaySpeak(t *testing.T) {
 	a.flush()
 	a.set(a.user("alice"), room, "m.room.power_levels", "", fmt.Sprintf(`{"users":{%q:100},"events_default":0,"events":{%q:100,"m.room.power_levels":50}}`, b.user("bob"), event.DummyType))
 	a.flush()
-	branch(t, a, b, room, 20)
+	branch(t, a, b, room, 0, 20)
 	if got := extremities(t, a, room); len(got) != 20 {
 		t.Errorf("%d extremities", len(got))
 	}

@@ -227,6 +227,65 @@ func TestManyForks(t *testing.T) {
 	}
 }
 
+// Thousands of forks in one transaction after the other do not pile up.
+func TestForksWithoutEnd(t *testing.T) {
+	_, a, b, room := twoServers(t)
+	most := 0
+	for i := range 40 {
+		branch(t, a, b, room, 50*i, 50)
+		most = max(most, len(extremities(t, a, room)))
+	}
+	if most > 10 {
+		t.Errorf("%d extremities", most)
+	}
+}
+
+// A server that answers with more than was asked for does not fill our disk.
+func TestMoreThanTheAuthChain(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	bob := b.user("bob")
+	key := string(bob)
+	rename := b.forge(room, event.Proto{Sender: bob, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"join","displayname":"B"}`)})
+	snapshot, err := b.Snapshot(ctx, room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	auth := []matrix.EventID{rename.ID()}
+	for _, typ := range []string{"m.room.create", "m.room.power_levels"} {
+		ev, err := snapshot.State.Event(ctx, typ, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		auth = append(auth, ev.ID())
+	}
+	news := b.forge(room, event.Proto{Sender: bob, Type: "m.room.message", AuthEvents: auth, Content: []byte(`{"body":"news"}`)})
+	var junk []*event.Event
+	n.eventAuth = func() [][]byte {
+		answer := [][]byte{rename.JSON()}
+		for i := range 100 {
+			ev := b.forge(room, event.Proto{Sender: bob, Type: "m.room.message", Content: fmt.Appendf(nil, `{"body":"junk %d"}`, i)})
+			junk, answer = append(junk, ev), append(answer, ev.JSON())
+		}
+		return answer
+	}
+	for _, r := range a.receive(b, room, news.JSON()) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	if _, err := a.Event(ctx, rename.ID()); err != nil {
+		t.Errorf("the auth event that was asked for: %v", err)
+	}
+	for _, ev := range junk {
+		if _, err := a.Event(ctx, ev.ID()); !matrix.HasCode(err, "M_NOT_FOUND") {
+			t.Fatalf("an event that nobody asked for is kept: %v", err)
+		}
+	}
+	if len(junk) == 0 {
+		t.Error("nobody asked for the auth chain")
+	}
+}
+
 // Who is not in a room gets nothing of it.
 func TestServingStrangers(t *testing.T) {
 	n, a, b, room := twoServers(t)

@@ -517,7 +517,11 @@ func (e *Engine) enter(ctx context.Context, server matrix.ServerName, v *roomver
 		return err
 	}
 	defer r.unlockInbound()
-	known, err := r.storeOutliers(ctx, append(slices.Clone(chain), states...))
+	wanted := slices.Clone(join.AuthEvents())
+	for _, ev := range states {
+		wanted = append(wanted, ev.ID())
+	}
+	known, err := r.storeOutliers(ctx, leadingTo(wanted, append(slices.Clone(chain), states...)))
 	if err != nil {
 		return err
 	}

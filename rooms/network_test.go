@@ -31,11 +31,12 @@ type network struct {
 	t  testing.TB
 	mu sync.Mutex
 	// servers by name; cut holds the links that are down.
-	servers map[matrix.ServerName]*server
-	cut     map[[2]matrix.ServerName]bool
-	calls   map[string]int
-	lie     func(*rooms.SentJoin) // what becomes of answers to send_join
-	forged  *event.Event          // an event that every server gives out
+	servers   map[matrix.ServerName]*server
+	cut       map[[2]matrix.ServerName]bool
+	calls     map[string]int
+	lie       func(*rooms.SentJoin) // what becomes of answers to send_join
+	forged    *event.Event          // an event that every server gives out
+	eventAuth func() [][]byte       // what every server answers to event_auth; nil: the truth
 	// recommend is the one policy server that there is: it signs an event or says why not.
 	recommend func(by matrix.ServerName, pdu []byte) (signature []byte, err error)
 }
@@ -323,6 +324,9 @@ func (p peer) EventAuth(ctx context.Context, dest matrix.ServerName, room matrix
 	s, err := p.to("event_auth", dest)
 	if err != nil {
 		return nil, err
+	}
+	if p.s.net.eventAuth != nil {
+		return p.s.net.eventAuth(), nil
 	}
 	return s.ServeEventAuth(ctx, p.s.name, room, id)
 }

@@ -143,6 +143,8 @@ const (
 	maxMissingPrev = 10  // prev events whose state is asked for
 	maxSingleFetch = 30  // events fetched one by one before the whole state is asked for
 	maxFetches     = 100 // requests per received batch
+
+	maxFetchedEvents = 300_000 // events that those requests may bring: a state and auth chain of the biggest rooms
 )
 
 // inbound is a batch of received events being worked on; room.inbound is held.
@@ -154,6 +156,7 @@ type inbound struct {
 	relay   bool  // accepted events are ours to send on
 	entries []*entry
 	fetches int
+	fetched int   // events that came by requests
 	refusal error // what the room's policy server said against the last event that it did not recommend
 }
 
@@ -346,11 +349,48 @@ func (in *inbound) ensureAuth(ctx context.Context, ev *event.Event) error {
 		if err != nil {
 			return err
 		}
-		if _, err := r.storeOutliers(ctx, events); err != nil {
+		if err := in.store(ctx, leadingTo(ev.AuthEvents(), events)); err != nil {
 			return err
 		}
 	}
 	return errNoAuthEvents
+}
+
+// store keeps events that were fetched as outliers.
+func (in *inbound) store(ctx context.Context, events []*event.Event) error {
+	if in.fetched += len(events); in.fetched > maxFetchedEvents {
+		return errTooMuch
+	}
+	_, err := in.r.storeOutliers(ctx, events)
+	return err
+}
+
+// leadingTo leaves out of events what is in nobody's auth chain: a server may answer with more than was asked for, and
+// all that is stored stays. roots are the IDs to start from.
+func leadingTo(roots []matrix.EventID, events []*event.Event) []*event.Event {
+	byID := make(map[matrix.EventID]*event.Event, len(events))
+	for _, ev := range events {
+		byID[ev.ID()] = ev
+	}
+	var out []*event.Event
+	for frontier := roots; len(frontier) > 0; {
+		var next []matrix.EventID
+		for _, id := range frontier {
+			if ev := byID[id]; ev != nil {
+				delete(byID, id)
+				out = append(out, ev)
+				next = append(next, ev.AuthEvents()...)
+			}
+		}
+		frontier = next
+	}
+	// The room ID of newer versions stands for the create event among the auth events.
+	for _, ev := range byID {
+		if ev.Is("m.room.create", "") {
+			out = append(out, ev)
+		}
+	}
+	return out
 }
 
 func distinctIDs(ids []matrix.EventID) []matrix.EventID {
@@ -440,7 +480,7 @@ func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (st
 		if err != nil {
 			return statetree.Tree{}, err
 		}
-		if _, err := r.storeOutliers(ctx, events); err != nil {
+		if err := in.store(ctx, leadingTo(stateIDs, events)); err != nil {
 			return statetree.Tree{}, err
 		}
 	} else if _, err := in.obtain(ctx, all); err != nil {
@@ -491,14 +531,10 @@ func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix
 	if len(events) == 0 {
 		return known, nil
 	}
-	fetched, err := in.r.storeOutliers(ctx, events)
-	if err != nil {
+	if err := in.store(ctx, events); err != nil {
 		return nil, err
 	}
-	for id, ev := range fetched {
-		known[id] = ev
-	}
-	return known, nil
+	return in.r.eventsByID(ctx, ids)
 }
 
 // unknownAuth lists the auth events of some events that are neither stored nor asked for.
