@@ -55,6 +55,9 @@ func (a *API) scheduleEvent(r *endpoint.Request) (any, error) {
 		return nil, matrix.MissingParam("content is missing.")
 	}
 	q.StateKey = req.StateKey
+	if err := checkSticky(q); err != nil {
+		return nil, err
+	}
 	return a.schedule(r, q, *req.Delay, func() ([]byte, error) { return req.Content, checkObject(req.Content) })
 }
 

@@ -10,6 +10,7 @@ import (
 	"hanok/internal/strictjson"
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
+	"hanok/matrix/event"
 	"hanok/matrix/roomversion"
 	"hanok/rooms"
 )
@@ -378,9 +379,30 @@ func sendRequest(r *endpoint.Request, stateKey *string) (rooms.SendRequest, erro
 		return rooms.SendRequest{}, err
 	}
 	who := requester(r)
-	return rooms.SendRequest{
+	q := rooms.SendRequest{
 		Room: room, Sender: who.UserID, Type: r.Var("eventType"), StateKey: stateKey, Device: who.DeviceID, TxnID: r.Var("txnId"),
-	}, nil
+	}
+	if r.HasQuery(stickyParam) {
+		ms, err := r.QueryInt(stickyParam, -1)
+		if err != nil {
+			return q, err
+		}
+		if ms < 0 || ms > event.MaxSticky {
+			return q, matrix.InvalidParam("%s must be from 0 to %d.", stickyParam, int64(event.MaxSticky))
+		}
+		q.Sticky = &ms
+	}
+	return q, checkSticky(q)
+}
+
+// stickyParam makes an event sticky for so many milliseconds. spec: MSC4354
+const stickyParam = "org.matrix.msc4354.sticky_duration_ms"
+
+func checkSticky(q rooms.SendRequest) error {
+	if q.Sticky != nil && q.StateKey != nil {
+		return matrix.InvalidParam("State events cannot be sticky.")
+	}
+	return nil
 }
 
 // contentOf is the body as the content of an event.

@@ -30,6 +30,7 @@ func (a *API) versions(*endpoint.Request) (any, error) {
 			"org.matrix.msc4140.stable":              true,
 			"org.matrix.msc4155":                     true, // filtering of invites
 			"org.matrix.msc4222":                     true, // state_after in /sync
+			"org.matrix.msc4354":                     true, // sticky events
 			"org.matrix.msc4306":                     true, // thread subscriptions
 			"org.matrix.simplified_msc3575":          true, // sliding sync
 			"org.matrix.msc4380.stable":              true, // blocking of invites

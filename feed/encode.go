@@ -217,6 +217,9 @@ func (j *joinedRoom) encode(e *encoder, r *Request, left bool) {
 			}
 		}
 		encodeEvents(e, state, j.state)
+		if len(j.sticky) > 0 {
+			encodeEvents(e, "msc4354_sticky", j.sticky)
+		}
 		if !left {
 			j.encodeSummary(e)
 		}

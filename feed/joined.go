@@ -16,6 +16,7 @@ import (
 type joinedRoom struct {
 	room         matrix.RoomID
 	timeline     []json.RawMessage
+	sticky       []json.RawMessage
 	limited      bool
 	prevBatch    string // "" if no timeline is shown
 	state        []json.RawMessage
@@ -26,7 +27,7 @@ type joinedRoom struct {
 }
 
 func (j *joinedRoom) empty() bool {
-	return len(j.timeline) == 0 && len(j.state) == 0 && len(j.ephemeral) == 0 && len(j.accountData) == 0
+	return len(j.timeline) == 0 && len(j.sticky) == 0 && len(j.state) == 0 && len(j.ephemeral) == 0 && len(j.accountData) == 0
 }
 
 // joined tells of a room the user is in.
@@ -41,6 +42,10 @@ func (s *syncer) joined(w *roomWork) (*joinedRoom, error) {
 		if err := s.timelineAndState(j, w, since, s.until); err != nil {
 			return nil, err
 		}
+	}
+	var err error
+	if j.sticky, err = s.renderSticky(w); err != nil {
+		return nil, err
 	}
 	s.roomAccountData(j, w)
 	if filter.Ephemeral.AcceptsRoom(w.room) {
@@ -158,6 +163,7 @@ func (s *syncer) timelineAndState(j *joinedRoom, w *roomWork, since, until stora
 			return err
 		}
 	}
+	w.timeline = events
 	state, err := s.stateChanges(w, since, until, page, events, j.summary)
 	if err != nil {
 		return err

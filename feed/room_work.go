@@ -121,6 +121,9 @@ func (s *syncer) roomWork() ([]*roomWork, error) {
 			return nil, err
 		}
 	}
+	if err := s.stickyWork(work, joined); err != nil {
+		return nil, err
+	}
 	out := make([]*roomWork, 0, len(work))
 	for _, w := range work {
 		out = append(out, w)
@@ -131,20 +134,23 @@ func (s *syncer) roomWork() ([]*roomWork, error) {
 	return out, nil
 }
 
-// dressWork adds what changed beside the events: account data, receipts, typing, counts of notifications.
-func (s *syncer) dressWork(work map[matrix.RoomID]*roomWork, joined *joinedRooms) error {
-	of := func(room matrix.RoomID) *roomWork {
-		if w := work[room]; w != nil {
-			return w
-		}
-		m, ok := joined.in(room)
-		if !ok {
-			return nil
-		}
-		w := &roomWork{room: room, nid: m.RoomNID, section: "join", membership: m}
-		work[room] = w
+// workOf is the work on a joined room, added if there is none; nil for rooms that are not joined.
+func workOf(work map[matrix.RoomID]*roomWork, joined *joinedRooms, room matrix.RoomID) *roomWork {
+	if w := work[room]; w != nil {
 		return w
 	}
+	m, ok := joined.in(room)
+	if !ok {
+		return nil
+	}
+	w := &roomWork{room: room, nid: m.RoomNID, section: "join", membership: m}
+	work[room] = w
+	return w
+}
+
+// dressWork adds what changed beside the events: account data, receipts, typing, counts of notifications.
+func (s *syncer) dressWork(work map[matrix.RoomID]*roomWork, joined *joinedRooms) error {
+	of := func(room matrix.RoomID) *roomWork { return workOf(work, joined, room) }
 	for _, d := range s.data {
 		if d.Room != "" {
 			if w := of(d.Room); w != nil {

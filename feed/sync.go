@@ -80,6 +80,8 @@ type syncer struct {
 	lists   deviceListChanges
 	data    []users.AccountDatum // what the response may show of account data: for an initial sync global data only
 
+	stickyUntil storage.Position // how far the response tells of sticky events
+
 	inviteRules *users.InviteRules     // loaded when the first invite is met
 	sharing     map[matrix.UserID]bool // loaded by shares
 	sharingErr  error
@@ -93,7 +95,7 @@ func (f *Feed) tell(ctx context.Context, r *Request, until storage.Position, may
 		return false, fmt.Errorf("ignored users: %w", err)
 	}
 	until = max(until, r.Since.Pos)
-	s := &syncer{Feed: f, ctx: ctx, r: r, since: r.Since.Pos, until: until, now: matrix.Timestamp(time.Now().UnixMilli()), ignored: ignored}
+	s := &syncer{Feed: f, ctx: ctx, r: r, since: r.Since.Pos, until: until, now: matrix.Timestamp(time.Now().UnixMilli()), ignored: ignored, stickyUntil: until}
 	if s.data, err = s.accountData(); err != nil {
 		return false, err
 	}
@@ -102,13 +104,14 @@ func (f *Feed) tell(ctx context.Context, r *Request, until storage.Position, may
 		return false, err
 	}
 	rest := &tail{next: At(until), accountData: s.globalAccountData()}
+	rest.next.Sticky = s.stickyUntil
 	if rest.presence, err = s.presence(); err != nil {
 		return false, err
 	}
 	if err := s.device(rest); err != nil {
 		return false, err
 	}
-	if mayWait && !res.begun && rest.empty() {
+	if mayWait && !res.begun && rest.empty() && s.stickyUntil == until {
 		return false, nil
 	}
 	return true, res.finish(rest)
@@ -254,4 +257,6 @@ type roomWork struct {
 	receipts    []users.Receipt
 	typing      bool
 	notified    bool // the counts of unread notifications changed
+	sticky      []*rooms.Event
+	timeline    []*rooms.Event // what is shown of it
 }

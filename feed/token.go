@@ -10,19 +10,23 @@ import (
 
 // Token is a place in the stream up to which a client has been told everything. Its text is
 // "s" and the position; where to-device messages were held back (there were too many for one
-// response) their own position follows after "_".
+// response) their own position follows after "_", and where sticky events were, theirs after a second one.
 type Token struct {
 	Pos      storage.Position
 	ToDevice storage.Position // Pos unless messages were held back
+	Sticky   storage.Position // Pos unless sticky events were held back
 }
 
 // At is the token of one position.
-func At(pos storage.Position) Token { return Token{pos, pos} }
+func At(pos storage.Position) Token { return Token{pos, pos, pos} }
 
 func (t Token) String() string {
 	s := "s" + strconv.FormatInt(int64(t.Pos), 10)
-	if t.ToDevice != t.Pos {
+	if t.ToDevice != t.Pos || t.Sticky != t.Pos {
 		s += "_" + strconv.FormatInt(int64(t.ToDevice), 10)
+	}
+	if t.Sticky != t.Pos {
+		s += "_" + strconv.FormatInt(int64(t.Sticky), 10)
 	}
 	return s
 }
@@ -34,19 +38,18 @@ func ParseToken(s string) (Token, error) {
 	if !ok {
 		return Token{}, bad
 	}
-	first, second, two := strings.Cut(rest, "_")
-	pos, err := parsePosition(first)
-	if err != nil {
+	parts := strings.Split(rest, "_")
+	pos, err := parsePosition(parts[0])
+	if err != nil || len(parts) > 3 {
 		return Token{}, bad
 	}
-	if !two {
-		return At(pos), nil
+	t := At(pos)
+	for i, held := range []*storage.Position{&t.ToDevice, &t.Sticky}[:len(parts)-1] {
+		if *held, err = parsePosition(parts[i+1]); err != nil || *held > pos {
+			return Token{}, bad
+		}
 	}
-	dev, err := parsePosition(second)
-	if err != nil || dev > pos {
-		return Token{}, bad
-	}
-	return Token{pos, dev}, nil
+	return t, nil
 }
 
 func parsePosition(s string) (storage.Position, error) {

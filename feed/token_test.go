@@ -8,10 +8,12 @@ import (
 
 func TestToken(t *testing.T) {
 	for text, want := range map[string]Token{
-		"s1":                   {1, 1},
-		"s0":                   {0, 0},
-		"s123_45":              {123, 45},
-		"s9223372036854775807": {1<<63 - 1, 1<<63 - 1},
+		"s1":                   At(1),
+		"s0":                   At(0),
+		"s123_45":              {123, 45, 123},
+		"s9223372036854775807": At(1<<63 - 1),
+		"s123_45_6":            {123, 45, 6},
+		"s123_123_6":           {123, 123, 6},
 	} {
 		got, err := ParseToken(text)
 		if err != nil || got != want {
@@ -21,7 +23,7 @@ func TestToken(t *testing.T) {
 			t.Errorf("%s becomes %s", text, got)
 		}
 	}
-	for _, text := range []string{"", "s", "1", "s-1", "s+1", "s1_", "s1_2_3", "s1_2", "t1_2", "s9223372036854775808", "s1 "} {
+	for _, text := range []string{"", "s", "1", "s-1", "s+1", "s1_", "s3_2_1_1", "s1_1_", "s1_1_2", "s1_2", "t1_2", "s9223372036854775808", "s1 "} {
 		if got, err := ParseToken(text); !matrix.HasCode(err, "M_INVALID_PARAM") {
 			t.Errorf("%q: %v %v", text, got, err)
 		}

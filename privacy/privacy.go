@@ -54,6 +54,9 @@ var neverEncrypted = []string{
 	"m.reaction",
 	// Verification starts before both sides know that the room is encrypted; it carries public keys only.
 	"m.key.verification.*",
+	// Who is in a call, and how to reach them: the end of it is scheduled ahead, which clients do not encrypt.
+	"m.rtc.member",
+	"org.matrix.msc4143.rtc.member",
 }
 
 // New makes a policy.

@@ -23,12 +23,21 @@ type draft struct {
 	device  matrix.DeviceID
 	txn     string
 	delayed bool // txn is the ID under which the event was scheduled
+	sticky  *int64
 	// commit stores what goes with the event, in its transaction.
 	commit func(ctx context.Context, tx *storage.Tx, id matrix.EventID) error
 
 	names [3]storage.NameNID // type, sender, state key
 	erase *Event             // the target of a redaction, where it is ours to erase
 	early matrix.EventID     // the target of a redaction, where it has not come yet
+}
+
+// committing is what goes with the event into its transaction, nil if nothing.
+func (d *draft) committing(id matrix.EventID) func(context.Context, *storage.Tx) error {
+	if d.commit == nil {
+		return nil
+	}
+	return func(ctx context.Context, tx *storage.Tx) error { return d.commit(ctx, tx, id) }
 }
 
 func (e *Engine) internDrafts(ctx context.Context, drafts []*draft) error {
@@ -208,7 +217,7 @@ func (r *room) compose(ctx context.Context, h *head, d *draft, o appendOptions) 
 		c.parents = deepest(c.parents, maxParents)
 	}
 	p := event.Proto{
-		RoomID: r.id, Sender: d.sender, Type: d.typ, StateKey: d.skey, Content: d.content, Redacts: d.redacts,
+		RoomID: r.id, Sender: d.sender, Type: d.typ, StateKey: d.skey, Content: d.content, Redacts: d.redacts, Sticky: d.sticky,
 		PrevEvents: make([]matrix.EventID, len(c.parents)), Depth: min(h.depth(), event.MaxDepth(r.version)-1) + 1, OriginServerTS: d.ts,
 	}
 	if p.OriginServerTS == 0 {
@@ -300,13 +309,11 @@ func (r *room) build(ctx context.Context, en *entry, d *draft, o appendOptions) 
 		it.erased = append(it.erased, erase(d.erase, ev))
 	}
 	if d.early != "" {
-		en.with(func(ctx context.Context, tx *storage.Tx) error {
+		en.extra = both(en.extra, func(ctx context.Context, tx *storage.Tx) error {
 			return storage.InsertEarlyRedaction(ctx, tx, d.early, nid)
 		})
 	}
-	if d.commit != nil {
-		en.with(func(ctx context.Context, tx *storage.Tx) error { return d.commit(ctx, tx, ev.ID()) })
-	}
+	en.extra = both(en.extra, d.committing(ev.ID()))
 	next := &head{state: after, tips: []tip{{nid: nid, id: ev.ID(), depth: ev.Depth(), after: after}}}
 	if len(c.parents) < len(h.tips) {
 		// The tips left over stay extremities; their states are in h.state already.
@@ -319,6 +326,9 @@ func (r *room) build(ctx context.Context, en *entry, d *draft, o appendOptions) 
 	r.pending.add(ev, after)
 	en.items = append(en.items, it)
 	en.head = next
+	if it.moved {
+		return r.takeIn(ctx, en, after)
+	}
 	return nil
 }
 
@@ -365,6 +375,9 @@ func (e *Engine) sign(en *entry) {
 	defer close(en.ready)
 	en.failed = errAbandoned // unless this comes to its end
 	for _, it := range en.items {
+		if it.promote {
+			continue // somebody else's, taken in because of this one
+		}
 		signed, err := it.ev.Event.Sign(e.server, e.key)
 		if err != nil {
 			en.failed = fmt.Errorf("sign: %w", err)
@@ -432,7 +445,7 @@ func (e *Engine) Send(ctx context.Context, r SendRequest) (matrix.EventID, error
 				return same, err
 			}
 		}
-		d := &draft{sender: r.Sender, typ: r.Type, skey: r.StateKey, content: r.Content, redacts: r.Redacts, ts: r.Timestamp, device: r.Device, txn: r.TxnID, delayed: r.Delayed, commit: r.Commit}
+		d := &draft{sender: r.Sender, typ: r.Type, skey: r.StateKey, content: r.Content, redacts: r.Redacts, ts: r.Timestamp, device: r.Device, txn: r.TxnID, delayed: r.Delayed, sticky: r.Sticky, commit: r.Commit}
 		if r.Type == "m.room.redaction" {
 			if err := room.redactable(ctx, r, d); err != nil {
 				return "", err

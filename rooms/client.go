@@ -49,6 +49,9 @@ func (e *Engine) readerOptions(ctx context.Context, o *event.ClientOptions, ev *
 	case ev.TxnDevice == device:
 		o.TransactionID = ev.TxnID
 	}
+	if now := e.now(); ev.sticks(now) {
+		o.StickyFor = int64(ev.StickyUntil() - now)
+	}
 	if ev.placed() {
 		o.Membership, err = e.membershipAtEvent(ctx, ev, user)
 	}

@@ -26,7 +26,8 @@ type item struct {
 	ev       *Event
 	before   statetree.Tree // the state before it, to be stored with it
 	timeline placing
-	promote  bool          // it is stored already, as an outlier
+	promote  bool          // it is stored already, as an outlier or soft-failed
+	waits    bool          // it is soft-failed, but another state may allow it: see sticky.go
 	current  statetree.Ref // the room's current state after it
 	moved    bool          // current differs from what it was before
 	erased   []erasure     // what it redacts
@@ -207,21 +208,6 @@ func (c *committer) abort(en *entry, err error) {
 	en.finish(err)
 }
 
-// with adds to what is stored in the entry's transaction.
-func (en *entry) with(store func(ctx context.Context, tx *storage.Tx) error) {
-	before := en.extra
-	if before == nil {
-		en.extra = store
-		return
-	}
-	en.extra = func(ctx context.Context, tx *storage.Tx) error {
-		if err := before(ctx, tx); err != nil {
-			return err
-		}
-		return store(ctx, tx)
-	}
-}
-
 func (en *entry) finish(err error) {
 	en.done <- err
 	en.room.release()
@@ -373,6 +359,7 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 		heads   []storage.RoomHead
 		members []storage.MembershipRow
 		related []storage.RelationRow
+		sticky  []storage.StickyRow
 		seen    = make(map[int64]bool)
 		byRoom  = make(map[*room]*roomUpdate)
 	)
@@ -426,6 +413,14 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 			u.stored = append(u.stored, storedItem{it, row.Pos})
 			if r, ok := relationRow(it.ev, row.Pos); ok {
 				related = append(related, r)
+			}
+			if r, ok := en.room.e.stickyRow(it, max(row.Pos, -row.Pos)); ok {
+				sticky = append(sticky, r)
+				if it.timeline == backward {
+					// News, though history: clients are told of it at this place in the stream.
+					last = r.Pos
+					u.first = cmp.Or(u.first, last)
+				}
 			}
 			keep(it.before)
 			if it.promote {
@@ -486,6 +481,9 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 		return err
 	}
 	if err := w.step(len(related), func() error { return storage.InsertRelations(ctx, tx, related) }); err != nil {
+		return err
+	}
+	if err := w.step(len(sticky), func() error { return storage.PutStickyEvents(ctx, tx, w.entries[0].room.e.now(), sticky) }); err != nil {
 		return err
 	}
 	if err := w.step(len(states), func() error { return storage.InsertRoomStates(ctx, tx, states) }); err != nil {

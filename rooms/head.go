@@ -29,6 +29,8 @@ type room struct {
 	head *head // the newest, perhaps not committed yet; nil: to be loaded
 	line *line // the run of appends that head belongs to
 	memo authMemo
+	// waiting are soft-failed sticky events that another state may allow.
+	waiting []waitingEvent
 
 	checker eventauth.Checker // remembers power levels; needs no lock
 
@@ -219,6 +221,9 @@ func (r *room) load(ctx context.Context) error {
 	local := make([]matrix.UserID, len(users))
 	for i, u := range users {
 		local[i] = matrix.UserID(u)
+	}
+	if err := r.loadWaiting(ctx); err != nil {
+		return fmt.Errorf("load sticky events of room %d: %w", r.nid, err)
 	}
 	r.head = h
 	depth, pos, err := storage.DeepestBefore(ctx, r.e.db, r.nid, -1, math.MaxInt64)

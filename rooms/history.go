@@ -72,6 +72,9 @@ func (v *viewer) sees(ctx context.Context, ev *Event) (bool, error) {
 	if ev.Pos == 0 {
 		return false, nil
 	}
+	if v.member.Membership == storage.MembershipJoin && ev.sticks(v.e.now()) {
+		return true, nil
+	}
 	s, err := v.at(ctx, ev.stateBefore)
 	if err != nil {
 		return false, err

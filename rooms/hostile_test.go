@@ -32,7 +32,7 @@ func (s *server) forge(room matrix.RoomID, p event.Proto) *event.Event {
 	if p.Content == nil {
 		p.Content = []byte(`{}`)
 	}
-	p.OriginServerTS = 1
+	p.OriginServerTS = max(p.OriginServerTS, 1)
 	if p.AuthEvents == nil {
 		key := ""
 		if p.StateKey != nil {

@@ -34,9 +34,10 @@ type network struct {
 	servers   map[matrix.ServerName]*server
 	cut       map[[2]matrix.ServerName]bool
 	calls     map[string]int
-	lie       func(*rooms.SentJoin) // what becomes of answers to send_join
-	forged    *event.Event          // an event that every server gives out
-	eventAuth func() [][]byte       // what every server answers to event_auth; nil: the truth
+	lie       func(*rooms.SentJoin)   // what becomes of answers to send_join
+	forged    *event.Event            // an event that every server gives out
+	eventAuth func() [][]byte         // what every server answers to event_auth; nil: the truth
+	now       func() matrix.Timestamp // nil: the system's clock
 	// recommend is the one policy server that there is: it signs an event or says why not.
 	recommend func(by matrix.ServerName, pdu []byte) (signature []byte, err error)
 }
@@ -93,7 +94,7 @@ func (s *server) start() {
 	if testing.Verbose() {
 		log = zerolog.New(zerolog.NewTestWriter(s.t)).With().Str("on", string(s.name)).Logger()
 	}
-	s.Engine, err = rooms.New(rooms.Options{DB: s.db, ServerName: s.name, Key: s.key, Remote: peer{s}, Listener: s, Policy: s.policy, MayFederate: s.mayFederate, LocalByDefault: s.localByDefault, Answers: s.answers, Log: log})
+	s.Engine, err = rooms.New(rooms.Options{DB: s.db, ServerName: s.name, Key: s.key, Remote: peer{s}, Listener: s, Policy: s.policy, MayFederate: s.mayFederate, LocalByDefault: s.localByDefault, Answers: s.answers, Now: s.net.now, Log: log})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -101,6 +101,7 @@ func (r *room) place(ctx context.Context, p *placement) (*entry, error) {
 		if reason != nil {
 			r.e.log.Debug().Str("event", string(it.ev.ID())).Msg("soft-failed")
 			it.ev.SoftFailed, accepted = true, false
+			r.await(it)
 		}
 	}
 	if it.ev.SoftFailed {
@@ -146,7 +147,8 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 	it := &item{ev: ev, before: p.before, promote: stored}
 	en = &entry{room: r, items: []*item{it}}
 	if p.local != nil {
-		ev.TxnDevice, ev.TxnID, en.extra = p.local.device, p.local.txn, p.local.extra
+		ev.TxnDevice, ev.TxnID, ev.Delayed = p.local.device, p.local.txn, p.local.delayed
+		en.extra = both(p.local.extra, p.local.committing(ev.ID()))
 	}
 	for _, id := range p.missing {
 		en.missing = append(en.missing, storage.MissingPrev{ID: id, Child: ev.NID, Depth: ev.Depth()})
@@ -207,6 +209,9 @@ func (r *room) extend(ctx context.Context, en *entry, it *item, after statetree.
 	}
 	en.head = next
 	if it.moved {
+		if err := r.takeIn(ctx, en, next.state); err != nil {
+			return err
+		}
 		en.members, err = r.memberChanges(ctx, h.state, next.state, nil)
 	}
 	return err

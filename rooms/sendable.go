@@ -24,7 +24,7 @@ func (e *Engine) CheckSendable(ctx context.Context, q SendRequest) error {
 		return err
 	}
 	built, err := event.Build(r.version, event.Proto{
-		RoomID: r.id, Sender: q.Sender, Type: q.Type, StateKey: q.StateKey, Content: q.Content, Depth: 1, OriginServerTS: e.now(),
+		RoomID: r.id, Sender: q.Sender, Type: q.Type, StateKey: q.StateKey, Content: q.Content, Sticky: q.Sticky, Depth: 1, OriginServerTS: e.now(),
 	}, e.server)
 	if err != nil {
 		return err

@@ -124,11 +124,34 @@ type serverView struct {
 	e      *Engine
 	server matrix.ServerName
 	memo   map[statetree.Ref]bool
+	joined *bool // whether it is in the room now, once that was asked
+}
+
+// joinedNow says whether the server has a user in the room of an event.
+func (v *serverView) joinedNow(ctx context.Context, ev *Event) (bool, error) {
+	if v.joined == nil {
+		r, err := v.e.roomByNID(ctx, ev.RoomNID)
+		if err != nil {
+			return false, err
+		}
+		defer r.release()
+		in, err := r.hasServer(ctx, v.server)
+		if err != nil {
+			return false, err
+		}
+		v.joined = &in
+	}
+	return *v.joined, nil
 }
 
 func (v *serverView) sees(ctx context.Context, ev *Event) (bool, error) {
 	if ev.Outlier {
 		return ev.IsState(), nil
+	}
+	if ev.sticks(v.e.now()) {
+		if in, err := v.joinedNow(ctx, ev); err != nil || in {
+			return in, err
+		}
 	}
 	if ok, known := v.memo[ev.stateBefore]; known {
 		return ok, nil

@@ -20,6 +20,8 @@ const (
 	TopicNotified                               // notifications of a user in any room
 	TopicNotifications                          // notifications of a user in a room
 	TopicRedactedNotifications                  // notifications that went with their event, of anybody
+	TopicSticky                                 // sticky events of any room
+	TopicRoomSticky                             // sticky events of a room
 )
 
 // Subject is what changed: of the fields, those that its topic needs.

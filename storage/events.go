@@ -123,12 +123,15 @@ func UpdateEvent(ctx context.Context, tx *Tx, r *EventRow) error {
 	return err
 }
 
-// EraseEvent replaces an event's bytes by its redacted form, in which it relates to nothing.
+// EraseEvent replaces an event's bytes by its redacted form, in which it relates to nothing and is not sticky.
 func EraseEvent(ctx context.Context, tx *Tx, nid, redaction EventNID, redacted []byte) error {
 	if _, err := tx.Exec(ctx, `UPDATE events SET json = $2, redacted_by = $3 WHERE nid = $1`, int64(nid), redacted, nullable(redaction)); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, deleteRelation, int64(nid))
+	if _, err := tx.Exec(ctx, deleteRelation, int64(nid)); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, deleteStickyEvent, int64(nid))
 	return err
 }
 

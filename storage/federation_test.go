@@ -22,15 +22,15 @@ func write(t *testing.T, db *storage.DB, fn func(tx *storage.Tx) error) {
 func TestOutbox(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		ctx := t.Context()
-		pdu := func(dest string, pos int, room int, keep bool) storage.OutboxPDU {
+		pdu := func(dest string, pos int, room int, keepUntil matrix.Timestamp) storage.OutboxPDU {
 			return storage.OutboxPDU{
 				Destination: matrix.ServerName(dest), Position: storage.Position(pos), Room: storage.RoomNID(room),
-				EventID: matrix.EventID(fmt.Sprintf("$%d", pos)), Keep: keep,
+				EventID: matrix.EventID(fmt.Sprintf("$%d", pos)), KeepUntil: keepUntil,
 			}
 		}
 		write(t, db, func(tx *storage.Tx) error {
 			pdus := []storage.OutboxPDU{
-				pdu("a", 1, 7, false), pdu("a", 2, 8, false), pdu("a", 3, 7, true), pdu("a", 4, 7, false), pdu("a", 5, 7, false), pdu("b", 1, 7, false),
+				pdu("a", 1, 7, 0), pdu("a", 2, 8, 0), pdu("a", 3, 7, 101), pdu("a", 4, 7, 100), pdu("a", 5, 7, 0), pdu("b", 1, 7, 0),
 			}
 			if err := storage.AddOutboxPDUs(ctx, tx, pdus); err != nil {
 				return err
@@ -81,7 +81,7 @@ func TestOutbox(t *testing.T) {
 			{ID: 100, Type: "m.x", Content: []byte{0, 0}}, {ID: 101, Type: "m.x", Content: []byte{0, 1}, ExpiresAt: 1},
 		})
 		// The newest of each room stays, what must be kept, and what is under way.
-		write(t, db, func(tx *storage.Tx) error { return storage.CollapseOutbox(ctx, tx, "a", 1) })
+		write(t, db, func(tx *storage.Tx) error { return storage.CollapseOutbox(ctx, tx, "a", 1, 100) })
 		expect("collapsed", positions("a", 99, 99), []storage.Position{1, 2, 3, 5})
 		txn, err := storage.GetOutboxTransaction(ctx, db, "a")
 		if err != nil {

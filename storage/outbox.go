@@ -13,22 +13,19 @@ type OutboxPDU struct {
 	Position    Position
 	Room        RoomNID
 	EventID     matrix.EventID
-	Keep        bool // deliver it even if newer events of its room make it superfluous
+	// KeepUntil is until when it is delivered even if newer events of its room make it superfluous.
+	KeepUntil matrix.Timestamp
 }
 
 const insertOutboxPDU = `
-INSERT INTO outbox_pdus (destination, position, room_nid, event_id, keep) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO outbox_pdus (destination, position, room_nid, event_id, keep_until) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (destination, position) DO NOTHING`
 
 // AddOutboxPDUs queues events.
 func AddOutboxPDUs(ctx context.Context, tx *Tx, pdus []OutboxPDU) error {
 	args := make([][]any, len(pdus))
 	for i, p := range pdus {
-		keep := int64(0)
-		if p.Keep {
-			keep = 1
-		}
-		args[i] = []any{string(p.Destination), int64(p.Position), int64(p.Room), string(p.EventID), keep}
+		args[i] = []any{string(p.Destination), int64(p.Position), int64(p.Room), string(p.EventID), int64(p.KeepUntil)}
 	}
 	if err := tx.ExecBatch(ctx, insertOutboxPDU, args); err != nil {
 		return fmt.Errorf("queue events: %w", err)
@@ -37,7 +34,7 @@ func AddOutboxPDUs(ctx context.Context, tx *Tx, pdus []OutboxPDU) error {
 }
 
 const selectOutboxPDUs = `
-SELECT position, room_nid, event_id, keep FROM outbox_pdus
+SELECT position, room_nid, event_id, keep_until FROM outbox_pdus
 WHERE destination = $1 AND position <= $2 ORDER BY position LIMIT $3`
 
 // FindOutboxPDUs returns the oldest events queued for a destination, up to a position.
@@ -54,7 +51,7 @@ func FindOutboxPDUs(ctx context.Context, q Querier, dest matrix.ServerName, upTo
 		if err := rows.Scan(&pos, &room, &id, &keep); err != nil {
 			return nil, fmt.Errorf("queued events: %w", err)
 		}
-		out = append(out, OutboxPDU{dest, Position(pos), RoomNID(room), matrix.EventID(id), keep != 0})
+		out = append(out, OutboxPDU{dest, Position(pos), RoomNID(room), matrix.EventID(id), matrix.Timestamp(keep)})
 	}
 	return out, rows.Err()
 }
@@ -203,28 +200,28 @@ func DeleteDeliveredEDUs(ctx context.Context, tx *Tx) error {
 }
 
 const collapseOutbox = `
-DELETE FROM outbox_pdus WHERE destination = $1 AND keep = 0 AND position > $2 AND position < (
+DELETE FROM outbox_pdus WHERE destination = $1 AND keep_until <= $3 AND position > $2 AND position < (
     SELECT MAX(newer.position) FROM outbox_pdus newer
     WHERE newer.destination = $1 AND newer.room_nid = outbox_pdus.room_nid)`
 
 // CollapseOutbox leaves only the newest event of each room (and those to be kept) after a
 // position: the destination fetches what it missed between through get_missing_events.
-func CollapseOutbox(ctx context.Context, tx *Tx, dest matrix.ServerName, after Position) error {
-	if _, err := tx.Exec(ctx, collapseOutbox, string(dest), int64(after)); err != nil {
+func CollapseOutbox(ctx context.Context, tx *Tx, dest matrix.ServerName, after Position, now matrix.Timestamp) error {
+	if _, err := tx.Exec(ctx, collapseOutbox, string(dest), int64(after), int64(now)); err != nil {
 		return fmt.Errorf("collapse outbox: %w", err)
 	}
 	return nil
 }
 
 const collapseOutboxRoom = `
-DELETE FROM outbox_pdus WHERE destination = $1 AND room_nid = $2 AND keep = 0 AND position < $3 AND position > COALESCE(
+DELETE FROM outbox_pdus WHERE destination = $1 AND room_nid = $2 AND keep_until <= $4 AND position < $3 AND position > COALESCE(
     (SELECT last_pdu FROM outbox_transactions t WHERE t.destination = $1), 0)`
 
 // SupersedeOutboxPDUs removes, for each event, the older ones of its room and destination that need not be kept and are not under way.
-func SupersedeOutboxPDUs(ctx context.Context, tx *Tx, newest []OutboxPDU) error {
+func SupersedeOutboxPDUs(ctx context.Context, tx *Tx, newest []OutboxPDU, now matrix.Timestamp) error {
 	args := make([][]any, len(newest))
 	for i, p := range newest {
-		args[i] = []any{string(p.Destination), int64(p.Room), int64(p.Position)}
+		args[i] = []any{string(p.Destination), int64(p.Room), int64(p.Position), int64(now)}
 	}
 	if err := tx.ExecBatch(ctx, collapseOutboxRoom, args); err != nil {
 		return fmt.Errorf("collapse outbox: %w", err)

@@ -29,7 +29,7 @@ func (q *Queue) collapse(ctx context.Context, server matrix.ServerName) {
 			if err != nil {
 				return err
 			}
-			return storage.CollapseOutbox(ctx, tx, server, txn.LastPDU)
+			return storage.CollapseOutbox(ctx, tx, server, txn.LastPDU, matrix.TimestampOf(q.opts.Now()))
 		})
 	}
 	err = errors.Join(err, q.collapseEDUs(ctx, server))

@@ -83,7 +83,7 @@ func TestEventsForAServerThatIsLongGone(t *testing.T) {
 	last := f.events[len(f.events)-1].Pos
 	waitFor(t, func() bool {
 		queued, err := storage.FindOutboxPDUs(t.Context(), f.db, "a.example", everything, 100)
-		return err == nil && len(queued) == 2 && queued[0].Keep && queued[1].Position == last
+		return err == nil && len(queued) == 2 && queued[0].KeepUntil > 0 && queued[1].Position == last
 	})
 }
 

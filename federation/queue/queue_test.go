@@ -114,6 +114,13 @@ type house struct {
 	events  []*rooms.Event
 	servers []matrix.ServerName
 	told    int // how many events were published
+	sticky  []*rooms.Event
+}
+
+func (h *house) StickyFor(context.Context, *rooms.Event) ([]*rooms.Event, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sticky, nil
 }
 
 func (h *house) EventsAfter(_ context.Context, since, until storage.Position, limit int) (out []*rooms.Event, _ error) {
@@ -385,6 +392,36 @@ func TestWhoseEventsAreSent(t *testing.T) {
 	}
 }
 
+// A server that comes into the room is sent what is sticky there, though it happened before; also if another server let it in.
+func TestStickyEventsAreSentToAServerThatJoins(t *testing.T) {
+	f := setUp(t, "a.example")
+	ms := int64(3_600_000)
+	old := f.add(event.Proto{
+		Sender: "@me:us.example", Type: "m.rtc.member", Content: []byte(`{"body":"sticky"}`), Sticky: &ms, OriginServerTS: matrix.TimestampOf(time.Now()),
+	}, false)
+	old.ReceivedTS = matrix.TimestampOf(time.Now())
+	f.publish()
+	if d := f.next(); !cmp.Equal(d.PDUs, []string{"sticky"}) {
+		t.Errorf("to who was there: %+v", d)
+	}
+	f.house.mu.Lock()
+	f.sticky, f.servers = []*rooms.Event{old}, append(f.servers, "b.example")
+	f.house.mu.Unlock()
+	key := "@x:b.example"
+	f.add(event.Proto{Sender: "@x:b.example", Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"join","body":"join"}`)}, false)
+	f.publish()
+	if d := f.next(); d.Dest != "b.example" || !cmp.Equal(d.PDUs, []string{"sticky"}) {
+		t.Errorf("to who joined: %+v", d)
+	}
+	f.empty()
+	if len(f.arrived) > 0 {
+		t.Errorf("sent besides: %+v", f.next())
+	}
+	if got := keepUntil(old, "b.example"); got != old.StickyUntil() || got == 0 {
+		t.Errorf("kept until %d", got)
+	}
+}
+
 func TestInviteIsNotSentToAServerOutsideTheRoom(t *testing.T) {
 	f := setUp(t)
 	q := New(Options{ServerName: "us.example", DB: f.db, Peers: f.peers})
@@ -401,7 +438,7 @@ func TestInviteIsNotSentToAServerOutsideTheRoom(t *testing.T) {
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("%s: %s", membership, d)
 		}
-		if !mustArrive(e, "c.example") || mustArrive(e, "a.example") {
+		if keepUntil(e, "c.example") == 0 || keepUntil(e, "a.example") != 0 {
 			t.Errorf("%s: wrong about what must arrive", membership)
 		}
 	}

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -40,7 +41,7 @@ func (q *Queue) RoomUpdated(u *rooms.Update) {
 	f.upTo = max(f.upTo, u.Position)
 	f.passed += len(u.Events)
 	for _, e := range u.Events {
-		if !e.Relay || f.lost {
+		if !e.Relay && !joined(e) || f.lost {
 			continue
 		}
 		if len(f.events) == maxFresh {
@@ -141,7 +142,7 @@ func (r *reader) catchUp(ctx context.Context) error {
 // handle queues events for their destinations and moves the cursor. What is at or before the cursor was handled.
 func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage.Position, passed int) error {
 	q := r.q
-	var pdus []storage.OutboxPDU
+	var pdus, late []storage.OutboxPDU
 	var to []matrix.ServerName
 	for _, e := range events {
 		if e.Pos <= r.cursor {
@@ -152,13 +153,27 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 			return fmt.Errorf("destinations of an event: %w", err)
 		}
 		for _, s := range servers {
-			pdus = append(pdus, storage.OutboxPDU{Destination: s, Position: e.Pos, Room: e.RoomNID, EventID: e.ID(), Keep: mustArrive(e, s)})
+			pdus = append(pdus, storage.OutboxPDU{Destination: s, Position: e.Pos, Room: e.RoomNID, EventID: e.ID(), KeepUntil: keepUntil(e, s)})
 			to = append(to, s)
+		}
+		if joined(e) {
+			// A server that comes into the room missed what is sticky there. spec: MSC4354#federation-behaviour
+			sticky, err := q.rooms.StickyFor(ctx, e)
+			if err != nil {
+				return fmt.Errorf("sticky events for a server: %w", err)
+			}
+			user, _ := target(e)
+			for _, s := range q.remote([]matrix.ServerName{user.Server()}) {
+				for _, ev := range sticky {
+					late = append(late, storage.OutboxPDU{Destination: s, Room: ev.RoomNID, EventID: ev.ID(), KeepUntil: ev.StickyUntil()})
+					to = append(to, s)
+				}
+			}
 		}
 	}
 	next = max(next, r.cursor)
 	r.unsaved += passed
-	if len(pdus) == 0 && r.unsaved < cursorSlack {
+	if len(to) == 0 && r.unsaved < cursorSlack {
 		r.cursor = next
 		return nil
 	}
@@ -167,10 +182,17 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 	first := q.firstTransactions(pdus)
 	replacing := slices.DeleteFunc(slices.Clone(pdus), func(p storage.OutboxPDU) bool { return !q.longGone(p.Destination) })
 	err := q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-		if err := storage.AddOutboxPDUs(ctx, tx, pdus); err != nil {
+		// Older events than those that may be under way to the server: they queue up behind them.
+		for i := range late {
+			var err error
+			if late[i].Position, err = tx.NextPosition(); err != nil {
+				return err
+			}
+		}
+		if err := storage.AddOutboxPDUs(ctx, tx, slices.Concat(pdus, late)); err != nil {
 			return err
 		}
-		if err := storage.SupersedeOutboxPDUs(ctx, tx, replacing); err != nil {
+		if err := storage.SupersedeOutboxPDUs(ctx, tx, replacing, matrix.TimestampOf(q.opts.Now())); err != nil {
 			return err
 		}
 		if err := storage.AddOutboxTransactions(ctx, tx, first); err != nil {
@@ -245,9 +267,15 @@ func target(e *rooms.Event) (matrix.UserID, bool) {
 	return matrix.UserID(key), ok
 }
 
-// mustArrive says whether an event may not be left out by a destination that catches up
-// on a long outage: a change of the membership of a user of its own reaches it no other way.
-func mustArrive(e *rooms.Event, dest matrix.ServerName) bool {
-	user, ok := target(e)
-	return ok && user.Server() == dest
+// joined says whether an event lets a user into a room who may be the first of another server.
+func joined(e *rooms.Event) bool { return e.Type() == "m.room.member" && e.Membership() == "join" }
+
+// keepUntil says until when an event may not be left out by a destination that catches up
+// on a long outage: a change of the membership of a user of its own reaches it no other way, and
+// a sticky event is sent as long as it is sticky.
+func keepUntil(e *rooms.Event, dest matrix.ServerName) matrix.Timestamp {
+	if user, ok := target(e); ok && user.Server() == dest {
+		return math.MaxInt64
+	}
+	return e.StickyUntil()
 }

@@ -19,6 +19,7 @@ type Proto struct {
 	StateKey       *string
 	Content        []byte         // JSON object, not necessarily canonical
 	Redacts        matrix.EventID // of an m.room.redaction; placed as the room version says
+	Sticky         *int64         // milliseconds for which the event is sticky; nil: it is not. spec: MSC4354
 	PrevEvents     []matrix.EventID
 	AuthEvents     []matrix.EventID
 	Depth          int64 // is lowered to MaxDepth
@@ -115,6 +116,9 @@ func (d *draft) append(b []byte) []byte {
 		b = append(b, d.hash...)
 		b = append(b, `"}`...)
 	}
+	if p.Sticky != nil {
+		b = appendSticky(b, *p.Sticky)
+	}
 	b = append(b, `,"origin_server_ts":`...)
 	b = strconv.AppendInt(b, int64(p.OriginServerTS), 10)
 	b = append(b, `,"prev_events":`...)
@@ -133,6 +137,15 @@ func (d *draft) append(b []byte) []byte {
 		b = appendStringMember(b, "state_key", *p.StateKey)
 	}
 	b = appendStringMember(b, "type", p.Type)
+	return append(b, '}')
+}
+
+// stickyKey is the member that makes an event sticky, as long as the proposal is not accepted. spec: MSC4354#unstable-prefix
+const stickyKey = "msc4354_sticky"
+
+func appendSticky(b []byte, ms int64) []byte {
+	b = append(b, `,"`+stickyKey+`":{"duration_ms":`...)
+	b = strconv.AppendInt(b, ms, 10)
 	return append(b, '}')
 }
 

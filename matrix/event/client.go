@@ -18,6 +18,7 @@ type ClientOptions struct {
 	PrevSender      matrix.UserID    // unsigned.prev_sender
 	RedactedBecause []byte           // unsigned.redacted_because, a client-format event
 	RedactedBy      matrix.EventID   // unsigned.redacted_by, its ID: not specified, but older than redacted_because
+	StickyFor       int64            // unsigned.msc4354_sticky_duration_ttl_ms, 0 leaves it out. spec: MSC4354
 	Membership      string           // unsigned.membership, the reader's membership at the event
 	Relations       []byte           // unsigned.m.relations, canonical JSON
 }
@@ -44,7 +45,7 @@ func (e *Event) ClientForm(o ClientOptions) *ClientForm {
 	return &ClientForm{e.appendBody(nil, o.OmitRoomID), o.appendShared(nil), e.timestamp}
 }
 
-// Append appends the event for one reader: of the options, Now, Relations, Membership, DelayID and TransactionID.
+// Append appends the event for one reader: of the options, Now, Relations, Membership, StickyFor, DelayID and TransactionID.
 func (f *ClientForm) Append(dst []byte, o ClientOptions) []byte {
 	dst = append(dst, f.body...)
 	return append(o.appendUnsigned(dst, f.timestamp, f.shared), '}')
@@ -58,6 +59,9 @@ func (e *Event) appendBody(dst []byte, omitRoomID bool) []byte {
 	dst = append(dst, `{"content":`...)
 	dst = append(dst, e.clientContent()...)
 	dst = appendStringMember(dst, "event_id", string(e.id))
+	if e.isSticky {
+		dst = appendSticky(dst, e.stickyFor)
+	}
 	dst = append(dst, `,"origin_server_ts":`...)
 	dst = strconv.AppendInt(dst, int64(e.timestamp), 10)
 	if e.redacts != "" {
@@ -127,6 +131,10 @@ func (o *ClientOptions) appendUnsigned(dst []byte, timestamp matrix.Timestamp, s
 	}
 	m.raw("m.relations", o.Relations)
 	m.text("membership", o.Membership)
+	if o.StickyFor > 0 {
+		m.key("msc4354_sticky_duration_ttl_ms")
+		dst = strconv.AppendInt(dst, o.StickyFor, 10)
+	}
 	m.text("org.matrix.msc4140.delay_id", o.DelayID)
 	dst = append(dst, shared...)
 	m.text("transaction_id", o.TransactionID)

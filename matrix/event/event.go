@@ -36,6 +36,9 @@ type Event struct {
 	timestamp  matrix.Timestamp
 	depth      int64
 
+	stickyFor int64 // milliseconds, as the sender has it
+	isSticky  bool
+
 	isState      bool
 	hashMismatch bool
 }
@@ -105,6 +108,13 @@ func (e *Event) Redacts() (id matrix.EventID, ok bool) { return e.redacts, e.red
 // Membership is content.membership of an m.room.member event: "" for other
 // types, or if it is absent or not a string.
 func (e *Event) Membership() string { return e.membership }
+
+// MaxSticky is the longest time for which an event is sticky, in milliseconds. spec: MSC4354
+const MaxSticky = 3_600_000
+
+// Sticky returns for how many milliseconds the event is to be delivered whatever the limit of a timeline,
+// at most MaxSticky; ok is false for events that are not sticky. spec: MSC4354
+func (e *Event) Sticky() (ms int64, ok bool) { return min(e.stickyFor, MaxSticky), e.isSticky }
 
 // ContentString returns a top-level member of the content that is a string.
 func (e *Event) ContentString(key string) (string, bool) {

@@ -158,6 +158,11 @@ func (e *Event) index(ms []member) (seen fields, err error) {
 		case "hashes":
 			ok = canonicaljson.IsObject(raw)
 			seen |= fieldHashes
+		case stickyKey:
+			// Anything else is a member of no meaning, which no event is refused for.
+			if ms, number := canonicaljson.GetInt(raw, "duration_ms"); number && ms >= 0 {
+				e.stickyFor, e.isSticky = ms, true
+			}
 		case "origin_server_ts":
 			var ts int64
 			ts, ok = canonicaljson.Int(raw)

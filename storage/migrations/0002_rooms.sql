@@ -70,6 +70,19 @@ CREATE TABLE early_redactions (
     PRIMARY KEY (event_id, redaction_nid)
 ) STRICT;
 
+-- Events that clients are told of whatever a timeline's limit, until they expire. spec: MSC4354
+CREATE TABLE sticky_events (
+    event_nid  INTEGER NOT NULL PRIMARY KEY,
+    room_nid   INTEGER NOT NULL,
+    pos        INTEGER,          -- where in the stream clients meet it; NULL: soft-failed
+    own        INTEGER NOT NULL, -- 1: of this server
+    expires_ts INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX sticky_events_room ON sticky_events (room_nid, pos);
+CREATE INDEX sticky_events_stream ON sticky_events (pos);
+CREATE INDEX sticky_events_expiry ON sticky_events (expires_ts);
+
 -- Current memberships.
 CREATE TABLE memberships (
     room_nid   INTEGER NOT NULL,

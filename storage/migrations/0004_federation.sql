@@ -22,13 +22,13 @@ CREATE TABLE server_backoff (
 ) STRICT;
 CREATE INDEX server_backoff_by_retry ON server_backoff (retry_at);
 
--- Events to be sent. Position is the event's place in the stream.
+-- Events to be sent. Position is the event's place in the stream, or where it was queued for a server that came later.
 CREATE TABLE outbox_pdus (
     destination TEXT NOT NULL,
     position    INTEGER NOT NULL,
     room_nid    INTEGER NOT NULL,
     event_id    TEXT NOT NULL,
-    keep        INTEGER NOT NULL, -- 1: must be delivered whatever comes after it in its room
+    keep_until  INTEGER NOT NULL, -- ms: until then it must be delivered whatever comes after it in its room
     PRIMARY KEY (destination, position)
 ) STRICT;
 
