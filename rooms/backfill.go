@@ -114,6 +114,9 @@ func (e *Engine) backfillFrom(ctx context.Context, server matrix.ServerName, r *
 			return 0, err
 		}
 		en, err := r.place(ctx, p)
+		if errors.Is(err, errIDTaken) {
+			continue
+		}
 		if err != nil {
 			return 0, err
 		}

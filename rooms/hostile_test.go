@@ -3,11 +3,13 @@ package rooms_test
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
 	"hanok/matrix/event"
 	"hanok/matrix/eventauth"
 	"hanok/matrix/roomversion"
@@ -147,6 +149,50 @@ func TestSecondCreateEvent(t *testing.T) {
 	if diff := cmp.Diff(before, a.state(room)); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// Up to room version 2 a server names its events as it likes. A name that an event of another room has does not do.
+func TestEventIDOfAnotherRoom(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	bob := b.user("bob")
+	var in [2]matrix.RoomID
+	for i := range in {
+		in[i] = a.create(a.user("alice"), rooms.CreateRequest{Preset: "public_chat", Version: "1"})
+		b.join(bob, in[i], a)
+	}
+	n.settle()
+	first := b.forge(in[0], event.Proto{Sender: bob, Type: "m.room.message"})
+	if r := a.receive(b, in[0], first.JSON()); r[0].Err != nil {
+		t.Fatalf("%+v", r)
+	}
+	named := func(e *event.Event, id matrix.EventID) *event.Event {
+		t.Helper()
+		json := canonicaljson.Set(canonicaljson.Delete(e.JSON(), "signatures"), "event_id", canonicaljson.AppendString(nil, string(id)))
+		same, err := event.FromStored(e.Version(), id, json)
+		if err == nil {
+			same, err = same.Sign(b.name, b.key)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return same
+	}
+	again := named(b.forge(in[1], event.Proto{Sender: bob, Type: "m.room.message"}), first.ID())
+	good := b.forge(in[1], event.Proto{Sender: bob, Type: "m.room.message", Content: []byte(`{"body":"good"}`)})
+	r := a.receive(b, in[1], again.JSON(), good.JSON())
+	if !matrix.HasCode(r[0].Err, "M_FORBIDDEN") || r[1].Err != nil {
+		t.Errorf("%+v", r)
+	}
+	// The same where it is an auth event.
+	n.forged = named(b.forge(in[1], event.Proto{Sender: bob, Type: "m.room.power_levels", StateKey: new(string)}), first.ID())
+	auth := good.AuthEvents()
+	auth = append([]matrix.EventID{n.forged.ID()}, auth...)
+	message := b.forge(in[1], event.Proto{Sender: bob, Type: "m.room.message", AuthEvents: auth})
+	if r := a.receive(b, in[1], message.JSON()); !matrix.HasCode(r[0].Err, "M_FORBIDDEN") || strings.Contains(r[0].Err.Error(), "UNIQUE") {
+		t.Errorf("%+v", r)
+	}
+	a.say(a.user("alice"), in[1], "still here")
 }
 
 func TestMalformedEvents(t *testing.T) {

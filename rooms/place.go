@@ -8,6 +8,7 @@ import (
 
 	"hanok/matrix"
 	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
 	"hanok/storage"
 	"hanok/storage/statetree"
 )
@@ -60,8 +61,38 @@ func (r *room) newEvent(ctx context.Context, parsed *event.Event) (ev *Event, st
 		}
 		return ev, true, nil
 	}
+	if taken, err := r.takenElsewhere(ctx, parsed); err != nil {
+		return nil, false, err
+	} else if len(taken) > 0 {
+		return nil, false, errIDTaken
+	}
 	ev.NID, err = e.db.AllocateEvent(ev.auths...)
 	return ev, false, err
+}
+
+var errIDTaken = matrix.Forbidden("an event of another room has this event ID")
+
+// takenElsewhere says which of some events have the ID of an event of another room. Servers name their events themselves
+// up to room version 2; later, the ID says what the event is and in which room.
+func (r *room) takenElsewhere(ctx context.Context, events ...*event.Event) (map[matrix.EventID]bool, error) {
+	if r.version.EventIDFormat != roomversion.EventIDInEvent {
+		return nil, nil
+	}
+	ids := make([]matrix.EventID, len(events))
+	for i, ev := range events {
+		ids[i] = ev.ID()
+	}
+	found, err := r.e.eventsByID(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	taken := make(map[matrix.EventID]bool)
+	for id, ev := range found {
+		if ev.RoomNID != r.nid {
+			taken[id] = true
+		}
+	}
+	return taken, nil
 }
 
 // errHeadLost: a commit failed while a remote event was worked on, and what the event was checked against may not exist.
@@ -306,6 +337,11 @@ func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[ma
 			fresh = append(fresh, ev)
 		}
 	}
+	taken, err := r.takenElsewhere(ctx, fresh...)
+	if err != nil {
+		return nil, err
+	}
+	fresh = slices.DeleteFunc(fresh, func(ev *event.Event) bool { return taken[ev.ID()] })
 	fresh = byAuth(e.verified(ctx, fresh))
 	if len(fresh) == 0 {
 		return known, nil
