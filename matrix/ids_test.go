@@ -99,6 +99,9 @@ func TestUserID(t *testing.T) {
 	if _, err := NewUserID("a:b", "x"); err == nil {
 		t.Error("a ':' in a localpart")
 	}
+	if _, err := NewUserID(long[:252], "x"); err != nil {
+		t.Errorf("255 bytes: %v", err)
+	}
 	if _, err := NewUserID(long[:253], "x"); err == nil {
 		t.Error("too long")
 	}

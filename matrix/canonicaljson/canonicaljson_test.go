@@ -242,6 +242,9 @@ func TestAccess(t *testing.T) {
 	if strings.Join(got, " ") != `1 "}]" {"d":"\\"}` {
 		t.Errorf("Elements: %q", got)
 	}
+	if IsObject(nil) || IsArray(nil) || IsObject(c) || !IsArray(c) || !IsObject(b) {
+		t.Error("IsObject or IsArray")
+	}
 	for v := range Elements([]byte("[]")) {
 		t.Errorf("an element of nothing: %q", v)
 	}
