@@ -87,6 +87,7 @@ type slider struct {
 	list         *roomList
 	results      map[storage.RoomNID]*roomResult
 	directRooms  map[matrix.RoomID]bool            // loaded by direct
+	children     map[matrix.RoomID][]matrix.RoomID // of spaces, filled by spaceChildren
 	tagged       map[matrix.RoomID]map[string]bool // loaded by tags
 	joinedNIDs   map[matrix.RoomID]storage.RoomNID // filled by joinedNID
 	receipts     []users.Receipt                   // loaded by changedReceipts
@@ -118,7 +119,7 @@ func (f *Feed) buildSliding(ctx context.Context, q *SlidingRequest, base *connec
 	s := &slider{
 		syncer: &syncer{Feed: f, ctx: ctx, r: r, since: since, until: until, now: nowMS(), ignored: ignored},
 		q:      q, base: base, draft: newDraft(base),
-		moved: make(map[matrix.RoomID]bool), results: make(map[storage.RoomNID]*roomResult), covered: make(map[[2]*requiredState]bool),
+		moved: make(map[matrix.RoomID]bool), results: make(map[storage.RoomNID]*roomResult), children: make(map[matrix.RoomID][]matrix.RoomID), covered: make(map[[2]*requiredState]bool),
 	}
 	if s.data, err = s.accountData(); err != nil {
 		return nil, err
@@ -165,6 +166,10 @@ func (l *roomList) wanted(fn func(*listedRoom) error) error {
 	return nil
 }
 
+// maxSlidingResponse is from how many bytes of events on a response is full. The rooms that do not fit are told by the next one, for which
+// the client need not wait.
+const maxSlidingResponse = 8 << 20
+
 // rooms tells of rooms that the request asks for and about which there is something to tell. A room whose part cannot be
 // made is left out of this response, and stays behind for the next; the others are told.
 func (s *slider) rooms(res *slidingResponse) error {
@@ -177,8 +182,13 @@ func (s *slider) rooms(res *slidingResponse) error {
 			return err
 		}
 	}
+	size := 0
 	err = s.list.wanted(func(r *listedRoom) error {
 		if !s.due(r, counted) {
+			return nil
+		}
+		if size > maxSlidingResponse {
+			s.postpone(r.RoomNID)
 			return nil
 		}
 		result, err := s.tell(r, counted[r.RoomNID])
@@ -187,14 +197,13 @@ func (s *slider) rooms(res *slidingResponse) error {
 				return s.ctx.Err()
 			}
 			s.Log.Error().Err(err).Str("room", string(r.Room)).Msg("sliding sync of a room")
-			sent := s.base.rooms[r.RoomNID]
-			sent.events = sent.events.behind(s.since)
-			s.draft.set(r.RoomNID, sent)
+			s.postpone(r.RoomNID)
 			return nil
 		}
 		if result != nil {
 			s.results[r.RoomNID] = result
 			res.rooms = append(res.rooms, result)
+			size += result.size()
 		}
 		return nil
 	})

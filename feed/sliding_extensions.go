@@ -163,7 +163,7 @@ func (s *slider) e2ee(res *extensionResults) error {
 
 // inExtension reports whether an extension is to tell of a room.
 func (s *slider) inExtension(sel *roomSelection, r *listedRoom) bool {
-	if sel == nil || r.config == nil {
+	if sel == nil || r.config == nil || s.draft.room(r.RoomNID).events == never { // the client knows no room that it was not told of
 		return false
 	}
 	if sel.rooms[string(r.Room)] || r.subscribed && sel.rooms["*"] {

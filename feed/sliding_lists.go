@@ -111,6 +111,8 @@ func (s *slider) memberships() ([]*rooms.Membership, error) {
 	for i := range known {
 		if m := &known[i]; m.Position <= s.until {
 			out = append(out, m)
+		} else {
+			s.postpone(m.RoomNID)
 		}
 	}
 	if s.r.initial() {
@@ -124,6 +126,7 @@ func (s *slider) memberships() ([]*rooms.Membership, error) {
 	for i := range recent {
 		m := &recent[i]
 		if m.Position > s.until {
+			s.postpone(m.RoomNID)
 			continue
 		}
 		s.moved[m.Room] = true
@@ -132,6 +135,13 @@ func (s *slider) memberships() ([]*rooms.Membership, error) {
 		}
 	}
 	return out, nil
+}
+
+// postpone leaves a room for the next response, with everything that this one would have told of it.
+func (s *slider) postpone(nid storage.RoomNID) {
+	r := s.draft.room(nid)
+	r.events, r.receipts, r.accountData = r.events.behind(s.since), r.receipts.behind(s.since), r.accountData.behind(s.since)
+	s.draft.set(nid, r)
 }
 
 // isListed reports whether a room is in the server's list. spec: MSC4186#lists
@@ -187,7 +197,7 @@ func (s *slider) applyLists(l *roomList) error {
 func (s *slider) configure(list []*listedRoom) {
 	type combination struct {
 		lists listSet
-		room  matrix.RoomID // "" unless subscribed to
+		own   roomConfigKey // of a subscription, else zero
 	}
 	known := make(map[combination]*mergedConfig)
 	byDigest := make(map[[digestSize]byte]*requiredState)
@@ -197,7 +207,8 @@ func (s *slider) configure(list []*listedRoom) {
 		}
 		c := combination{lists: r.lists}
 		if r.subscribed {
-			c.room = r.Room
+			sub := s.q.Subscriptions[r.Room]
+			c.own = sub.key()
 		}
 		if r.config = known[c]; r.config != nil {
 			continue
@@ -344,33 +355,48 @@ func strippedTraits(events [][]byte) *roomTraits {
 	return t
 }
 
-// spaceChildren are the rooms that some spaces list, of those the user is in.
-func (s *slider) spaceChildren(spaces []matrix.RoomID) (map[matrix.RoomID]bool, error) {
+// spaceChildren are the rooms that some spaces list, of those spaces the user is in.
+func (s *slider) spaceChildren(spaces map[matrix.RoomID]bool) (map[matrix.RoomID]bool, error) {
 	children := make(map[matrix.RoomID]bool)
-	memberships, err := s.Rooms.Memberships(s.ctx, s.r.User, "join")
+	memberships, err := s.Rooms.Memberships(s.ctx, s.r.User)
 	if err != nil {
 		return nil, fmt.Errorf("memberships: %w", err)
 	}
 	for _, m := range memberships {
-		if !slices.Contains(spaces, m.Room) {
+		if !spaces[m.Room] || m.Membership != "join" {
 			continue
 		}
-		state, err := s.Rooms.StateAtPosition(s.ctx, m.RoomNID, s.until)
-		if err != nil {
-			return nil, err
-		}
-		events, err := state.OfType(s.ctx, "m.space.child")
-		if err != nil {
-			return nil, fmt.Errorf("children of a space: %w", err)
-		}
-		for _, ev := range events {
-			if via, ok := canonicaljson.Get(ev.Content(), "via"); ok && canonicaljson.IsArray(via) {
-				key, _ := ev.StateKey()
-				children[matrix.RoomID(key)] = true
+		list, ok := s.children[m.Room] // several lists may ask for the same space
+		if !ok {
+			if list, err = s.childrenOf(m.RoomNID); err != nil {
+				return nil, err
 			}
+			s.children[m.Room] = list
+		}
+		for _, child := range list {
+			children[child] = true
 		}
 	}
 	return children, nil
+}
+
+func (s *slider) childrenOf(space storage.RoomNID) ([]matrix.RoomID, error) {
+	state, err := s.Rooms.StateAtPosition(s.ctx, space, s.until)
+	if err != nil {
+		return nil, err
+	}
+	events, err := state.OfType(s.ctx, "m.space.child")
+	if err != nil {
+		return nil, fmt.Errorf("children of a space: %w", err)
+	}
+	var out []matrix.RoomID
+	for _, ev := range events {
+		if via, ok := canonicaljson.Get(ev.Content(), "via"); ok && canonicaljson.IsArray(via) {
+			key, _ := ev.StateKey()
+			out = append(out, matrix.RoomID(key))
+		}
+	}
+	return out, nil
 }
 
 // tags are the tags of the user's rooms.

@@ -53,13 +53,22 @@ type windowRange struct{ first, last int64 }
 type roomConfig struct {
 	timelineLimit int
 	state         stateRule
+	text          string // what state was read from
 }
+
+// roomConfigKey is the same for configs that are.
+type roomConfigKey struct {
+	timelineLimit int
+	text          string
+}
+
+func (c *roomConfig) key() roomConfigKey { return roomConfigKey{c.timelineLimit, c.text} }
 
 // roomFilters select rooms of a list; all that are set must hold. spec: MSC4186#slidingroomfilter
 type roomFilters struct {
 	isDM, isEncrypted, isInvited *bool
-	spaces                       []matrix.RoomID // nil: not filtered by
-	roomTypes, notRoomTypes      map[string]bool // "": rooms without a type
+	spaces                       map[matrix.RoomID]bool // nil: not filtered by
+	roomTypes, notRoomTypes      map[string]bool        // "": rooms without a type
 	tags, notTags                map[string]bool
 	nameLike                     string // in lower case; the unstable dialect only
 }
@@ -92,7 +101,7 @@ const (
 	maxListKey           = 255
 	maxListKeyOld        = 64
 	maxRanges            = 100
-	maxStateElements     = 1000 // of one list or subscription
+	maxStateElements     = 2000 // of all lists and subscriptions that differ in them
 	maxFilterElements    = 500
 	maxConnID            = 255
 	MaxThreadChanges     = 512
@@ -201,7 +210,29 @@ func ParseSlidingRequest(d Dialect, user matrix.UserID, body []byte) (*SlidingRe
 		}
 		q.Subscriptions[matrix.RoomID(room)] = *cfg
 	}
+	if err := q.checkState(); err != nil {
+		return nil, err
+	}
 	return q, w.Extensions.parse(&q.extensions)
+}
+
+// checkState bounds the rules for state that have to be combined.
+func (q *SlidingRequest) checkState() error {
+	elements := make(map[string]int) // by the text of the rules: most are the same
+	for i := range q.Lists {
+		elements[q.Lists[i].text] = len(q.Lists[i].state.Include) + len(q.Lists[i].state.Exclude)
+	}
+	for _, s := range q.Subscriptions {
+		elements[s.text] = len(s.state.Include) + len(s.state.Exclude)
+	}
+	sum := 0
+	for _, n := range elements {
+		sum += n
+	}
+	if sum > maxStateElements {
+		return matrix.InvalidParam("required_state has %d elements over all lists and subscriptions; %d are allowed.", sum, maxStateElements)
+	}
+	return nil
 }
 
 // maxPoll bounds how long a client may wait for news.
@@ -236,7 +267,7 @@ func (w *wireRoom) parse(d Dialect, user matrix.UserID) (*roomConfig, error) {
 	if *w.TimelineLimit < 0 {
 		return nil, matrix.InvalidParam("timeline_limit must not be negative.")
 	}
-	c := &roomConfig{timelineLimit: int(min(*w.TimelineLimit, maxTimeline))}
+	c := &roomConfig{timelineLimit: int(min(*w.TimelineLimit, maxTimeline)), text: string(w.RequiredState)}
 	if len(w.RequiredState) == 0 || string(w.RequiredState) == "null" {
 		return c, nil
 	}
@@ -245,9 +276,6 @@ func (w *wireRoom) parse(d Dialect, user matrix.UserID) (*roomConfig, error) {
 		err = c.state.parsePairs(user, w.RequiredState)
 	} else {
 		err = strictjson.Unmarshal(w.RequiredState, &c.state)
-	}
-	if err == nil && len(c.state.Include)+len(c.state.Exclude) > maxStateElements {
-		err = matrix.InvalidParam("required_state has more than %d elements.", maxStateElements)
 	}
 	return c, err
 }
@@ -340,9 +368,9 @@ func (w *wireFilters) parse(d Dialect) (*roomFilters, error) {
 		tags: nameSet(w.Tags), notTags: nameSet(w.NotTags),
 	}
 	if w.Spaces != nil {
-		f.spaces = make([]matrix.RoomID, len(w.Spaces))
-		for i, s := range w.Spaces {
-			f.spaces[i] = matrix.RoomID(s)
+		f.spaces = make(map[matrix.RoomID]bool, len(w.Spaces))
+		for _, s := range w.Spaces {
+			f.spaces[matrix.RoomID(s)] = true
 		}
 	}
 	if d == Unstable {

@@ -47,6 +47,20 @@ type hero struct {
 	displayname, avatar string
 }
 
+// size is about how many bytes a room takes in the response.
+func (r *roomResult) size() int {
+	n := 0
+	for _, list := range [][]json.RawMessage{r.timeline, r.state} {
+		for _, ev := range list {
+			n += len(ev)
+		}
+	}
+	for _, ev := range r.stripped {
+		n += len(ev)
+	}
+	return n
+}
+
 // tell makes the result of a room, nil if there is nothing to tell, and notes in the draft what the client is told by it.
 func (s *slider) tell(r *listedRoom, counted bool) (*roomResult, error) {
 	from := r.sent.events.from(s.since)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -324,42 +325,40 @@ func TestSlidingBrokenRoom(t *testing.T) {
 		alice.join(id)
 		ids = append(ids, id)
 	}
-	w.settle()
-	const body = `{"lists":{"l":{"timeline_limit":5,"required_state":{"include":[{"type":"m.room.topic","state_key":""}]}}}}`
-	breakRoom := func(id matrix.RoomID, broken bool) {
-		op := "-"
-		if broken {
-			op = "+"
+	fresh, known, other := ids[0], ids[1], ids[2]
+	const (
+		config = `{"timeline_limit":5,"required_state":{"include":[{"type":"m.room.topic","state_key":""}]}}`
+		body   = `{"lists":{"l":` + config + `}}`
+	)
+	// damage takes away the states before a room's events, or gives them back, and starts the server again.
+	damage := func(by int, rooms ...matrix.RoomID) {
+		for _, id := range rooms {
+			if err := w.db.Write(w.Context(), func(tx *storage.Tx) error {
+				_, err := tx.Exec(w.Context(), `UPDATE events SET state_before = state_before + $1 WHERE room_nid = $2`, by, int64(mustNID(t, w, id)))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err := w.db.Write(w.Context(), func(tx *storage.Tx) error {
-			_, err := tx.Exec(w.Context(), `UPDATE room_states SET state = state `+op+` 1000000000 WHERE room_nid = $1`, int64(mustNID(t, w, id)))
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
+		w = newWorld(t, w.db)
+		alice.w = w
 	}
-	fresh, known := ids[0], ids[1]
-	breakRoom(fresh, true)
 	c := alice.sliding(feed.Stable, "main")
-	if a := c.sync(0, body); len(a.Rooms) != 2 || a.Lists["l"].Count != 3 {
-		t.Errorf("with a broken room: %v", a.Rooms)
-	}
-	breakRoom(known, true)
-	said := bob.say(ids[2], "a message elsewhere")
-	bob.say(known, "a message there")
+	c.sync(0, fmt.Sprintf(`{"room_subscriptions":{%q:%s,%q:%s}}`, known, config, other, config))
+	missed, said := bob.say(known, "a message there"), bob.say(other, "a message elsewhere")
 	w.settle()
+	damage(1_000_000_000, fresh, known)
 	a := c.sync(time.Second, body)
-	if r := a.Rooms[ids[2]]; len(a.Rooms) != 1 || len(r.Timeline) != 1 || r.Timeline[0].EventID != said {
+	if r := a.Rooms[other]; len(a.Rooms) != 1 || len(r.Timeline) != 1 || r.Timeline[0].EventID != said || a.Lists["l"].Count != 3 {
 		t.Errorf("news beside broken rooms: %v", a.Rooms)
 	}
 	began := time.Now()
 	if a := c.sync(100*time.Millisecond, body); len(a.Rooms) > 0 || time.Since(began) < 100*time.Millisecond {
 		t.Errorf("broken rooms keep a request from waiting: %v after %v", a.Rooms, time.Since(began))
 	}
-	breakRoom(fresh, false)
-	breakRoom(known, false)
+	damage(-1_000_000_000, fresh, known)
 	a = c.sync(0, body)
-	if r := a.Rooms[known]; r.Initial || len(r.Timeline) != 1 {
+	if r := a.Rooms[known]; r.Initial || len(r.Timeline) != 1 || r.Timeline[0].EventID != missed {
 		t.Errorf("the room that was known, mended: %+v", r)
 	}
 	if r := a.Rooms[fresh]; !r.Initial || len(r.Timeline) == 0 {
@@ -367,6 +366,34 @@ func TestSlidingBrokenRoom(t *testing.T) {
 	}
 	if a := c.sync(0, body); len(a.Rooms) > 0 {
 		t.Errorf("told twice: %v", a.Rooms)
+	}
+}
+
+// A response that would become very large is told in parts, without waiting.
+func TestSlidingLargeResponse(t *testing.T) {
+	w := open(t)
+	alice := w.user("alice")
+	const count = 10
+	for range count {
+		id := alice.create(rooms.CreateRequest{Preset: "public_chat"})
+		for range 18 {
+			alice.say(id, strings.Repeat("x", 60<<10))
+		}
+	}
+	w.settle()
+	c := alice.sliding(feed.Stable, "main")
+	const body = `{"lists":{"l":{"timeline_limit":20,"required_state":{}}},"extensions":{"receipts":{"enabled":true}}}`
+	known, responses := make(map[matrix.RoomID]told), 0
+	for ; len(known) < count && responses < count; responses++ {
+		c.sync(10*time.Second, body).apply(known)
+	}
+	if len(known) != count || responses != 2 {
+		t.Errorf("%d rooms in %d responses", len(known), responses)
+	}
+	for id, k := range known {
+		if len(k.events) != 20 {
+			t.Errorf("%d events of %s", len(k.events), id)
+		}
 	}
 }
 

@@ -122,6 +122,16 @@ func (c *slidingClient) until(what string, body json, check func(json) bool) jso
 	return nil
 }
 
+// own is the client's membership in a list of a room's state events; nil if they do not say.
+func (c *slidingClient) own(room json, list string) any {
+	for _, e := range homeserver.Events(room, list) {
+		if e["type"] == "m.room.member" && e["state_key"] == c.UserID {
+			return homeserver.Dig(e, "content", "membership")
+		}
+	}
+	return nil
+}
+
 func slidRoom(res json, room string) json {
 	r, _ := homeserver.Dig(res, "rooms", room).(json)
 	return r
@@ -449,31 +459,23 @@ func TestSlidingSyncMemberships(t *testing.T) {
 			t.Helper()
 			return slidRoom(c.until("something of "+room, body, func(res json) bool { return !onlyCounts(slidRoom(res, room)) }), room)
 		}
-		own := func(r json, list string) any {
-			for _, e := range homeserver.Events(r, list) {
-				if e["type"] == "m.room.member" && e["state_key"] == bob.UserID {
-					return homeserver.Dig(e, "content", "membership")
-				}
-			}
-			return nil
-		}
 		count := func() any { return homeserver.Dig(c.sync(0, body), "lists", "all", "count") }
 
 		// Invited and refused.
 		room := alice.CreateRoom(json{"preset": "private_chat", "name": "secret", "invite": []string{bob.UserID}})
-		if r := told(room); r["initial"] != true || own(r, stripped) != "invite" || r["timeline"] != nil || r["required_state"] != nil || c.stable && r["membership"] != "invite" {
+		if r := told(room); r["initial"] != true || c.own(r, stripped) != "invite" || r["timeline"] != nil || r["required_state"] != nil || c.stable && r["membership"] != "invite" {
 			t.Errorf("an invite: %v", r)
 		}
 		bob.Must("POST", "/v3/rooms"+homeserver.Path(room, "leave"), json{})
 		r := told(room)
-		if c.stable && (own(r, stripped) != "leave" || r["membership"] != "leave") || !c.stable && (own(r, "required_state") != "leave" || r[stripped] != nil) {
+		if c.stable && (c.own(r, stripped) != "leave" || r["membership"] != "leave") || !c.stable && (c.own(r, "required_state") != "leave" || r[stripped] != nil) {
 			t.Errorf("an invite refused: %v", r)
 		}
 		// Invited, and joined: all of the room.
 		room = alice.CreateRoom(json{"preset": "private_chat", "invite": []string{bob.UserID}})
 		told(room)
 		bob.Join(room)
-		if r := told(room); r["initial"] != true || own(r, "required_state") != "join" || r["joined_count"] != 2.0 || len(homeserver.Events(r, "heroes")) != 1 {
+		if r := told(room); r["initial"] != true || c.own(r, "required_state") != "join" || r["joined_count"] != 2.0 || len(homeserver.Events(r, "heroes")) != 1 {
 			t.Errorf("joined: %v", r)
 		}
 		// Kicked: up to that, and not what comes after.
@@ -484,7 +486,7 @@ func TestSlidingSyncMemberships(t *testing.T) {
 		c.until("the kick", body, func(res json) bool {
 			r := slidRoom(res, room)
 			seen = append(seen, eventIDs(r, "timeline")...)
-			return own(r, "required_state") == "leave"
+			return c.own(r, "required_state") == "leave"
 		})
 		if !slices.Contains(seen, before) || slices.Contains(seen, after) {
 			t.Errorf("a kick shows %v; %v was before, %v after", seen, before, after)
@@ -495,7 +497,7 @@ func TestSlidingSyncMemberships(t *testing.T) {
 		bob.Must("POST", "/v3/rooms"+homeserver.Path(left, "leave"), json{})
 		anew := connect(bob, "anew")
 		res := anew.sync(0, body)
-		if r := slidRoom(res, room); r == nil || own(r, "required_state") != "leave" || slices.Contains(eventIDs(r, "timeline"), after) {
+		if r := slidRoom(res, room); r == nil || c.own(r, "required_state") != "leave" || slices.Contains(eventIDs(r, "timeline"), after) {
 			t.Errorf("a room that bob was kicked from: %v", r)
 		}
 		if slidRoom(res, left) != nil || homeserver.Dig(res, "lists", "all", "count") != 1.0 {
@@ -507,7 +509,7 @@ func TestSlidingSyncMemberships(t *testing.T) {
 		told(room)
 		bob.Must("POST", "/v3/rooms"+homeserver.Path(room, "leave"), json{})
 		bob.Must("POST", "/v3/rooms"+homeserver.Path(room, "forget"), json{})
-		if r := told(room); own(r, "required_state") != "leave" {
+		if r := told(room); c.own(r, "required_state") != "leave" {
 			t.Errorf("left and forgotten: %v", r)
 		}
 		// Banned, never having been in: nothing. Having been in: told.
@@ -521,7 +523,7 @@ func TestSlidingSyncMemberships(t *testing.T) {
 		bob.Join(room)
 		told(room)
 		alice.Must("POST", "/v3/rooms"+homeserver.Path(room, "ban"), json{"user_id": bob.UserID})
-		if r := told(room); own(r, "required_state") != "ban" || c.stable && r["membership"] != "ban" {
+		if r := told(room); c.own(r, "required_state") != "ban" || c.stable && r["membership"] != "ban" {
 			t.Errorf("banned: %v", r)
 		}
 		if again := count(); again == n {
@@ -530,7 +532,7 @@ func TestSlidingSyncMemberships(t *testing.T) {
 		// A knock.
 		room = alice.CreateRoom(json{"preset": "public_chat", "initial_state": []json{{"type": "m.room.join_rules", "state_key": "", "content": json{"join_rule": "knock"}}}})
 		bob.Must("POST", "/v3/knock"+homeserver.Path(room), json{})
-		if r := told(room); own(r, stripped) != "knock" {
+		if r := told(room); c.own(r, stripped) != "knock" {
 			t.Errorf("a knock: %v", r)
 		}
 		// An invite by somebody who is ignored is not there, and does not count.
@@ -1005,6 +1007,54 @@ func TestSlidingSyncLongPoll(t *testing.T) {
 		alice.Say(room, "asked for")
 		if res := <-got; len(homeserver.Events(slidRoom(res, room), "timeline")) != 1 || slidRoom(res, quiet) != nil {
 			t.Errorf("a long poll: %v", res)
+		}
+	})
+}
+
+// Invites from other servers show what came with them, and go away when they are refused or taken back.
+func TestSlidingSyncRemoteInvite(t *testing.T) {
+	n := homeserver.NewNetwork(t)
+	hs1, hs2 := n.Start(homeserver.Options{}), n.Start(homeserver.Options{})
+	eachDialect(t, func(t *testing.T, connect func(c *homeserver.Client, conn string) *slidingClient) {
+		alice, bob := hs1.Register(t, "alice"), hs2.Register(t, "bob")
+		c := connect(bob, "main")
+		stripped := "stripped_state"
+		if !c.stable {
+			stripped = "invite_state"
+		}
+		list := c.list(20, 5, [2]string{"m.room.member", "$ME"}, [2]string{"m.room.name", ""})
+		encrypted := c.list(20, 0)
+		encrypted["filters"] = json{"is_encrypted": true}
+		body := json{"lists": json{"all": list, "encrypted": encrypted}}
+		c.sync(0, body)
+		told := func(room string) json {
+			t.Helper()
+			return slidRoom(c.until("something of "+room, body, func(res json) bool { return slidRoom(res, room) != nil }), room)
+		}
+		invite := json{"preset": "private_chat", "name": "Far", "invite": []string{bob.UserID}, "initial_state": []json{{"type": "m.room.encryption", "state_key": "", "content": json{"algorithm": "m.megolm.v1.aes-sha2"}}}}
+		room := alice.CreateRoom(invite)
+		r := told(room)
+		if c.own(r, stripped) != "invite" || !slices.Contains(stateKeys(homeserver.Events(r, stripped)), "m.room.name|") {
+			t.Errorf("an invite: %v", r)
+		}
+		if n := homeserver.Dig(c.sync(0, body), "lists", "encrypted", "count"); n != 1.0 {
+			t.Errorf("%v encrypted rooms, the invite says it is", n)
+		}
+		bob.Must("POST", "/v3/rooms"+homeserver.Path(room, "leave"), json{})
+		if r := told(room); c.stable && r["membership"] != "leave" || !c.stable && c.own(r, "required_state") != "leave" {
+			t.Errorf("an invite refused: %v", r)
+		}
+		room = alice.CreateRoom(invite)
+		told(room)
+		alice.Must("POST", "/v3/rooms"+homeserver.Path(room, "kick"), json{"user_id": bob.UserID})
+		if r := told(room); c.stable && r["membership"] != "leave" || !c.stable && c.own(r, "required_state") != "leave" {
+			t.Errorf("an invite taken back: %v", r)
+		}
+		room = alice.CreateRoom(invite)
+		told(room)
+		bob.Join(room, hs1.Name)
+		if r := told(room); r["initial"] != true || c.own(r, "required_state") != "join" || r["name"] != "Far" || len(homeserver.Events(r, "timeline")) == 0 {
+			t.Errorf("joined: %v", r)
 		}
 	})
 }
