@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"time"
@@ -57,6 +58,9 @@ type Options struct {
 	Roots *x509.CertPool
 	DNS   *net.Resolver
 	Dial  func(ctx context.Context, network, address string) (net.Conn, error)
+	// Transport, in tests, takes the requests to other servers in place of connections, and Jitter replaces chance (see peers.Options).
+	Transport http.RoundTripper
+	Jitter    func(server matrix.ServerName, wait time.Duration) time.Duration
 }
 
 // Outbound talks to other servers.
@@ -95,7 +99,7 @@ func NewOutbound(ctx context.Context, o Options) (*Outbound, error) {
 		d.AllowPrivate = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 	}
 	resolver := discovery.New(d)
-	known, err := peers.New(ctx, peers.Options{DB: o.DB, Allow: o.AllowServers, Deny: o.DenyServers, Log: o.Log})
+	known, err := peers.New(ctx, peers.Options{DB: o.DB, Allow: o.AllowServers, Deny: o.DenyServers, Jitter: o.Jitter, Log: o.Log})
 	if err != nil {
 		return nil, fmt.Errorf("federation: %w", err)
 	}
@@ -104,7 +108,7 @@ func NewOutbound(ctx context.Context, o Options) (*Outbound, error) {
 		return nil, fmt.Errorf("federation: %w", err)
 	}
 	c := client.New(client.Options{
-		ServerName: o.ServerName, Key: o.Key, Resolver: resolver, Peers: known, Version: o.Version, Log: o.Log, Observe: o.Observe,
+		ServerName: o.ServerName, Key: o.Key, Resolver: resolver, Peers: known, Version: o.Version, Log: o.Log, Observe: o.Observe, Transport: o.Transport,
 	})
 	return &Outbound{
 		name:     o.ServerName,

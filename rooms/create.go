@@ -2,10 +2,11 @@ package rooms
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -347,17 +348,21 @@ func (c *creation) events(ctx context.Context, extra []StateInput) error {
 	return nil
 }
 
-func (e *Engine) randomRoomID() matrix.RoomID {
+func (e *Engine) randomRoomID() (matrix.RoomID, error) {
 	random := make([]byte, 15)
-	rand.Read(random)
-	return matrix.RoomID("!" + base64.RawURLEncoding.EncodeToString(random) + ":" + string(e.server))
+	if _, err := io.ReadFull(e.random, random); err != nil {
+		return "", fmt.Errorf("random room ID: %w", err)
+	}
+	return matrix.RoomID("!" + base64.RawURLEncoding.EncodeToString(random) + ":" + string(e.server)), nil
 }
 
 // adopt makes the owner of the new room.
-func (c *creation) adopt(ctx context.Context) (*room, error) {
+func (c *creation) adopt(ctx context.Context) (_ *room, err error) {
 	if !c.version.RoomIDIsCreateHash {
 		if c.id == "" {
-			c.id = c.e.randomRoomID()
+			if c.id, err = c.e.randomRoomID(); err != nil {
+				return nil, err
+			}
 		}
 		return c.adoptAs(ctx, c.id)
 	}

@@ -2,8 +2,10 @@ package rooms
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -45,7 +47,9 @@ type Options struct {
 	LocalByDefault bool
 	// Now is the clock; nil means the system's.
 	Now func() matrix.Timestamp
-	Log zerolog.Logger
+	// Random is where the IDs of new rooms come from; nil means crypto/rand.
+	Random io.Reader
+	Log    zerolog.Logger
 
 	CacheBytes int64 // memory for events and state nodes; 0 means 64 MiB
 	CacheRooms int   // loaded rooms kept while idle; 0 means 1000
@@ -185,6 +189,7 @@ type Engine struct {
 	answers        func(matrix.ServerName) bool
 	localByDefault bool
 	now            func() matrix.Timestamp
+	random         io.Reader
 	log            zerolog.Logger
 	defaultVersion roomversion.ID
 
@@ -223,6 +228,9 @@ func New(o Options) (*Engine, error) {
 	if o.Now == nil {
 		o.Now = func() matrix.Timestamp { return matrix.Timestamp(time.Now().UnixMilli()) }
 	}
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
 	if o.MayInvite == nil {
 		o.MayInvite = func(context.Context, matrix.UserID, matrix.UserID) error { return nil }
 	}
@@ -254,7 +262,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener,
-		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, log: o.Log, defaultVersion: o.DefaultVersion,
+		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, random: o.Random, log: o.Log, defaultVersion: o.DefaultVersion,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),
 		forms:    newClientForms(),

@@ -82,7 +82,9 @@ func (u *upgrade) run(ctx context.Context) (matrix.RoomID, error) {
 	predecessor := map[string]any{"room_id": u.old.id}
 	var stone *placement
 	if !u.version.RoomIDIsCreateHash {
-		cr.id = u.e.randomRoomID()
+		if cr.id, err = u.e.randomRoomID(); err != nil {
+			return "", err
+		}
 		if stone, err = u.buildTombstone(ctx, cr.id); err != nil {
 			return "", err
 		}

@@ -29,7 +29,9 @@ const (
 // sqliteEngine has one writing connection, owned by one goroutine, and a pool of reading ones.
 type sqliteEngine struct {
 	path   string
+	sync   string // the pragma for connections that write
 	commit committer
+	gather func() // may be nil
 	writer *sqliteConn
 
 	mu     sync.RWMutex // held to send on queue, so that close can close it
@@ -46,7 +48,7 @@ type sqliteEngine struct {
 }
 
 // openSQLiteEngine opens the writing connection; the schema is up to migrate.
-func openSQLiteEngine(path string, c committer) (*sqliteEngine, error) {
+func openSQLiteEngine(path string, o Options, c committer) (*sqliteEngine, error) {
 	if path == "" || strings.HasPrefix(path, ":memory:") {
 		return nil, errors.New("sqlite: a file path is needed")
 	}
@@ -61,19 +63,22 @@ func openSQLiteEngine(path string, c committer) (*sqliteEngine, error) {
 		return nil, err
 	}
 	e := &sqliteEngine{
-		path: path, commit: c, writer: w,
+		path: path, sync: `PRAGMA synchronous = FULL`, commit: c, gather: o.Gather, writer: w,
 		queue:      make(chan *request, sqliteQueue),
 		readers:    newReaders(path),
 		checkpoint: make(chan struct{}, 1),
 		restart:    make(chan string, 1),
 		stop:       make(chan struct{}),
 	}
+	if o.NoSync {
+		e.sync = `PRAGMA synchronous = OFF`
+	}
 	// synchronous=FULL: a commit is on disk when it is acknowledged. Checkpoints
 	// are made beside the writer, so it makes none itself. temp_store: without it each batch
 	// of savepoints writes the pages it changes to a temporary file as well.
 	// secure_delete: what is erased is overwritten.
 	for _, q := range []string{
-		`PRAGMA journal_mode = WAL`, `PRAGMA synchronous = FULL`, `PRAGMA foreign_keys = OFF`,
+		`PRAGMA journal_mode = WAL`, e.sync, `PRAGMA foreign_keys = OFF`,
 		`PRAGMA temp_store = MEMORY`, `PRAGMA cache_size = -8000`, `PRAGMA wal_autocheckpoint = 0`,
 		`PRAGMA journal_size_limit = 67108864`, `PRAGMA secure_delete = ON`,
 	} {
@@ -150,6 +155,9 @@ func (e *sqliteEngine) writeLoop() {
 		case mode := <-e.restart:
 			e.restartLog(mode)
 			continue
+		}
+		if e.gather != nil {
+			e.gather()
 		}
 		batch := []*request{r}
 	gather:
@@ -292,7 +300,7 @@ func (e *sqliteEngine) checkpointLoop() {
 				e.commit.log.Error().Err(err).Msg("no connection for checkpoints")
 				continue
 			}
-			if err := c.pragma(`PRAGMA synchronous = FULL`); err != nil {
+			if err := c.pragma(e.sync); err != nil {
 				e.commit.log.Error().Err(err).Msg("checkpoint connection")
 			}
 		}

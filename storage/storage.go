@@ -48,6 +48,12 @@ type Options struct {
 	Log zerolog.Logger
 	// Observe, if set, is told of every transaction after its end. It must not block.
 	Observe func(Commit)
+	// NoSync leaves it to the operating system when a commit reaches the disk: it survives the end of the process, but not
+	// that of the machine. For tests that kill no machine; SQLite only.
+	NoSync bool
+	// Gather, if set, is called when a write has come and before those that came with it are looked for. A test that
+	// waits there until nothing else moves gets the same writes into one commit each time; SQLite only.
+	Gather func()
 }
 
 // Commit is what a transaction did that held one or more writes.
@@ -93,7 +99,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	commit := committer{stream: db.stream, calls: db.calls, log: o.Log, observe: o.Observe}
 	var err error
 	if path, ok := strings.CutPrefix(o.DSN, "sqlite:"); ok {
-		db.engine, err = openSQLiteEngine(path, commit)
+		db.engine, err = openSQLiteEngine(path, o, commit)
 	} else if s := scheme(o.DSN); s == "postgres" || s == "postgresql" {
 		db.engine, err = openPostgresEngine(ctx, o.DSN, commit)
 	} else {

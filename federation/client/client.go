@@ -39,6 +39,8 @@ type Options struct {
 	Log        zerolog.Logger
 	// Observe is told of every finished request; status 0 means there was no response. class is the server's before it. nil for none.
 	Observe func(operation string, class peers.Class, status int, elapsed time.Duration)
+	// Transport takes the requests in place of connections of our own, in tests.
+	Transport http.RoundTripper
 }
 
 // Client makes signed requests.
@@ -58,8 +60,8 @@ const (
 // New makes a client.
 func New(o Options) *Client {
 	c := &Client{opts: o}
-	c.http = &http.Client{
-		Transport: &http.Transport{
+	if o.Transport == nil {
+		o.Transport = &http.Transport{
 			DialTLSContext:         c.dial,
 			ForceAttemptHTTP2:      true,
 			MaxIdleConns:           1000,
@@ -72,7 +74,10 @@ func New(o Options) *Client {
 				SendPingTimeout: 30 * time.Second,
 				PingTimeout:     15 * time.Second,
 			},
-		},
+		}
+	}
+	c.http = &http.Client{
+		Transport: o.Transport,
 		// Requests are signed for one destination: nothing to follow.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

@@ -27,7 +27,10 @@ type Options struct {
 	// Deny lists globs of server names that are refused.
 	Deny []string
 	Now  func() time.Time // nil is time.Now
-	Log  zerolog.Logger
+	// Jitter makes of a wait until a server is tried again one that is a little different: servers that failed
+	// together are not to be retried together. nil takes between three quarters and five quarters of it at random.
+	Jitter func(server matrix.ServerName, wait time.Duration) time.Duration
+	Log    zerolog.Logger
 }
 
 // Peers remembers who can be talked to.
@@ -78,6 +81,9 @@ func (p *Peers) ClassOf(server matrix.ServerName) Class {
 func New(ctx context.Context, o Options) (*Peers, error) {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Jitter == nil {
+		o.Jitter = func(_ matrix.ServerName, wait time.Duration) time.Duration { return wait*3/4 + rand.N(wait/2) }
 	}
 	p := &Peers{
 		opts: o, allow: compile(o.Allow), deny: compile(o.Deny),
@@ -165,7 +171,7 @@ func (p *Peers) Failed(server matrix.ServerName, wait time.Duration) {
 		b = storage.ServerBackoff{Server: server, FailingSince: matrix.Timestamp(now.UnixMilli())}
 	}
 	b.Attempts++
-	b.RetryAt = matrix.Timestamp(now.Add(max(backoff(b.Attempts), min(wait, maxWait))).UnixMilli())
+	b.RetryAt = matrix.Timestamp(now.Add(max(p.opts.Jitter(server, backoff(b.Attempts)), min(wait, maxWait))).UnixMilli())
 	p.failing[server] = b
 	p.mu.Unlock()
 	p.store(func(tx *storage.Tx) error {
@@ -178,13 +184,12 @@ func (p *Peers) Failed(server matrix.ServerName, wait time.Duration) {
 	})
 }
 
-// backoff doubles with every attempt; the random part keeps servers that failed together from being retried together.
+// backoff doubles with every attempt.
 func backoff(attempts int) time.Duration {
-	wait := maxWait
-	if attempts <= 15 {
-		wait = min(maxWait, firstWait<<(attempts-1))
+	if attempts > 15 {
+		return maxWait
 	}
-	return wait*3/4 + rand.N(wait/2)
+	return min(maxWait, firstWait<<(attempts-1))
 }
 
 // Answered notes that a server answered, or that a request of it came in.
