@@ -137,6 +137,7 @@ func (r *room) place(ctx context.Context, p *placement) (*entry, error) {
 	}
 	if it.ev.SoftFailed {
 		it.erased = nil // who may not speak any more may not silence others either
+		en.missing = nil
 	}
 	r.pending.add(it.ev, after)
 	if accepted {
@@ -181,8 +182,10 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 		ev.TxnDevice, ev.TxnID, ev.Delayed = p.local.device, p.local.txn, p.local.delayed
 		en.extra = both(p.local.extra, p.local.committing(ev.ID()))
 	}
-	for _, id := range p.missing {
-		en.missing = append(en.missing, storage.MissingPrev{ID: id, Child: ev.NID, Depth: ev.Depth()})
+	if !ev.Rejected && !ev.SoftFailed { // else what comes before it is no history of the room yet
+		for _, id := range p.missing {
+			en.missing = append(en.missing, storage.MissingPrev{ID: id, Child: ev.NID, Depth: ev.Depth()})
+		}
 	}
 	if p.found {
 		en.found = []matrix.EventID{ev.ID()}

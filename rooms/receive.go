@@ -157,6 +157,9 @@ type inbound struct {
 	entries []*entry
 	fetches int
 	fetched int   // events that came by requests
+	failure error // of the last request for a single event, nil if none failed
+	// behind are events of which it is known that something stored comes after them: history, not news.
+	behind  map[matrix.EventID]bool
 	refusal error // what the room's policy server said against the last event that it did not recommend
 }
 
@@ -171,7 +174,7 @@ var (
 func (r *room) newInbound(origin matrix.ServerName) *inbound {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return &inbound{e: r.e, r: r, origin: origin, line: r.line}
+	return &inbound{e: r.e, r: r, origin: origin, line: r.line, behind: make(map[matrix.EventID]bool)}
 }
 
 func (in *inbound) fetch() error {
@@ -218,7 +221,7 @@ func (in *inbound) handle(ctx context.Context, ev *event.Event, gaps bool) error
 	if p.rejection, err = r.checkEvent(ctx, ev, before); err != nil {
 		return err
 	}
-	if p.found, err = storage.IsMissingPrev(ctx, in.e.db, r.nid, ev.ID()); err != nil {
+	if p.found, err = in.history(ctx, ev.ID()); err != nil {
 		return err
 	}
 	if err := in.heedPolicyServer(ctx, p); err != nil {
@@ -272,6 +275,9 @@ func (in *inbound) fillGap(ctx context.Context, ev *event.Event) error {
 		return err
 	}
 	sortByDepth(events)
+	if err := in.noteHistory(ctx, events); err != nil {
+		return err
+	}
 	for _, m := range events {
 		if m.ID() == ev.ID() {
 			continue
@@ -281,6 +287,32 @@ func (in *inbound) fillGap(ctx context.Context, ev *event.Event) error {
 		}
 	}
 	return nil
+}
+
+// noteHistory finds those events of a gap, in order of depth, that come before something stored. They are worked on before what
+// tells so: an event whose child is stored would pass for the end of a branch, and its old state for a part of the present one.
+func (in *inbound) noteHistory(ctx context.Context, events []*event.Event) error {
+	for _, m := range slices.Backward(events) {
+		old, err := in.history(ctx, m.ID())
+		if err != nil {
+			return err
+		}
+		if !old {
+			continue
+		}
+		for _, id := range m.PrevEvents() {
+			in.behind[id] = true
+		}
+	}
+	return nil
+}
+
+// history says whether something stored comes after an event that is not.
+func (in *inbound) history(ctx context.Context, id matrix.EventID) (bool, error) {
+	if in.behind[id] {
+		return true, nil
+	}
+	return storage.IsMissingPrev(ctx, in.e.db, in.r.nid, id)
 }
 
 func sortByDepth(events []*event.Event) {
@@ -353,7 +385,7 @@ func (in *inbound) ensureAuth(ctx context.Context, ev *event.Event) error {
 			return err
 		}
 	}
-	return errNoAuthEvents
+	return errNoAuthEvents.Because(in.failure)
 }
 
 // store keeps events that were fetched as outliers.
@@ -438,7 +470,7 @@ func (in *inbound) remoteStateAfter(ctx context.Context, id matrix.EventID) (sta
 	}
 	ev := known[id]
 	if ev == nil {
-		return statetree.Tree{}, errNoState
+		return statetree.Tree{}, errNoState.Because(in.failure)
 	}
 	if ev.skey == 0 || ev.Rejected {
 		return tree, nil
@@ -490,7 +522,7 @@ func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (st
 		return statetree.Tree{}, err
 	}
 	if len(known) == 0 && len(stateIDs) > 0 {
-		return statetree.Tree{}, errNoState
+		return statetree.Tree{}, errNoState.Because(in.failure)
 	}
 	return r.treeFrom(ctx, stateIDs, known)
 }
@@ -515,6 +547,7 @@ func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix
 			}
 			pdu, err := in.e.remote.Event(ctx, in.origin, id)
 			if err != nil {
+				in.failure = err
 				continue // what depends on it is left out
 			}
 			raw = append(raw, pdu)

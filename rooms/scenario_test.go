@@ -136,6 +136,12 @@ func (s *scenario) line(line string) error {
 		return nil
 	case "agree":
 		return s.agree()
+	case "ends": // how many forward extremities a server has
+		snap, err := s.server(w[1]).Snapshot(ctx, s.room)
+		if err == nil && strconv.Itoa(len(snap.Extremities)) != w[2] {
+			err = fmt.Errorf("there are %s", snap.Extremities)
+		}
+		return err
 	case "asked":
 		if got := s.net.count(w[1] + ".example " + w[2]); strconv.Itoa(got) != w[3] {
 			return fmt.Errorf("%d times", got)
