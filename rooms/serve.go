@@ -46,7 +46,8 @@ func (r *room) allowsServer(ctx context.Context, server matrix.ServerName) error
 }
 
 // served returns a room of which a server may be shown what it asks about: it is in the room now, or it was at the
-// events in question. The latter lets a server that is not in the room any more learn why. Pinned.
+// events in question. The latter lets a server that is not in the room any more learn why; and it lets others take the event with
+// which the last of our own users left, when they miss what comes before it. Pinned.
 func (e *Engine) served(ctx context.Context, origin matrix.ServerName, id matrix.RoomID, about ...matrix.EventID) (*room, error) {
 	r, err := e.room(ctx, id)
 	if err != nil {
@@ -64,25 +65,27 @@ func (r *room) maySee(ctx context.Context, origin matrix.ServerName, about []mat
 	if err != nil {
 		return err
 	}
-	if !resident {
-		return matrix.NotFound("this server is not in the room")
-	}
 	if err := r.allowsServer(ctx, origin); err != nil {
 		return err
 	}
-	in, err := r.hasServer(ctx, origin)
-	if err != nil {
-		return err
+	in := false
+	if resident {
+		if in, err = r.hasServer(ctx, origin); err != nil {
+			return err
+		}
 	}
 	if !in {
 		if in, err = r.hadServer(ctx, origin, about); err != nil {
 			return err
 		}
 	}
-	if !in {
-		return matrix.Forbidden("your server is not in the room")
+	switch {
+	case in:
+		return nil
+	case !resident:
+		return matrix.NotFound("this server is not in the room")
 	}
-	return nil
+	return matrix.Forbidden("your server is not in the room")
 }
 
 // maxAbout is how many events are looked at to see whether a server was in the room.
@@ -482,7 +485,8 @@ func (r *room) walkBack(ctx context.Context, from []*Event, stop map[matrix.Even
 	seen := make(map[storage.EventNID]bool)
 	frontier := from
 	for n := 0; len(frontier) > 0 && n < maxServedWalk; n++ {
-		slices.SortFunc(frontier, func(a, b *Event) int { return cmp.Compare(b.Depth(), a.Depth()) })
+		// By their IDs where depths are equal: who asks again gets the same.
+		slices.SortFunc(frontier, func(a, b *Event) int { return cmp.Or(cmp.Compare(b.Depth(), a.Depth()), cmp.Compare(b.ID(), a.ID())) })
 		ev := frontier[0]
 		frontier = frontier[1:]
 		if seen[ev.NID] || stop[ev.ID()] || ev.Depth() < minDepth || ev.RoomNID != r.nid || ev.Outlier || ev.Rejected {
