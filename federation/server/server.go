@@ -79,8 +79,10 @@ type Options struct {
 	BehindProxy bool // a reverse proxy says in X-Forwarded-For who asks
 	// Patience is how long a transaction waits for a room that has to fetch what it misses; 0 means 10 s.
 	Patience time.Duration
-	Now      func() time.Time // nil is time.Now
-	Log      zerolog.Logger
+	// Retry is how long it takes until events are tried again for which what comes before them could not be had, the first time; 0 means 15 s.
+	Retry time.Duration
+	Now   func() time.Time // nil is time.Now
+	Log   zerolog.Logger
 }
 
 // Server answers other servers.
@@ -99,6 +101,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	staged   map[matrix.RoomID]int     // how many events are stored for a room that takes long
+	retrying map[matrix.RoomID]bool    // rooms with stored events that are tried again
 	underWay map[matrix.ServerName]int // how many transactions of a server are being worked on
 }
 
@@ -110,9 +113,12 @@ func New(o Options) *Server {
 	if o.Patience == 0 {
 		o.Patience = 10 * time.Second
 	}
+	if o.Retry == 0 {
+		o.Retry = 15 * time.Second
+	}
 	s := &Server{
 		opts: o, heavyWork: newGate[matrix.ServerName](heavyAtOnce, heavyWaiting), strangers: newGate[string](strangersAtOnce, strangersWaiting),
-		bodies: budget{free: bodyBudget}, staged: map[matrix.RoomID]int{}, underWay: map[matrix.ServerName]int{},
+		bodies: budget{free: bodyBudget}, staged: map[matrix.RoomID]int{}, retrying: map[matrix.RoomID]bool{}, underWay: map[matrix.ServerName]int{},
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	common := endpoint.Options{Prefix: "/_matrix", Authorise: s.authorise, Observe: o.Observe, Log: o.Log}

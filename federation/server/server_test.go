@@ -367,7 +367,7 @@ func TestTransactions(t *testing.T) {
 	const body = `{"origin":"a.example","origin_server_ts":1,"pdus":[
 		{"id":"$1","room_id":"!r:us.example"},{"id":"$2","room_id":"!r:us.example"},{"id":"$3","room_id":"!refused:us.example"},
 		{"id":"$4","room_id":"!broken:us.example"},{"id":"$5"},7,{"id":"$7","room_id":"!rejected:us.example"},{"id":"$6","room_id":8},` + denied + `]}`
-	const want = `{"pdus":{"$1":{},"$2":{},"$3":{"error":"no"},"$4":{"error":"The event could not be processed."},"$7":{},"$d:a.example":{"error":"denied by the access list"}}}`
+	const want = `{"pdus":{"$1":{},"$2":{},"$3":{"error":"no"},"$4":{},"$7":{},"$d:a.example":{"error":"denied by the access list"}}}`
 	f.expect(200, want)(f.call("PUT", "/_matrix/federation/v1/send/1", body))
 	if calls.Load() != 4 {
 		t.Errorf("%d calls", calls.Load())
@@ -507,6 +507,47 @@ func TestASlowRoomIsFinishedLater(t *testing.T) {
 		t.Error(err)
 	}
 	close(release)
+}
+
+// What comes before an event cannot be fetched at the moment: the event is kept, and tried again.
+func TestAnEventIsTriedAgain(t *testing.T) {
+	f := setUp(t, func(o *Options) { o.Retry = time.Millisecond })
+	attempts := make(chan int, 10)
+	n := 0
+	f.rooms.receive = func(_ matrix.ServerName, _ matrix.RoomID, pdus [][]byte) []rooms.Received {
+		n++
+		attempts <- n
+		switch n {
+		case 1, 2:
+			return received(pdus, matrix.Forbidden("no state").Because(&client.Error{Destination: "a.example", Retry: true, Cause: errors.New("unreachable")}))
+		case 3:
+			return received(pdus, nil)
+		}
+		return received(pdus, matrix.Forbidden("no state").Because(&client.Error{Destination: "a.example", Status: 404, Cause: errors.New("unknown")}))
+	}
+	const pdu = `{"id":"$d","room_id":"!d:us.example"}`
+	f.expect(200, `{}`)(f.call("PUT", "/_matrix/federation/v1/send/1", `{"pdus":[`+pdu+`]}`))
+	for i := range 3 {
+		if got := <-attempts; got != i+1 {
+			t.Fatal(got)
+		}
+	}
+	for range 1000 {
+		rows, err := storage.FindInboundRooms(t.Context(), f.db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rows) == 0 {
+			// A refusal is final.
+			f.expect(200, `no state`)(f.call("PUT", "/_matrix/federation/v1/send/2", `{"pdus":[`+pdu+`]}`))
+			if rows, err := storage.FindInboundRooms(t.Context(), f.db); err != nil || len(rows) > 0 {
+				t.Errorf("%s, %v", rows, err)
+			}
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Error("still stored after it was processed")
 }
 
 func TestAPanicIsContained(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"hanok/federation/client"
 	"hanok/federation/queue"
 	"hanok/internal/endpoint"
 	"hanok/matrix"
@@ -126,6 +127,9 @@ func (s *Server) process(ctx context.Context, from matrix.ServerName, id string,
 		return storage.PutInboundTransaction(ctx, tx, from, id, answer, matrix.TimestampOf(s.opts.Now()))
 	})
 	if err != nil {
+		for _, b := range slow {
+			s.unstaged(b.room, len(b.pdus))
+		}
 		return nil, err
 	}
 	for _, b := range slow {
@@ -143,12 +147,13 @@ type roomBatch struct {
 	pdus    [][]byte
 	done    chan struct{} // closed when results are there
 	results map[matrix.EventID]error
-	failed  error // a failure of ours: the events may yet be processed another time
+	failed  error // why some were not processed that may yet be, another time
 }
 
 // receivePDUs hands the events of each room to the engine: rooms side by side, the events of a room in
 // order. It waits for all of them, but not for ever for a room that has to fetch what it misses: such
-// rooms are returned as slow, and their events must be stored before the transaction is answered.
+// rooms are returned as slow, and so are those for which that failed for the moment. Their events must be stored before
+// the transaction is answered: its sender will not send them again.
 func (s *Server) receivePDUs(ctx context.Context, from matrix.ServerName, pdus []jsontext.Value) (results map[matrix.EventID]pduResult, slow []*roomBatch) {
 	batches := map[matrix.RoomID]*roomBatch{}
 	for _, p := range pdus {
@@ -175,8 +180,12 @@ func (s *Server) receivePDUs(ctx context.Context, from matrix.ServerName, pdus [
 	defer cancel()
 	results = make(map[matrix.EventID]pduResult, len(pdus))
 	for _, b := range batches {
-		if !b.doneWithin(patient) && s.mayStage(b) {
+		done := b.doneWithin(patient)
+		kept := (!done || b.failed != nil) && s.mayStage(b)
+		if kept {
 			slow = append(slow, b)
+		}
+		if kept && !done {
 			for _, id := range s.eventIDs(ctx, b.room, b.pdus) {
 				results[id] = pduResult{}
 			}
@@ -184,7 +193,11 @@ func (s *Server) receivePDUs(ctx context.Context, from matrix.ServerName, pdus [
 		}
 		<-b.done
 		for id, err := range b.results {
-			results[id] = pduResult{s.explain(err)}
+			result := pduResult{s.explain(err)}
+			if kept && passing(err) {
+				result.Error = "" // it is tried again
+			}
+			results[id] = result
 		}
 	}
 	return results, slow
@@ -214,11 +227,22 @@ func (s *Server) start(ctx context.Context, from matrix.ServerName, b *roomBatch
 		defer cancel()
 		b.results = s.receiveRoom(ctx, from, b.room, b.pdus)
 		for _, err := range b.results {
-			if _, refused := matrix.AsError(err); err != nil && !refused {
+			if passing(err) {
 				b.failed = err
 			}
 		}
 	})
+}
+
+// passing says whether an event may be processed another time: a failure of ours, or of a server that was asked for what comes
+// before it.
+func passing(err error) bool {
+	var peer *client.Error
+	if errors.As(err, &peer) {
+		return peer.Retry
+	}
+	_, refused := matrix.AsError(err)
+	return err != nil && !refused
 }
 
 // recovered keeps a panic in the work on one transaction from ending the server.
