@@ -1,0 +1,386 @@
+package simulation
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
+	"hanok/rooms"
+)
+
+type rawMessage = json.RawMessage
+
+// check looks at what there is when all has come to rest.
+func (w *world) check() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	all := slices.Clone(w.rooms)
+	for _, r := range all {
+		w.checkHistory(ctx, r)
+	}
+	for _, r := range all {
+		clear(r.spoken)
+	}
+	// One more message of each server ties together what was sent at the same time, and a last one ties together those.
+	for range 2 {
+		for _, r := range all {
+			for _, s := range w.residents(ctx, r) {
+				if u := s.current().joinedUsers(ctx, r.id); len(u) > 0 {
+					w.say(u[0], r)
+				}
+			}
+		}
+		w.quiesce()
+	}
+	for _, r := range all {
+		if s := w.residents(ctx, r); len(s) > 0 {
+			if u := s[0].current().joinedUsers(ctx, r.id); len(u) > 0 {
+				w.say(u[0], r)
+			}
+		}
+	}
+	w.quiesce()
+	for _, r := range all {
+		w.excludeLost(ctx, r)
+		w.checkAgreement(ctx, r)
+		w.checkMemberships(ctx, r)
+	}
+	w.checkClients(ctx)
+	w.checkDeviceLists(ctx)
+	if *dumped {
+		for _, s := range w.servers {
+			w.dump(ctx, s, os.Stderr)
+		}
+	}
+}
+
+// residents are the servers that think that they are in a room, without those that its server ACL shut out at some time.
+func (w *world) residents(ctx context.Context, r *room) []*server {
+	var in []*server
+	for _, s := range w.servers {
+		snap, err := s.current().rooms.Snapshot(ctx, r.id)
+		if err == nil && snap.Resident && !r.excluded[s] {
+			in = append(in, s)
+		}
+	}
+	return in
+}
+
+// checkHistory: what was acknowledged is there, at the server that did and at all that were in the room then and are now.
+func (w *world) checkHistory(ctx context.Context, r *room) {
+	residents := w.residents(ctx, r)
+	for _, a := range r.acked {
+		home := a.by.s.current()
+		ev, err := home.rooms.Event(ctx, a.id)
+		if err != nil {
+			w.fail("%s lost %s, what %s %s: %v", a.by.s.short, a.id, a.by, a.what, err)
+			continue
+		}
+		if r.excluded[a.by.s] || ev.Outlier {
+			continue
+		}
+		then, err := home.rooms.ServersAt(ctx, ev)
+		if err != nil {
+			w.fail("%s: %v", a.by.s.short, err)
+		}
+		for _, s := range residents {
+			if !slices.Contains(then, s.name) {
+				continue
+			}
+			there, err := s.current().rooms.Event(ctx, a.id)
+			if err != nil && !w.afterGap(ctx, s, r, a.id) {
+				w.fail("%s has not got %s, what %s %s: %v", s.short, a.id, a.by, a.what, err)
+			}
+			if err == nil && there.Rejected {
+				w.fail("%s rejects %s, what %s %s", s.short, a.id, a.by, a.what)
+			}
+		}
+	}
+}
+
+// afterGap pages back through a room, which fetches what a server missed while it was not in the room, and
+// says whether the event is there then.
+func (w *world) afterGap(ctx context.Context, s *server, r *room, id matrix.EventID) bool {
+	p := s.current()
+	in := p.joinedUsers(ctx, r.id)
+	if len(in) == 0 {
+		return false
+	}
+	var from *rooms.Token
+	for range 100 {
+		page, err := p.rooms.Messages(ctx, rooms.MessagesRequest{Room: r.id, User: in[0].id, From: from, Backward: true, Limit: 100})
+		if err != nil {
+			w.fail("%s pages back in %s: %v", in[0], r.name, err)
+			return false
+		}
+		if from = page.End; from == nil {
+			break
+		}
+	}
+	_, err := p.rooms.Event(ctx, id)
+	return err == nil
+}
+
+// state is the current state that a server has, and its forward extremities.
+func (w *world) state(ctx context.Context, s *server, r *room) (map[matrix.StateKey]matrix.EventID, []matrix.EventID) {
+	out := map[matrix.StateKey]matrix.EventID{}
+	snap, err := s.current().rooms.Snapshot(ctx, r.id)
+	if err != nil {
+		w.fail("%s: %v", s.short, err)
+		return nil, nil
+	}
+	events, err := snap.State.All(ctx)
+	if err != nil {
+		w.fail("%s: %v", s.short, err)
+		return nil, nil
+	}
+	for _, ev := range events {
+		key, _ := ev.StateKey()
+		out[matrix.StateKey{Type: ev.Type(), Key: key}] = ev.ID()
+	}
+	return out, snap.Extremities
+}
+
+// excludeLost leaves servers out of account that joined a room at a time when others had closed it: to those they are not in it, so that
+// they are sent nothing that could tell them.
+func (w *world) excludeLost(ctx context.Context, r *room) {
+	residents := w.residents(ctx, r)
+	for _, s := range residents {
+		for _, other := range residents {
+			in, err := other.current().rooms.JoinedServers(ctx, r.id)
+			if err != nil {
+				w.fail("%s: %v", other.short, err)
+			}
+			if slices.Contains(in, s.name) {
+				continue
+			}
+			gone := func(u *user) bool {
+				m, err := other.current().rooms.MembershipOf(ctx, r.id, u.id)
+				return err == nil && lost(m)
+			}
+			if !slices.ContainsFunc(s.current().joinedUsers(ctx, r.id), func(u *user) bool { return !gone(u) }) {
+				r.excluded[s] = true
+			}
+		}
+	}
+}
+
+// checkAgreement: all servers in a room have the same state and the same end of history, and agree on who is in it.
+func (w *world) checkAgreement(ctx context.Context, r *room) {
+	residents := w.residents(ctx, r)
+	if len(residents) == 0 {
+		return
+	}
+	first := residents[0]
+	state, ends := w.state(ctx, first, r)
+	in, err := first.current().rooms.JoinedServers(ctx, r.id)
+	if err != nil {
+		w.fail("%s: %v", first.short, err)
+	}
+	for _, s := range w.servers {
+		doubtful := slices.ContainsFunc(s.users, func(u *user) bool { return r.doubtful[u] })
+		if slices.Contains(in, s.name) != slices.Contains(residents, s) && !r.excluded[s] && !doubtful {
+			w.fail("%s is in %s: %s says %v, itself %v", s.short, r.name, first.short, slices.Contains(in, s.name), slices.Contains(residents, s))
+		}
+	}
+	for _, s := range residents[1:] {
+		other, otherEnds := w.state(ctx, s, r)
+		if diff := cmp.Diff(stateText(state), stateText(other)); diff != "" {
+			w.fail("%s and %s disagree on %s: %s", first.short, s.short, r.name, diff)
+		}
+		// What the others soft-failed, and whoever sent it could not tie to the rest, stays an end to its own server.
+		if len(r.excluded) == 0 && r.spoken[first] && r.spoken[s] && !slices.Equal(sorted(ends), sorted(otherEnds)) {
+			w.fail("%s and %s disagree on the end of %s: %s %s", first.short, s.short, r.name, ends, otherEnds)
+		}
+	}
+}
+
+func sorted(ids []matrix.EventID) []matrix.EventID {
+	return slices.Sorted(slices.Values(ids))
+}
+
+// checkMemberships: a user's own server knows of the user's membership what those in the room know, and says in
+// its table what the state says.
+func (w *world) checkMemberships(ctx context.Context, r *room) {
+	residents := w.residents(ctx, r)
+	if len(residents) == 0 {
+		return
+	}
+	inside := residents[0].current()
+	for _, u := range w.users {
+		if r.excluded[u.s] {
+			continue
+		}
+		want, err := inside.rooms.MembershipOf(ctx, r.id, u.id)
+		if err != nil {
+			w.fail("%s: %v", residents[0].short, err)
+		}
+		got, err := u.s.current().rooms.MembershipOf(ctx, r.id, u.id)
+		if err != nil && !matrix.HasCode(err, "M_NOT_FOUND") {
+			w.fail("%s: %v", u.s.short, err)
+		}
+		if want.Membership == got.Membership {
+			continue
+		}
+		switch {
+		case want.Membership == "invite" && got.Membership == "leave":
+			// Refused while nobody in the room could be reached: it is over for the user all the same.
+		case r.doubtful[u] && !slices.Contains(residents, u.s):
+			// It was changed, and the word that it was got lost on the way back.
+		case want.Membership == "" && got.Membership == "leave":
+			// It joined at a time when others had closed the room.
+		case got.Membership == "invite" && lost(want) && !slices.Contains(residents, u.s):
+			// It was invited at a time when others had made that a matter of more power, and nobody says so to the invited.
+		case outside(want.Membership) && outside(got.Membership) && !slices.Contains(residents, u.s):
+			// Of no interest to a server that is not in the room.
+		default:
+			w.fail("%s in %s: %q says %s, %q says %s", u, r.name, want.Membership, residents[0].short, got.Membership, u.s.short)
+		}
+	}
+}
+
+// lost says whether a membership went in a resolution of states: no event ended it.
+func lost(m rooms.Membership) bool { return outside(m.Membership) && m.Event == "" }
+
+func outside(membership string) bool {
+	return membership == "" || membership == "leave" || membership == "ban"
+}
+
+// checkClients: whoever has followed /sync knows what the server knows, and has got all messages to the device once and in order.
+func (w *world) checkClients(ctx context.Context) {
+	for _, u := range w.users {
+		p := u.s.current()
+		if err := u.client.sync(ctx, p); err != nil {
+			w.fail("%s syncs: %v", u, err)
+			continue
+		}
+		for _, r := range w.rooms {
+			m, err := p.rooms.MembershipOf(ctx, r.id, u.id)
+			if err != nil && !matrix.HasCode(err, "M_NOT_FOUND") {
+				w.fail("%s: %v", u, err)
+			}
+			told := u.client.rooms[r.id]
+			switch m.Membership {
+			case "join", "invite", "knock":
+				if told == nil || told.membership != m.Membership {
+					w.fail("%s was not told of %s in %s", u, m.Membership, r.name)
+				}
+			default:
+				if told != nil && told.membership != "leave" {
+					w.fail("%s was not told of %s in %s", u, m.Membership, r.name)
+				}
+			}
+			if m.Membership == "join" && told != nil {
+				state, _ := w.state(ctx, u.s, r)
+				for key := range told.state {
+					if _, ok := state[key]; !ok {
+						delete(told.state, key) // state that was lost in a resolution: /sync has no word for it
+					}
+				}
+				if diff := cmp.Diff(stateText(state), stateText(told.state)); diff != "" {
+					w.fail("%s was told another state of %s than %s has: %s", u, r.name, u.s.short, diff)
+				}
+			}
+		}
+		for _, from := range w.users {
+			w.checkToDevice(from, u)
+		}
+	}
+}
+
+func (w *world) checkToDevice(from, to *user) {
+	got := to.client.received[from.id]
+	for _, m := range from.sent[to] {
+		switch {
+		case len(got) > 0 && got[0] == m.text:
+			got = got[1:]
+		case m.acked:
+			w.fail("%s has not got %s of %s, or not in order: %s", to, m.text, from, to.client.received[from.id])
+			return
+		}
+	}
+	if len(got) > 0 {
+		w.fail("%s has got more of %s than was sent, or not in order: %s", to, from, to.client.received[from.id])
+	}
+}
+
+// checkDeviceLists: who shares a room with somebody is given the devices that there are.
+func (w *world) checkDeviceLists(ctx context.Context) {
+	for _, u := range w.users {
+		want := w.devicesSeen(ctx, u, u)
+		for _, s := range w.servers {
+			if s == u.s {
+				continue
+			}
+			sharing, err := s.current().rooms.Sharing(ctx, u.id)
+			if err != nil {
+				w.fail("%s: %v", s.short, err)
+			}
+			for _, other := range s.users {
+				if !slices.Contains(sharing, other.id) || w.shutOut(u, other) {
+					continue
+				}
+				if diff := cmp.Diff(want, w.devicesSeen(ctx, other, u)); diff != "" {
+					w.fail("%s sees other devices of %s than there are: %s", other, u, diff)
+				}
+				break
+			}
+		}
+	}
+}
+
+// shutOut says whether two users may share only rooms whose server ACL kept one from the other's.
+func (w *world) shutOut(a, b *user) bool {
+	for _, r := range w.rooms {
+		if r.excluded[a.s] || r.excluded[b.s] {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *world) devicesSeen(ctx context.Context, by, of *user) []string {
+	res, err := by.s.current().users.Keys.Query(ctx, by.id, map[matrix.UserID][]matrix.DeviceID{of.id: nil})
+	if err != nil || len(res.Failures) > 0 {
+		w.fail("%s asks for the devices of %s: %v %v", by, of, err, res)
+		return nil
+	}
+	var out []string
+	for _, id := range slices.Sorted(maps.Keys(res.DeviceKeys[of.id])) {
+		out = append(out, fmt.Sprintf("%s %s", id, canonicaljson.Delete(res.DeviceKeys[of.id][id], "unsigned")))
+	}
+	return out
+}
+
+// dump prints the events that a server has of each room, with the state after them, for who looks for a cause.
+func (w *world) dump(ctx context.Context, s *server, out io.Writer) {
+	p := s.current()
+	events, err := p.rooms.EventsAfter(ctx, 0, p.db.Current(), 10_000)
+	if err != nil {
+		w.fail("%s: %v", s.short, err)
+	}
+	for _, ev := range events {
+		key, isState := ev.StateKey()
+		what := ev.Type()
+		if isState {
+			what += " " + key
+		}
+		after, err := p.rooms.StateAfter(ctx, ev)
+		if err != nil {
+			w.fail("%s: %v", s.short, err)
+			continue
+		}
+		n, _ := after.Len(ctx) //nolint:errcheck // it was read a moment ago
+		fmt.Fprintf(out, "%s %s %.8s %d %s by %s %s soft-failed %v, %d state events after, prev %.8s auth %.8s\n",
+			s.short, ev.RoomID(), ev.ID(), ev.Depth(), what, ev.Sender(), ev.Membership(), ev.SoftFailed, n, ev.PrevEvents(), ev.AuthEvents())
+	}
+}
