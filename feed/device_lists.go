@@ -117,7 +117,7 @@ func (s *syncer) movedBetween(was, is string, from, to rooms.State) error {
 		if err != nil {
 			return err
 		}
-		s.noteMembers(diff)
+		return s.noteMembers(diff, to)
 	case is == "join":
 		return eachJoined(s.ctx, to, s.lists.met)
 	case was == "join":
@@ -140,8 +140,9 @@ func eachJoined(ctx context.Context, state rooms.State, fn func(matrix.UserID)) 
 	return nil
 }
 
-// noteMembers collects who joined and left, for the device lists.
-func (s *syncer) noteMembers(changes []rooms.StateChange) {
+// noteMembers collects who joined and left a room that the user stayed in, for the device lists. Who was away meanwhile counts as joined:
+// their server told nobody here what changed; and if that was the user, it goes for everybody in the room.
+func (s *syncer) noteMembers(changes []rooms.StateChange, to rooms.State) error {
 	for _, c := range changes {
 		if c.Key.Type != "m.room.member" {
 			continue
@@ -153,8 +154,46 @@ func (s *syncer) noteMembers(changes []rooms.StateChange) {
 			s.lists.met(user)
 		case was && !is:
 			s.lists.parted(user)
+		case was && is:
+			away, err := s.wasAway(c.Old, c.New)
+			if err != nil {
+				return err
+			}
+			if away && user == s.r.User {
+				return eachJoined(s.ctx, to, s.lists.met)
+			}
+			if away {
+				s.lists.met(user)
+			}
 		}
 	}
+	return nil
+}
+
+// maxMemberChanges bounds how far wasAway looks back; beyond it, somebody counts as having been away.
+const maxMemberChanges = 50
+
+// wasAway reports whether somebody left the room between two of their joins.
+func (s *syncer) wasAway(from, to *rooms.Event) (bool, error) {
+	key, _ := to.StateKey()
+	for range maxMemberChanges {
+		if to.ID() == from.ID() {
+			return false, nil
+		}
+		before, err := s.Rooms.StateBefore(s.ctx, to)
+		if err != nil {
+			return false, err
+		}
+		previous, err := before.Event(s.ctx, "m.room.member", key)
+		if err != nil {
+			return false, err
+		}
+		if previous == nil || previous.Membership() != "join" {
+			return true, nil
+		}
+		to = previous
+	}
+	return true, nil
 }
 
 // deviceLists combines changed lists of users in sight with who came into sight and who went.

@@ -185,8 +185,14 @@ func (s *response) finish(t *tail) error {
 	}
 	if len(t.changed)+len(t.left) > 0 {
 		e.object("device_lists", func() {
-			e.users("changed", t.changed)
-			e.users("left", t.left)
+			for _, list := range []struct {
+				key   string
+				users []matrix.UserID
+			}{{"changed", t.changed}, {"left", t.left}} {
+				if len(list.users) > 0 {
+					e.users(list.key, list.users)
+				}
+			}
 		})
 	}
 	for _, section := range []struct {

@@ -301,6 +301,9 @@ func (e *Engine) servedState(ctx context.Context, origin matrix.ServerName, room
 	if err != nil {
 		return nil, nil, err
 	}
+	if ev.Rejected {
+		return nil, nil, matrix.NotFound("the event was rejected")
+	}
 	if states, err = treeEvents(ctx, e.treeBefore(ev)); err != nil {
 		return nil, nil, err
 	}

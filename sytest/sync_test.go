@@ -4,6 +4,7 @@ import (
 	stdjson "encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -256,5 +257,52 @@ func TestSyncFederationFormat(t *testing.T) {
 		if events[0][key] == nil {
 			t.Errorf("the event has no %s: %v", key, events[0])
 		}
+	}
+}
+
+// Who left a room and came back between two syncs may have changed their keys meanwhile: the other side was not told.
+// spec: client-server-api#tracking-the-device-list-for-a-user
+func TestSyncDeviceListsAfterAbsence(t *testing.T) {
+	n := homeserver.NewNetwork(t)
+	here, there := n.Start(homeserver.Options{}), n.Start(homeserver.Options{})
+	alice, bob := here.Register(t, "alice"), there.Register(t, "bob")
+	room := alice.CreateRoom(json{"preset": "private_chat", "invite": []string{bob.UserID}, "power_level_content_override": json{"invite": 0}})
+	via := alice.UserID[strings.IndexByte(alice.UserID, ':')+1:]
+	bob.SyncUntilInvited(room)
+	bob.Join(room, via)
+	alice.SyncUntilJoined(room, bob.UserID)
+	bob.SyncUntilJoined(room, alice.UserID)
+	settled := alice.Sync(100 * time.Millisecond) // nothing is left over
+	for homeserver.Dig(settled, "device_lists") != nil {
+		settled = alice.Sync(100 * time.Millisecond)
+	}
+	changed := func(what string, res json) {
+		t.Helper()
+		list, _ := homeserver.Dig(res, "device_lists", "changed").([]any)
+		if !slices.Contains(list, any(bob.UserID)) {
+			t.Errorf("%s: bob's keys have to be asked for again, but the changed lists are %v", what, list)
+		}
+	}
+	watch := alice.Login() // the first device must see nothing of the time in between
+	watch.Sync(0)
+	bob.Must("POST", "/v3/rooms"+homeserver.Path(room, "leave"), json{})
+	leaves(watch, room, bob.UserID)
+	alice.Invite(room, bob.UserID)
+	bob.SyncUntilInvited(room)
+	bob.Join(room, via)
+	changed("bob was away", alice.Sync(time.Second))
+
+	alice.Must("POST", "/v3/rooms"+homeserver.Path(room, "leave"), json{})
+	leaves(bob, room, alice.UserID)
+	bob.Invite(room, alice.UserID)
+	watch.SyncUntilInvited(room)
+	alice.Join(room, via)
+	changed("alice was away", alice.Sync(time.Second))
+
+	// Who only changes their name was there all the time.
+	alice.Sync(0)
+	bob.Must("PUT", "/v3/profile"+homeserver.Path(bob.UserID, "displayname"), json{"displayname": "Bob B"})
+	if res := alice.Sync(5 * time.Second); homeserver.Dig(res, "device_lists") != nil {
+		t.Errorf("a new name: %v", res["device_lists"])
 	}
 }
