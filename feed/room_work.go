@@ -184,7 +184,7 @@ func (s *syncer) notifiedRooms(of func(matrix.RoomID) *roomWork, joined *joinedR
 	if err != nil {
 		return err
 	}
-	if s.DB.Unchanged(storage.Subject{Topic: storage.TopicNotified, UserNID: user[0]}, s.since) {
+	if s.DB.UnchangedIn(storage.Subject{Topic: storage.TopicNotified, UserNID: user[0]}, s.since, s.until) {
 		return nil
 	}
 	list, err := storage.NotifiedRooms(s.ctx, s.DB, user[0], s.since, s.until)

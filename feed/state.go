@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"context"
 	"fmt"
 
 	"hanok/matrix"
@@ -43,7 +44,13 @@ func (s *syncer) stateChanges(w *roomWork, since, until storage.Position, page *
 		return !lazy || key.Type != "m.room.member" || gap || wanted[matrix.UserID(key.Key)]
 	}
 
-	diff, err := s.Rooms.StateDelta(s.ctx, known, start)
+	delta := s.Rooms.StateDelta
+	if lazy && !gap {
+		delta = func(ctx context.Context, from, to rooms.State) ([]rooms.StateChange, error) {
+			return s.Rooms.StateDeltaLazy(ctx, from, to, wanted)
+		}
+	}
+	diff, err := delta(s.ctx, known, start)
 	if err != nil {
 		return nil, fmt.Errorf("state delta: %w", err)
 	}
@@ -70,7 +77,7 @@ func (s *syncer) stateChanges(w *roomWork, since, until storage.Position, page *
 				shown[matrix.StateKey{Type: ev.Type(), Key: key}] = true
 			}
 		}
-		diff, err := s.Rooms.StateDelta(s.ctx, start, end)
+		diff, err := delta(s.ctx, start, end)
 		if err != nil {
 			return nil, fmt.Errorf("state delta: %w", err)
 		}

@@ -72,12 +72,12 @@ func newUnreadMemory(db *storage.DB) *unreadMemory {
 	return &unreadMemory{db: db, rooms: c}
 }
 
-// get returns the counts as of now, nil if they are not known.
-func (m *unreadMemory) get(key unreadRoom, user matrix.UserID, room matrix.RoomID) *unreadCounts {
+// get returns the counts as of a position or later, nil if they are not known.
+func (m *unreadMemory) get(key unreadRoom, user matrix.UserID, room matrix.RoomID, until storage.Position) *unreadCounts {
 	u, ok := m.rooms.Get(key)
-	if !ok || !m.db.Unchanged(storage.UserNotifications(key.user, key.room), u.at) ||
-		!m.db.Unchanged(storage.Subject{Topic: storage.TopicOwnReceipts, User: string(user), Room: string(room)}, u.counted) ||
-		!m.db.Unchanged(storage.Subject{Topic: storage.TopicRedactedNotifications}, u.counted) {
+	if !ok || !m.db.UnchangedIn(storage.UserNotifications(key.user, key.room), u.at, until) ||
+		!m.db.UnchangedIn(storage.Subject{Topic: storage.TopicOwnReceipts, User: string(user), Room: string(room)}, u.counted, until) ||
+		!m.db.UnchangedIn(storage.Subject{Topic: storage.TopicRedactedNotifications}, u.counted, until) {
 		return nil
 	}
 	return &u.counts
@@ -114,7 +114,7 @@ func (s *syncer) unread(w *roomWork) (*unreadCounts, error) {
 		return nil, err
 	}
 	key := unreadRoom{user[0], w.nid}
-	if counts := s.unreads.get(key, s.r.User, w.room); counts != nil {
+	if counts := s.unreads.get(key, s.r.User, w.room, s.until); counts != nil {
 		return counts, nil
 	}
 	at := s.DB.Current()

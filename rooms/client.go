@@ -66,7 +66,7 @@ func (e *Engine) membershipAtEvent(ctx context.Context, ev *Event, user matrix.U
 		return ev.Membership(), nil
 	}
 	// Mostly the state has not changed since the event, and the reader has been joined for longer.
-	if _, c := e.settled(ev.RoomNID); c != nil && c.pos >= ev.Pos && c.head.state.Ref() == ev.stateBefore {
+	if _, c := e.settled(ev.RoomNID, ev.Pos); c != nil && c.pos >= ev.Pos && c.head.state.Ref() == ev.stateBefore {
 		all, err := e.UserRooms(ctx, user)
 		if err != nil {
 			return "", err

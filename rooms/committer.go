@@ -503,7 +503,7 @@ func (w *batchWrite) noteChanges() {
 	changes := make([]recentChange, 0, len(w.updates))
 	for _, u := range w.updates {
 		if u.pos != 0 {
-			raise(&u.room.noted, int64(u.pos))
+			u.room.note(u.first, u.pos)
 			changes = append(changes, recentChange{room: u.room.nid, first: u.first, last: u.pos})
 		}
 	}

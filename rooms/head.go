@@ -40,7 +40,7 @@ type room struct {
 	chains   *stateres.AuthChains
 
 	committed atomic.Pointer[committed]
-	noted     atomic.Int64 // the position of the last change, committed or on its way
+	noted     atomic.Pointer[notedChange]
 	gaps      atomic.Pointer[gapSet]
 	pins      int // guarded by Engine.mu
 }

@@ -230,7 +230,7 @@ func (ev *Event) before() Token { return Token{Depth: ev.Depth(), Pos: ev.Pos - 
 func (e *Engine) placeBefore(ctx context.Context, ev *Event) (Token, error) {
 	t := ev.before()
 	t.Bound = ev.Pos - 1
-	if _, c := e.settled(ev.RoomNID); c != nil {
+	if _, c := e.settled(ev.RoomNID, ev.Pos); c != nil {
 		if deepest, ok := c.tail.deepestBefore(ev.Pos); ok {
 			if deepest.depth > t.Depth {
 				t.Depth, t.Pos = deepest.depth, deepest.pos

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
@@ -246,8 +247,39 @@ func (e *Engine) StateDelta(ctx context.Context, from, to State) ([]StateChange,
 		return nil, nil
 	}
 	diffs, err := statetree.Diff(ctx, e.orEmpty(from), e.orEmpty(to))
-	if err != nil || len(diffs) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	return e.stateChanges(ctx, diffs)
+}
+
+// StateDeltaLazy is StateDelta with the memberships of some users only: events of others are not loaded.
+func (e *Engine) StateDeltaLazy(ctx context.Context, from, to State, members map[matrix.UserID]bool) ([]StateChange, error) {
+	if from.Same(to) {
+		return nil, nil
+	}
+	diffs, err := statetree.Diff(ctx, e.orEmpty(from), e.orEmpty(to))
+	if err != nil {
+		return nil, err
+	}
+	member, err := e.db.LookupName(ctx, "m.room.member")
+	if err != nil {
+		return nil, err
+	}
+	wanted := make(map[int64]bool, len(members))
+	for user := range members {
+		if nid := e.nameOr0(ctx, user); nid != 0 {
+			wanted[int64(nid)] = true
+		}
+	}
+	diffs = slices.DeleteFunc(diffs, func(d statetree.Difference) bool { return d.Key.Type == int64(member) && !wanted[d.Key.StateKey] })
+	return e.stateChanges(ctx, diffs)
+}
+
+// stateChanges loads the events of differences between two states.
+func (e *Engine) stateChanges(ctx context.Context, diffs []statetree.Difference) ([]StateChange, error) {
+	if len(diffs) == 0 {
+		return nil, nil
 	}
 	names, err := e.diffNames(ctx, diffs)
 	if err != nil {
@@ -291,7 +323,7 @@ func (e *Engine) StateAfter(ctx context.Context, ev *Event) (State, error) {
 
 // StateAtPosition is the room's current state as it was when the stream stood at pos.
 func (e *Engine) StateAtPosition(ctx context.Context, room storage.RoomNID, pos storage.Position) (State, error) {
-	if _, c := e.settled(room); c != nil && pos >= c.statePos {
+	if _, c := e.settled(room, pos); c != nil && pos >= c.statePos {
 		return State{e, c.head.state}, nil
 	}
 	ref, err := storage.RoomStateAt(ctx, e.db, room, pos)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"sync/atomic"
 
 	"hanok/storage"
 )
@@ -101,23 +100,40 @@ type gapSet struct {
 	events map[storage.EventNID]bool
 }
 
-// settled is a room as readers see it if it is in memory and no change of it is on its way to being visible; else nil.
-func (e *Engine) settled(nid storage.RoomNID) (*room, *committed) {
+// notedChange is the last change of a room, committed or on its way, and the one before.
+type notedChange struct{ first, last, before storage.Position }
+
+// note remembers a change that is about to be committed. Only the committer notes.
+func (r *room) note(first, last storage.Position) {
+	n := &notedChange{first: first, last: last}
+	if was := r.noted.Load(); was != nil {
+		n.before = was.last
+	}
+	r.noted.Store(n)
+}
+
+// settled is a room as readers see it if it is in memory as it was at a position or later; else nil: a change is on its way to
+// those who look at what is in memory.
+func (e *Engine) settled(nid storage.RoomNID, at storage.Position) (*room, *committed) {
 	e.mu.Lock()
 	r := e.byNID[nid]
 	e.mu.Unlock()
 	if r == nil {
 		return nil, nil
 	}
+	noted := r.noted.Load() // before what is committed, which may go on meanwhile
 	c := r.committed.Load()
-	if c == nil || storage.Position(r.noted.Load()) > c.pos {
+	if c == nil {
 		return nil, nil
 	}
-	return r, c
+	if noted == nil || c.pos >= at || noted.last <= c.pos || noted.first > at && noted.before <= c.pos {
+		return r, c
+	}
+	return nil, nil
 }
 
 func (e *Engine) timelineBackward(ctx context.Context, room storage.RoomNID, since, until storage.Position, limit int) ([]storage.EventNID, error) {
-	if _, c := e.settled(room); c != nil {
+	if _, c := e.settled(room, until); c != nil {
 		if nids, ok := c.tail.backward(since, until, limit); ok {
 			return nids, nil
 		}
@@ -128,7 +144,7 @@ func (e *Engine) timelineBackward(ctx context.Context, room storage.RoomNID, sin
 // gaps are the events of a room before which some are missing here: what is stored from before
 // them is not what came just before, so a timeline must not run across.
 func (e *Engine) gaps(ctx context.Context, room storage.RoomNID) (map[storage.EventNID]bool, error) {
-	r, c := e.settled(room)
+	r, c := e.settled(room, e.db.Current())
 	if c != nil {
 		if g := r.gaps.Load(); g != nil && g.era == c.gapsEra {
 			return g.events, nil
@@ -146,10 +162,4 @@ func (e *Engine) gaps(ctx context.Context, room storage.RoomNID) (map[storage.Ev
 		r.gaps.Store(&gapSet{c.gapsEra, gaps})
 	}
 	return gaps, nil
-}
-
-// raise sets a number to a higher one.
-func raise(n *atomic.Int64, to int64) {
-	for old := n.Load(); old < to && !n.CompareAndSwap(old, to); old = n.Load() {
-	}
 }

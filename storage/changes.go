@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"math"
 	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -41,56 +42,76 @@ type changes struct {
 	mu    sync.Mutex
 	floor Position // before it, anything may have changed
 	// Notes are forgotten by generation.
-	young, old map[Subject]Position
+	young, old map[Subject]noted
 	oldLast    Position // the last note in old
 	youngLast  Position
 }
+
+// noted is when a subject changed last, and when before that, at the latest.
+type noted struct{ last, before Position }
 
 // maxChanges is the size of one generation of notes, of some 100 bytes each.
 const maxChanges = 50_000
 
 func (c *changes) start(floor Position) {
-	c.floor, c.young, c.old = floor, make(map[Subject]Position), nil
+	c.floor, c.young, c.old = floor, make(map[Subject]noted), nil
 }
 
-func (c *changes) last(s Subject) Position {
-	if p, ok := c.young[s]; ok {
-		return p
+func (c *changes) get(s Subject) noted {
+	if n, ok := c.young[s]; ok {
+		return n
 	}
-	return max(c.old[s], c.floor)
+	if n, ok := c.old[s]; ok {
+		return n
+	}
+	return noted{c.floor, c.floor}
 }
 
 // note remembers a change at a position and returns when the subject had changed before, at the latest.
-func (c *changes) note(s Subject, pos, taken Position) (before Position) {
+func (c *changes) note(s Subject, pos Position, taken func() Position) (before Position) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	before = c.last(s)
-	if pos < before {
+	was := c.get(s)
+	n := noted{pos, was.last}
+	switch {
+	case pos == was.last: // the same transaction
+		return was.last
+	case pos < was.last:
 		// A transaction that began earlier and ends later: who looked in between has not seen it.
-		pos = taken + 1
+		n.last = taken() + 1
+		n.before = n.last
 	}
 	if len(c.young) >= maxChanges {
 		c.floor = max(c.floor, c.oldLast)
 		c.old, c.oldLast = c.young, c.youngLast
-		c.young = make(map[Subject]Position)
+		c.young = make(map[Subject]noted)
 	}
-	c.young[s] = pos
-	c.youngLast = max(c.youngLast, pos)
-	return before
+	c.young[s] = n
+	c.youngLast = max(c.youngLast, n.last)
+	return was.last
 }
 
 // Unchanged reports that a subject has not changed since the stream stood at a position, and no change is under way.
 func (db *DB) Unchanged(s Subject, since Position) bool {
-	c := &db.changes
+	return db.changes.unchanged(s, since, math.MaxInt64)
+}
+
+// UnchangedIn reports that a subject did not change in (since, until].
+func (db *DB) UnchangedIn(s Subject, since, until Position) bool {
+	return db.changes.unchanged(s, since, until)
+}
+
+func (c *changes) unchanged(s Subject, since, until Position) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return since >= c.last(s)
+	n := c.get(s)
+	return since >= n.last || n.last > until && since >= n.before
 }
 
 // note remembers that a transaction changes something at one of its positions.
 func (tx *Tx) note(pos Position, subjects ...Subject) (before Position) {
 	for _, s := range subjects {
-		before = max(before, tx.stream.changes.note(s, pos, tx.stream.taken()))
+		before = max(before, tx.stream.changes.note(s, pos, tx.stream.taken))
 	}
 	return before
 }

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 )
@@ -12,31 +13,39 @@ func TestChanges(t *testing.T) {
 	alice, bob := Subject{Topic: TopicAccountData, User: "@alice:x"}, Subject{Topic: TopicAccountData, User: "@bob:x"}
 	expect := func(s Subject, since Position, unchanged bool) {
 		t.Helper()
-		if got := since >= c.last(s); got != unchanged {
+		if got := c.unchanged(s, since, math.MaxInt64); got != unchanged {
 			t.Errorf("%v unchanged since %d: %v", s.User, since, got)
+		}
+	}
+	note := func(s Subject, pos, taken, want Position) {
+		t.Helper()
+		if before := c.note(s, pos, func() Position { return taken }); before != want {
+			t.Errorf("changed before at %d, want %d", before, want)
 		}
 	}
 	expect(alice, 9, false) // from before the start nothing is known
 	expect(alice, 10, true)
-	if before := c.note(alice, 12, 12); before != 10 {
-		t.Errorf("changed before at %d", before)
-	}
+	note(alice, 12, 12, 10)
+	note(alice, 12, 12, 12)
 	expect(alice, 11, false)
 	expect(alice, 12, true)
 	expect(bob, 11, true)
-	// 15 is noted before 14, which ends later: who has looked at 15 has not seen it.
-	c.note(alice, 15, 16)
-	if before := c.note(alice, 14, 16); before != 15 {
-		t.Errorf("changed before at %d", before)
+	if !c.unchanged(alice, 10, 11) || c.unchanged(alice, 10, 12) || c.unchanged(alice, 9, 11) {
+		t.Error("a change that is not visible yet is none")
 	}
+	// 15 is noted before 14, which ends later: who has looked at 15 has not seen it.
+	note(alice, 15, 16, 12)
+	note(alice, 14, 16, 15)
 	expect(alice, 15, false)
 	expect(alice, 16, false)
 	expect(alice, 17, true)
+	if c.unchanged(alice, 15, 16) {
+		t.Error("14 came after 15")
+	}
 	// What is forgotten counts as changed.
-	c.note(bob, 20, 20)
+	note(bob, 20, 20, 10)
 	for i := range 3 * maxChanges {
-		pos := Position(100 + i)
-		c.note(Subject{Topic: TopicToDevice, User: fmt.Sprint(i)}, pos, pos)
+		c.note(Subject{Topic: TopicToDevice, User: fmt.Sprint(i)}, Position(100+i), nil)
 	}
 	expect(bob, 20, false)
 	expect(bob, 100+3*maxChanges, true)

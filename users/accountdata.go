@@ -197,7 +197,7 @@ func (a *AccountData) OfType(ctx context.Context, q storage.Querier, user matrix
 
 // Changed returns what was set or deleted in (from, to].
 func (a *AccountData) Changed(ctx context.Context, q storage.Querier, user matrix.UserID, from, to storage.Position) ([]AccountDatum, error) {
-	if a.DB.Unchanged(storage.Subject{Topic: storage.TopicAccountData, User: string(user)}, from) {
+	if a.DB.UnchangedIn(storage.Subject{Topic: storage.TopicAccountData, User: string(user)}, from, to) {
 		return nil, nil
 	}
 	rows, err := storage.ChangedAccountData(ctx, q, user, from, to)

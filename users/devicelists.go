@@ -57,12 +57,12 @@ type deviceListUpdate struct {
 func (d *DeviceLists) Changed(ctx context.Context, q storage.Querier, observer matrix.UserID, shares func(matrix.UserID) bool, from, to storage.Position) ([]matrix.UserID, error) {
 	var changed, private []matrix.UserID
 	var err error
-	if !d.DB.Unchanged(storage.Subject{Topic: storage.TopicDeviceLists}, from) {
+	if !d.DB.UnchangedIn(storage.Subject{Topic: storage.TopicDeviceLists}, from, to) {
 		if changed, err = storage.DeviceListChanges(ctx, q, from, to); err != nil {
 			return nil, fmt.Errorf("device list changes: %w", err)
 		}
 	}
-	if !d.DB.Unchanged(storage.Subject{Topic: storage.TopicPrivateKeys, User: string(observer)}, from) {
+	if !d.DB.UnchangedIn(storage.Subject{Topic: storage.TopicPrivateKeys, User: string(observer)}, from, to) {
 		if private, err = storage.PrivateKeyChanges(ctx, q, observer, from, to); err != nil {
 			return nil, fmt.Errorf("private key changes: %w", err)
 		}

@@ -199,7 +199,7 @@ func (r *Receipts) Changed(ctx context.Context, q storage.Querier, rooms []matri
 
 // ChangedIn is InRoom for those of a set of rooms which changed in (from, to], in no order.
 func (r *Receipts) ChangedIn(ctx context.Context, q storage.Querier, rooms RoomSet, observer matrix.UserID, from, to storage.Position) ([]Receipt, error) {
-	if r.DB.Unchanged(storage.Subject{Topic: storage.TopicReceipts}, from) {
+	if r.DB.UnchangedIn(storage.Subject{Topic: storage.TopicReceipts}, from, to) {
 		return nil, nil
 	}
 	// What changed in all rooms is mostly less than the rooms of one user.

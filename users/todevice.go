@@ -217,7 +217,7 @@ func toDeviceEvent(sender matrix.UserID, eventType string, content []byte) []byt
 
 // Pending returns up to limit messages with positions in (from, to] in order, and whether there are more.
 func (t *ToDevice) Pending(ctx context.Context, q storage.Querier, user matrix.UserID, device matrix.DeviceID, from, to storage.Position, limit int) (messages []ToDeviceMessage, more bool, err error) {
-	if t.DB.Unchanged(toDeviceSubject(user), from) {
+	if t.DB.UnchangedIn(toDeviceSubject(user), from, to) {
 		return nil, false, nil
 	}
 	rows, err := storage.PendingToDevice(ctx, q, user, device, from, to, limit+1)
