@@ -36,6 +36,7 @@ type Options struct {
 	// ForgetOnLeave: rooms are forgotten by whoever leaves them. spec: client-server-api#mforget_forced_upon_leave-capability
 	ForgetOnLeave bool
 	TURN          TURN
+	LiveKit       []string // where clients get access to the media server of calls, the preferred one first
 	RateLimits    bool
 	BehindProxy   bool // take a client's address from X-Forwarded-For
 	// Observe is told of every finished request; nil for none.

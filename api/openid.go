@@ -1,6 +1,8 @@
 package api
 
 import (
+	"net/http"
+
 	"hanok/internal/endpoint"
 	"hanok/matrix"
 )
@@ -25,4 +27,28 @@ func (a *API) openIDToken(r *endpoint.Request) (any, error) {
 		Server      matrix.ServerName `json:"matrix_server_name"`
 		ExpiresIn   int64             `json:"expires_in"` // seconds
 	}{token, "Bearer", a.ServerName, int64(life.Seconds())}, nil
+}
+
+// openIDRoutes serve the one endpoint for third parties that is the federation API's, where there is no federation:
+// the service that lets users of this server into calls asks it who they are.
+func (a *API) openIDRoutes() []endpoint.Route {
+	if a.Remote != nil {
+		return nil
+	}
+	return []endpoint.Route{
+		{Method: "GET", Path: "/federation/v1/openid/userinfo", Operation: "exchangeOpenIdToken", Handle: a.openIDUser},
+	}
+}
+
+// spec: ss/exchangeOpenIdToken
+func (a *API) openIDUser(r *endpoint.Request) (any, error) {
+	token := r.Query("access_token")
+	if token == "" {
+		return nil, matrix.Errorf(http.StatusUnauthorized, "M_MISSING_TOKEN", "access_token is missing.")
+	}
+	user, err := a.Users.Sessions.OpenIDUser(r.Ctx(), token)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]matrix.UserID{"sub": user}, nil
 }

@@ -15,7 +15,7 @@ func (a *API) tables() []table {
 			{Method: "GET", Path: "/support", Operation: "getWellknownSupport", Handle: a.wellKnownSupport},
 		}},
 		{"/_matrix/client", concat(a.serverRoutes(), a.accountRoutes(), a.moderationRoutes(), a.userRoutes(), a.keyRoutes(), a.roomRoutes(), a.syncRoutes())},
-		{"/_matrix", a.mediaRoutes()},
+		{"/_matrix", concat(a.mediaRoutes(), a.openIDRoutes())},
 		{"/_synapse/admin", []endpoint.Route{
 			{Method: "GET", Versions: "v1", Path: "/register", Operation: "sharedSecretNonce", Handle: a.sharedSecretNonce},
 			{Method: "POST", Versions: "v1", Path: "/register", Operation: "sharedSecretRegister", Limit: "login", Handle: a.sharedSecretRegister},
@@ -39,6 +39,7 @@ func (a *API) serverRoutes() []endpoint.Route {
 		{Method: "GET", Path: "/versions", Operation: "getVersions", Auth: maybe, Handle: a.versions},
 		{Method: "GET", Versions: v3, Path: "/capabilities", Operation: "getCapabilities", Auth: guest, Handle: a.capabilities},
 		{Method: "GET", Versions: v3, Path: "/voip/turnServer", Operation: "getTurnServer", Auth: guest, Handle: a.turnServer},
+		{Method: "GET", Versions: "v1 unstable/org.matrix.msc4143", Path: "/rtc/transports", Operation: "getRTCTransports", Auth: guest, Handle: a.rtcTransports},
 		{Method: "GET", Versions: v3, Path: "/thirdparty/protocols", Operation: "getProtocols", Auth: user, Handle: a.thirdPartyProtocols},
 	}
 }

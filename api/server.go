@@ -28,6 +28,7 @@ func (a *API) versions(*endpoint.Request) (any, error) {
 			"org.matrix.msc3440.stable":              true, // threads
 			"org.matrix.msc4140":                     true, // delayed events
 			"org.matrix.msc4140.stable":              true,
+			"org.matrix.msc4143":                     true, // transports of calls
 			"org.matrix.msc4155":                     true, // filtering of invites
 			"org.matrix.msc4222":                     true, // state_after in /sync
 			"org.matrix.msc4354":                     true, // sticky events
@@ -86,6 +87,9 @@ func (a *API) wellKnown(*endpoint.Request) (any, error) {
 	doc := map[string]any{"m.homeserver": map[string]string{"base_url": a.BaseURL}}
 	if a.Encryption == "required" {
 		doc["io.element.e2ee"] = map[string]bool{"default": true}
+	}
+	if len(a.LiveKit) > 0 {
+		doc["org.matrix.msc4143.rtc_foci"] = a.rtcTransportList() // where clients looked before there was an endpoint
 	}
 	return doc, nil
 }

@@ -44,10 +44,16 @@ func (c *Config) check() Problems {
 	case !validServerName(name):
 		bad("server.name", "Write a host name with an optional port, as in example.org, without https:// or path.", "%q is not a server name", name)
 	}
-	if u := c.Server.PublicBaseURL; u != "" {
+	webAddress := func(key, example, u string) {
 		if parsed, err := url.Parse(u); err != nil || parsed.Host == "" || (parsed.Scheme != "https" && parsed.Scheme != "http") {
-			bad("server.public_base_url", "Write it as in https://matrix.example.org.", "%q is not an http(s) URL", u)
+			bad(key, "Write it as in "+example+".", "%q is not an http(s) URL", u)
 		}
+	}
+	if u := c.Server.PublicBaseURL; u != "" {
+		webAddress("server.public_base_url", "https://matrix.example.org", u)
+	}
+	for i, u := range c.RTC.LiveKitServiceURLs {
+		webAddress(fmt.Sprintf("rtc.livekit_service_urls[%d]", i), "https://matrix-rtc.example.org/livekit/jwt", u)
 	}
 	if n := c.Server.FederationName; n != "" && !validServerName(n) {
 		bad("server.federation_name", "Write it as in matrix.example.org:443.", "%q is not a host and port", n)

@@ -27,6 +27,7 @@ type Config struct {
 	Limits       Limits       `yaml:"limits" doc:"What one client may ask for."`
 	Appservices  Appservices  `yaml:"appservices" doc:"Bridges and bots that are registered as application services."`
 	TURN         TURN         `yaml:"turn" doc:"Relay for one-to-one calls; without it calls work only where peers reach each other."`
+	RTC          RTC          `yaml:"rtc" doc:"Group calls, as Element Call makes them."`
 	Metrics      Metrics      `yaml:"metrics" doc:"Prometheus metrics and profiles, on a listener of their own."`
 	Log          Log          `yaml:"log" doc:"The log goes to standard error. It holds nothing personal."`
 }
@@ -144,6 +145,11 @@ type TURN struct {
 	Username     string   `yaml:"username" doc:"Fixed credentials, for a TURN server without shared secret."`
 	Password     string   `yaml:"password" doc:"See username."`
 	Lifetime     Duration `yaml:"lifetime" doc:"How long the credentials hold. Empty: 1 day."`
+}
+
+// RTC is the `rtc` section.
+type RTC struct {
+	LiveKitServiceURLs []string `yaml:"livekit_service_urls" doc:"Where clients get access to a LiveKit media server (lk-jwt-service), the preferred one first; announced to clients. That service asks this server who its users are, at server.federation_name or port 8448. Empty: group calls need other servers' transports." example:"https://matrix-rtc.example.org/livekit/jwt"`
 }
 
 // Metrics is the `metrics` section.
