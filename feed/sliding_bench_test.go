@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -113,4 +114,38 @@ func BenchmarkSlidingWindow(b *testing.B) {
 			c.raw(0, all)
 		}
 	})
+}
+
+// BenchmarkSlidingFanout is the time from sending one message until the last of many long-polling members has it.
+func BenchmarkSlidingFanout(b *testing.B) {
+	w := open(b)
+	sender := w.user("sender")
+	room := sender.create(rooms.CreateRequest{Preset: "public_chat"})
+	members := make([]*sliding, *benchMembers)
+	each(len(members), func(i int) {
+		m := w.user(name("member", i))
+		m.join(room)
+		members[i] = m.sliding(feed.Stable, "room-list")
+	})
+	const body = `{"lists":{"l":{"range":[0,19],"timeline_limit":1,"required_state":{"lazy_members":true}}},"extensions":{"account_data":{"enabled":true},"receipts":{"enabled":true},"typing":{"enabled":true}}}`
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range b.N {
+		b.StopTimer()
+		w.settle()
+		each(len(members), func(i int) { members[i].raw(0, body) })
+		var got sync.WaitGroup
+		for _, m := range members {
+			got.Go(func() { m.raw(time.Minute, body) })
+		}
+		for w.hub.Waiting() < len(members) {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(20 * time.Millisecond) // the last ones look for news before they wait
+		b.StartTimer()
+		sender.say(room, "one of many messages")
+		got.Wait()
+	}
+	b.StopTimer()
+	b.ReportMetric(b.Elapsed().Seconds()*1000/float64(b.N), "ms-to-last")
 }

@@ -10,6 +10,7 @@ import (
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
+	"hanok/rooms"
 	"hanok/storage"
 	"hanok/users"
 )
@@ -22,6 +23,13 @@ type extensionResults struct {
 	receipts    map[matrix.RoomID]json.RawMessage // nil: off
 	typing      map[matrix.RoomID]json.RawMessage // nil: off
 	threads     *ThreadChanges
+	sticky      *stickyResult
+}
+
+type stickyResult struct {
+	found bool // there are some, if only in the timeline
+	next  storage.Position
+	rooms map[matrix.RoomID][]json.RawMessage
 }
 
 type toDeviceResult struct {
@@ -44,7 +52,8 @@ func (r *extensionResults) empty() bool {
 	return (r.toDevice == nil || len(r.toDevice.events) == 0) &&
 		(r.e2ee == nil || len(r.e2ee.changed)+len(r.e2ee.left) == 0) &&
 		(r.accountData == nil || len(r.accountData.global)+len(r.accountData.rooms) == 0) &&
-		len(r.receipts) == 0 && len(r.typing) == 0 && r.threads.empty()
+		len(r.receipts) == 0 && len(r.typing) == 0 && r.threads.empty() &&
+		(r.sticky == nil || len(r.sticky.rooms) == 0)
 }
 
 func (s *slider) extensions(res *extensionResults) error {
@@ -60,6 +69,7 @@ func (s *slider) extensions(res *extensionResults) error {
 		{x.receipts != nil || s.told(func(r sentRoom) progress { return r.receipts }), s.receiptsExtension},
 		{x.typing != nil, s.typingExtension},
 		{x.threads != nil, s.threadsExtension},
+		{x.sticky != nil, s.stickyExtension},
 	} {
 		if !part.on {
 			continue
@@ -81,25 +91,12 @@ func (s *slider) told(of func(sentRoom) progress) bool {
 	return false
 }
 
-// position is where the client stands in its to-device messages, 0 if it says nothing of it.
-func (r *toDeviceRequest) position() (storage.Position, error) {
-	if r.since == "" {
-		return 0, nil
+// position is where the client stands. One ahead of the stream is from before a backup was restored, and counts as none.
+func (f *Feed) position(r *positionRequest) storage.Position {
+	if r.since > f.DB.Current() {
+		return 0
 	}
-	pos, err := parsePosition(r.since)
-	if err != nil {
-		return 0, matrix.InvalidParam("%q is not a next_batch of to-device messages.", r.since)
-	}
-	return pos, nil
-}
-
-// toDeviceSince is the position with what cannot be: one ahead of the stream is from before a backup was restored, and counts as none.
-func (f *Feed) toDeviceSince(r *toDeviceRequest) (storage.Position, error) {
-	pos, err := r.position()
-	if pos > f.DB.Current() {
-		return 0, err
-	}
-	return pos, err
+	return r.since
 }
 
 // acknowledge drops the to-device messages that the client has: those up to the since of the extension. spec: MSC3885
@@ -107,9 +104,9 @@ func (f *Feed) acknowledge(ctx context.Context, q *SlidingRequest) error {
 	if q.extensions.toDevice == nil || q.Device == "" {
 		return nil
 	}
-	since, err := f.toDeviceSince(q.extensions.toDevice)
-	if err != nil || since == 0 {
-		return err
+	since := f.position(q.extensions.toDevice)
+	if since == 0 {
+		return nil
 	}
 	if err := f.Users.ToDevice.Acknowledge(ctx, q.User, q.Device, since); err != nil {
 		return fmt.Errorf("acknowledge to-device messages: %w", err)
@@ -124,11 +121,7 @@ func (s *slider) toDevice(res *extensionResults) error {
 	if s.r.Device == "" {
 		return nil
 	}
-	since, err := s.toDeviceSince(s.q.extensions.toDevice)
-	if err != nil {
-		return err
-	}
-	messages, more, err := s.Users.ToDevice.Pending(s.ctx, s.DB, s.r.User, s.r.Device, since, s.until, s.q.extensions.toDevice.limit)
+	messages, more, err := s.Users.ToDevice.Pending(s.ctx, s.DB, s.r.User, s.r.Device, s.position(s.q.extensions.toDevice), s.until, s.q.extensions.toDevice.limit)
 	if err != nil {
 		return fmt.Errorf("to-device messages: %w", err)
 	}
@@ -396,6 +389,51 @@ func (s *slider) threadsExtension(res *extensionResults) (err error) {
 	return err
 }
 
+// stickyExtension tells of live sticky events in all rooms of the user: those since the last time, and all of rooms that were joined since
+// the client's pos. What is shown in a timeline is not told here. spec: MSC4354
+func (s *slider) stickyExtension(res *extensionResults) error {
+	q := rooms.StickyRequest{Since: s.position(s.q.extensions.sticky), Until: s.until, Limit: s.q.extensions.sticky.limit}
+	out := &stickyResult{next: s.until, rooms: make(map[matrix.RoomID][]json.RawMessage)}
+	res.sticky = out
+	events, more, err := s.Rooms.StickyEventsOf(s.ctx, s.r.User, q)
+	if err != nil {
+		return fmt.Errorf("sticky events: %w", err)
+	}
+	if more {
+		out.next = events[len(events)-1].Position
+	}
+	told := make(map[storage.EventNID]bool)
+	for nid, result := range s.results {
+		for _, ev := range result.events {
+			told[ev.NID] = true
+		}
+		if r := s.list.byNID[nid]; !result.initial || q.Since == 0 || r.Membership.Membership != "join" || r.Position <= s.since {
+			continue
+		}
+		older, more, err := s.Rooms.StickyEvents(s.ctx, nid, rooms.StickyRequest{Until: s.until, Limit: maxSticky})
+		if err != nil {
+			return fmt.Errorf("sticky events: %w", err)
+		}
+		if more {
+			out.next = min(out.next, older[len(older)-1].Position) // some of other rooms are told again with the rest
+		}
+		events = append(events, older...)
+	}
+	out.found = len(events) > 0
+	for _, ev := range events {
+		if told[ev.NID] || s.ignored[ev.Sender()] && !ev.IsState() {
+			continue
+		}
+		told[ev.NID] = true
+		raw, err := s.render(ev.Event, nil)
+		if err != nil {
+			return err
+		}
+		out.rooms[ev.RoomID()] = append(out.rooms[ev.RoomID()], raw)
+	}
+	return nil
+}
+
 // encode writes the extensions that the request enables.
 func (r *extensionResults) encode(e *encoder) error {
 	if t := r.toDevice; t != nil {
@@ -440,6 +478,17 @@ func (r *extensionResults) encode(e *encoder) error {
 				for _, room := range slices.Sorted(maps.Keys(part.rooms)) {
 					e.key(string(room))
 					e.raw(part.rooms[room])
+				}
+			})
+		})
+	}
+	if x := r.sticky; x != nil && x.found {
+		e.object("org.matrix.msc4354.sticky_events", func() {
+			e.key("next_batch")
+			e.str(strconv.FormatInt(int64(x.next), 10))
+			e.object("rooms", func() {
+				for _, room := range slices.Sorted(maps.Keys(x.rooms)) {
+					e.object(string(room), func() { encodeList(e, "events", x.rooms[room]) })
 				}
 			})
 		})

@@ -40,6 +40,7 @@ func TestRequiredState(t *testing.T) {
 		lazy  bool
 	}{
 		{nil, nil, []matrix.StateKey{key("m.room.name", "")}, false},
+		{[]stateRule{nameOnly}, []matrix.StateKey{key("m.room.name", "")}, []matrix.StateKey{key("m.room.name", "other"), key("m.room.topic", "")}, false},
 		{[]stateRule{all}, []matrix.StateKey{key("m.room.name", ""), key("m.room.member", "@a:x")}, nil, false},
 		{[]stateRule{lazy}, []matrix.StateKey{key("m.room.name", ""), key("m.room.member", "@me:x")}, []matrix.StateKey{key("m.room.member", "@a:x")}, true},
 		{[]stateRule{lazy, all}, []matrix.StateKey{key("m.room.member", "@a:x")}, nil, false},

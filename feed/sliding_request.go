@@ -11,6 +11,7 @@ import (
 
 	"hanok/internal/strictjson"
 	"hanok/matrix"
+	"hanok/storage"
 )
 
 // Dialect is a form of sliding sync on the wire. Both say the same to one engine.
@@ -78,7 +79,8 @@ type roomSelection struct{ lists, rooms map[string]bool }
 
 // slidingExtensions are those that a request enables; nil ones are off. spec: MSC4186#extensions
 type slidingExtensions struct {
-	toDevice    *toDeviceRequest
+	toDevice    *positionRequest
+	sticky      *positionRequest
 	e2ee        bool
 	accountData *roomSelection
 	receipts    *roomSelection
@@ -86,8 +88,9 @@ type slidingExtensions struct {
 	threads     *threadsRequest
 }
 
-type toDeviceRequest struct {
-	since string
+// positionRequest asks for what came after the next_batch of an earlier response.
+type positionRequest struct {
+	since storage.Position // 0: everything
 	limit int
 }
 
@@ -151,13 +154,16 @@ type wireRoomsExtension struct {
 	Rooms   []string `json:"rooms"`
 }
 
+type wirePositionExtension struct {
+	Enabled *bool  `json:"enabled"`
+	Limit   *int64 `json:"limit"`
+	Since   string `json:"since"`
+}
+
 type wireSlidingExtensions struct {
-	ToDevice *struct {
-		Enabled *bool  `json:"enabled"`
-		Limit   *int64 `json:"limit"`
-		Since   string `json:"since"`
-	} `json:"to_device"`
-	E2EE *struct {
+	ToDevice *wirePositionExtension `json:"to_device"`
+	Sticky   *wirePositionExtension `json:"org.matrix.msc4354.sticky_events"`
+	E2EE     *struct {
 		Enabled *bool `json:"enabled"`
 	} `json:"e2ee"`
 	AccountData *wireRoomsExtension `json:"account_data"`
@@ -423,32 +429,49 @@ func (w *wireRoomsExtension) parse() *roomSelection {
 	return s
 }
 
+func (w *wirePositionExtension) parse(limit int64) (*positionRequest, error) {
+	if w == nil || !enabled(w.Enabled) {
+		return nil, nil
+	}
+	r := &positionRequest{}
+	var err error
+	if r.limit, err = parseLimit(w.Limit, limit, limit); err != nil {
+		return nil, err
+	}
+	if w.Since == "" {
+		return r, nil
+	}
+	if r.since, err = parsePosition(w.Since); err != nil {
+		return nil, matrix.InvalidParam("%q is not a next_batch of this extension.", w.Since)
+	}
+	return r, nil
+}
+
+// parseLimit reads the limit of an extension, which may be missing.
+func parseLimit(n *int64, def, bound int64) (int, error) {
+	if n == nil {
+		return int(def), nil
+	}
+	if *n < 1 {
+		return 0, matrix.InvalidParam("limit in an extension must be positive.")
+	}
+	return int(min(*n, bound)), nil
+}
+
 func (w *wireSlidingExtensions) parse(e *slidingExtensions) error {
 	if w == nil {
 		return nil
 	}
-	limit := func(n *int64, def, bound int64) (int, error) {
-		if n == nil {
-			return int(def), nil
-		}
-		if *n < 1 {
-			return 0, matrix.InvalidParam("limit in an extension must be positive.")
-		}
-		return int(min(*n, bound)), nil
-	}
 	var err error
-	if t := w.ToDevice; t != nil && enabled(t.Enabled) {
-		e.toDevice = &toDeviceRequest{since: t.Since}
-		if e.toDevice.limit, err = limit(t.Limit, maxToDevice, maxToDevice); err != nil {
-			return err
-		}
-		if _, err := e.toDevice.position(); err != nil {
-			return err
-		}
+	if e.toDevice, err = w.ToDevice.parse(maxToDevice); err != nil {
+		return err
+	}
+	if e.sticky, err = w.Sticky.parse(maxSticky); err != nil {
+		return err
 	}
 	if t := w.Threads; t != nil && enabled(t.Enabled) {
 		e.threads = &threadsRequest{}
-		if e.threads.limit, err = limit(t.Limit, defaultThreadChanges, MaxThreadChanges); err != nil {
+		if e.threads.limit, err = parseLimit(t.Limit, defaultThreadChanges, MaxThreadChanges); err != nil {
 			return err
 		}
 	}

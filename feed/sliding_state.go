@@ -24,8 +24,8 @@ type stateRule struct {
 
 // stateElement matches state by type and key; nil matches all.
 type stateElement struct {
-	Type     *string `json:"type,omitempty"`
-	StateKey *string `json:"state_key,omitempty"`
+	Type     *string `json:"type,omitzero"`
+	StateKey *string `json:"state_key,omitzero"`
 }
 
 func (e stateElement) compare(o stateElement) int {

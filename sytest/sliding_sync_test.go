@@ -1058,3 +1058,52 @@ func TestSlidingSyncRemoteInvite(t *testing.T) {
 		}
 	})
 }
+
+func TestSlidingSyncStickyEvents(t *testing.T) {
+	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})
+	eachDialect(t, func(t *testing.T, connect func(c *homeserver.Client, conn string) *slidingClient) {
+		alice, bob := hs.Register(t, "alice"), hs.Register(t, "bob")
+		room, later := alice.CreateRoom(json{"preset": "public_chat"}), alice.CreateRoom(json{"preset": "public_chat"})
+		bob.Join(room)
+		txn := 0
+		stick := func(room string) string {
+			txn++
+			res := alice.Must("PUT", "/v3/rooms"+homeserver.Path(room, "send", "m.room.message", fmt.Sprint("sticky", txn))+"?org.matrix.msc4354.sticky_duration_ms=600000", json{"msgtype": "m.text", "body": "here"})
+			return res["event_id"].(string)
+		}
+		first, hidden := stick(room), stick(later)
+		alice.Say(room, "above it")
+		c := connect(bob, "main")
+		since := ""
+		sync := func(wait time.Duration) map[string][]string {
+			t.Helper()
+			ext := json{"enabled": true}
+			if since != "" {
+				ext["since"] = since
+			}
+			res := c.sync(wait, json{"lists": json{"all": c.list(20, 1)}, "extensions": json{"org.matrix.msc4354.sticky_events": ext}})
+			x := extension(res, "org.matrix.msc4354.sticky_events")
+			if next, ok := x["next_batch"].(string); ok {
+				since = next
+			}
+			out := map[string][]string{}
+			rooms, _ := x["rooms"].(json)
+			for id, r := range rooms {
+				out[id] = eventIDs(r, "events")
+			}
+			return out
+		}
+		if got := sync(0); len(got) != 1 || !slices.Equal(got[room], []string{first}) {
+			t.Errorf("at first: %v, want %s", got, first)
+		}
+		stick(room) // comes in the timeline
+		if got := sync(time.Second); len(got) != 0 {
+			t.Errorf("in the timeline and beside it: %v", got)
+		}
+		bob.Join(later)
+		alice.Say(later, "above it")
+		if got := sync(time.Second); !slices.Equal(got[later], []string{hidden}) || len(got) != 1 {
+			t.Errorf("of a room joined: %v, want %s", got, hidden)
+		}
+	})
+}
