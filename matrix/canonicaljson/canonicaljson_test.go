@@ -124,6 +124,8 @@ func TestNumbers(t *testing.T) {
 		{`123456789012345678901234567890`, `123456789012345678901234567890`},
 		{`1e10`, `10000000000`},
 		{`1E+2`, `100`},
+		{`-9007199254740991e0`, `-9007199254740991`},
+		{`9007199254740992e0`, `9007199254740992.0`},
 		{`1.5e1`, `15`},
 		{`-1e0`, `-1`},
 		{`0e0`, `0`},
@@ -215,6 +217,9 @@ func TestAccess(t *testing.T) {
 	b, _ := GetObject(doc, "b")
 	if s, ok := GetString(b, "e"); !ok || s != `\"` {
 		t.Errorf("GetString: %q %v", s, ok)
+	}
+	if s, ok := String([]byte(`""`)); !ok || s != "" {
+		t.Errorf("String: %q %v", s, ok)
 	}
 	if _, ok := GetString(doc, "n"); ok {
 		t.Error("a number is not a string")
