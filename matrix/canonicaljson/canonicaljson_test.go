@@ -79,6 +79,12 @@ func TestCanonical(t *testing.T) {
 	}
 	good(" \t\r\n0 \t\r\n", "0")
 	good(`[ 1 , 2 ]`, `[1,2]`)
+	for _, v := range []string{`[ 1,2]`, `[1 ,2]`, `[1, 2]`, `[1,2 ]`} { // one place at a time
+		good(v, `[1,2]`)
+	}
+	for _, v := range []string{`{ "a":1,"b":2}`, `{"a" :1,"b":2}`, `{"a": 1,"b":2}`, `{"a":1 ,"b":2}`, `{"a":1, "b":2}`, `{"a":1,"b":2 }`, `{"\u0061":1,"b":2}`} {
+		good(v, `{"a":1,"b":2}`)
+	}
 	good(`[ ]`, `[]`)
 	good(`{ }`, `{}`)
 	good(`{ "a" : 1 }`, `{"a":1}`)
