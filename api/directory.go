@@ -104,7 +104,8 @@ func (a *API) setPublished(r *endpoint.Request) (any, error) {
 	default:
 		return nil, matrix.BadJSON("visibility must be public or private.")
 	}
-	return nil, a.Rooms.SetPublished(r.Ctx(), requester(r).UserID, room, req.Visibility != "private")
+	who := requester(r)
+	return nil, a.Rooms.SetPublished(r.Ctx(), who.UserID, room, req.Visibility != "private", who.Admin)
 }
 
 // publicRoomsQuery is the body of a directory query. spec: cs/queryPublicRooms

@@ -55,11 +55,13 @@ func (a *API) renderAll(r *endpoint.Request, events []*rooms.Event) ([]json.RawM
 // spec: client-server-api#lazy-loading-room-members
 func (a *API) lazyMembers(r *endpoint.Request, state rooms.State, pages ...[]*rooms.Event) ([]json.RawMessage, error) {
 	var keys []matrix.StateKey
+	var sent []*rooms.Event // one of each sender
 	seen := make(map[matrix.UserID]bool)
 	for _, page := range pages {
 		for _, ev := range page {
 			if !seen[ev.Sender()] {
 				seen[ev.Sender()] = true
+				sent = append(sent, ev)
 				keys = append(keys, matrix.StateKey{Type: "m.room.member", Key: string(ev.Sender())})
 			}
 		}
@@ -69,7 +71,12 @@ func (a *API) lazyMembers(r *endpoint.Request, state rooms.State, pages ...[]*ro
 		return nil, err
 	}
 	found := events[:0]
-	for _, ev := range events {
+	for i, ev := range events {
+		if ev == nil && sent[i].Partial {
+			if ev, err = a.Rooms.SenderMember(r.Ctx(), sent[i]); err != nil {
+				return nil, err
+			}
+		}
 		if ev != nil {
 			found = append(found, ev)
 		}

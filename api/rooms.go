@@ -308,7 +308,7 @@ func (a *API) state(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	state, err := a.Rooms.VisibleState(r.Ctx(), requester(r).UserID, room)
+	state, err := a.Rooms.WholeState(r.Ctx(), requester(r).UserID, room)
 	if err != nil {
 		return nil, err
 	}
@@ -325,11 +325,7 @@ func (a *API) stateEvent(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	state, err := a.Rooms.VisibleState(r.Ctx(), requester(r).UserID, room)
-	if err != nil {
-		return nil, err
-	}
-	ev, err := state.Event(r.Ctx(), r.Var("eventType"), r.Var("stateKey"))
+	ev, err := a.Rooms.VisibleStateEvent(r.Ctx(), requester(r).UserID, room, r.Var("eventType"), r.Var("stateKey"))
 	if err != nil {
 		return nil, err
 	}

@@ -221,7 +221,7 @@ func TestUsersOverFederation(t *testing.T) {
 	if _, _, err := b.rooms.ResolveAlias(b.ctx(), "#nothing:a.example"); !matrix.HasCode(err, "M_NOT_FOUND") {
 		t.Errorf("unknown alias: %v", err)
 	}
-	if err := a.rooms.SetPublished(a.ctx(), alice, room, true); err != nil {
+	if err := a.rooms.SetPublished(a.ctx(), alice, room, true, false); err != nil {
 		t.Fatal(err)
 	}
 	for _, search := range []string{"", "room"} {

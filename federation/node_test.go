@@ -107,14 +107,15 @@ func (s *node) start() {
 		Media: s.media, Typing: typing{s}, Log: log,
 	})
 	s.handler.Store(inbound)
-	done := make(chan error, 2)
+	done := make(chan error, 3)
 	go func() { done <- s.out.Queue.Run(ctx, s.rooms) }()
 	go func() { done <- inbound.Run(ctx) }()
+	go func() { done <- s.rooms.Run(ctx) }()
 	s.stop = func() {
 		s.stop = func() {}
 		s.handler.Store(nil)
 		cancel()
-		for range 2 {
+		for range 3 {
 			if err := <-done; err != nil {
 				s.t.Error(err)
 			}

@@ -158,7 +158,7 @@ func (s *syncer) timelineAndState(j *joinedRoom, w *roomWork, since, until stora
 	if w.whole && !s.r.initial() && !s.r.FullState {
 		page.Limited = true // new to the client: there is history that it has not seen
 	}
-	if w.section == "join" && (w.whole || page.Limited || slices.ContainsFunc(events, inSummary)) {
+	if w.section == "join" && (w.whole || page.Limited || s.completed[w.nid] || slices.ContainsFunc(events, inSummary)) {
 		if j.summary, err = s.summary(w, until); err != nil {
 			return err
 		}

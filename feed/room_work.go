@@ -15,17 +15,18 @@ import (
 type joinedRooms struct {
 	now    rooms.UserRooms
 	recent map[matrix.RoomID]*rooms.Membership // as of then, where the membership changed since; nil: not joined
+	hidden map[storage.RoomNID]bool            // not to be shown, as if the user were not in them
 }
 
 func (j *joinedRooms) in(room matrix.RoomID) (rooms.Membership, bool) {
 	if m, ok := j.recent[room]; ok {
-		if m == nil {
+		if m == nil || j.hidden[m.RoomNID] {
 			return rooms.Membership{}, false
 		}
 		return *m, true
 	}
 	m, ok := j.now.In(room)
-	return m, ok && m.Membership == "join"
+	return m, ok && m.Membership == "join" && !j.hidden[m.RoomNID]
 }
 
 // Has reports whether the user was joined to a room.
@@ -57,8 +58,20 @@ func (s *syncer) roomWork() ([]*roomWork, error) {
 		return nil, fmt.Errorf("memberships: %w", err)
 	}
 	joined := &joinedRooms{now: all, recent: make(map[matrix.RoomID]*rooms.Membership)}
+	// A client that loads all members is not shown a room before they are known; then the room is new to it. Others see it
+	// at once. spec: client-server-api#lazy-loading-room-members
+	eager := !s.r.Filter.Room.State.LazyLoadMembers
+	if eager {
+		joined.hidden = s.Rooms.PartialAt(s.until)
+	}
+	if !s.r.initial() {
+		s.completed = s.Rooms.CompletedIn(s.since, s.until)
+	}
 	if s.r.initial() || s.r.FullState {
 		for _, m := range all.All() {
+			if m.Membership == "join" && joined.hidden[m.RoomNID] {
+				continue
+			}
 			if m.Position <= s.since && (m.Membership == "join" || m.Membership == "invite" || m.Membership == "knock") {
 				add(m, m.Membership, true)
 			}
@@ -82,6 +95,9 @@ func (s *syncer) roomWork() ([]*roomWork, error) {
 		changed := m.Position > s.since
 		switch m.Membership {
 		case "join":
+			if joined.hidden[m.RoomNID] {
+				continue
+			}
 			switch {
 			case s.r.initial() || s.r.FullState:
 				add(m, "join", true)
@@ -90,7 +106,7 @@ func (s *syncer) roomWork() ([]*roomWork, error) {
 				if err != nil {
 					return nil, err
 				}
-				add(m, "join", was != "join")
+				add(m, "join", was != "join" || eager && s.completed[m.RoomNID])
 			}
 		case "invite", "knock":
 			if changed || s.r.FullState {
@@ -114,7 +130,7 @@ func (s *syncer) roomWork() ([]*roomWork, error) {
 		}
 		for _, room := range changed {
 			if m, ok := joined.in(room); ok && work[room] == nil {
-				add(m, "join", false)
+				add(m, "join", eager && s.completed[m.RoomNID])
 			}
 		}
 		if err := s.dressWork(work, joined); err != nil {

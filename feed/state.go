@@ -101,6 +101,20 @@ func (s *syncer) stateChanges(w *roomWork, since, until storage.Position, page *
 			put(key, ev)
 		}
 	}
+	if lazy {
+		// Where the state is partial, a sender's event is what there is to say that they are a member.
+		for _, ev := range timeline {
+			key := matrix.StateKey{Type: "m.room.member", Key: string(ev.Sender())}
+			if _, ok := place[key]; ok || !ev.Partial {
+				continue
+			}
+			member, err := s.Rooms.SenderMember(s.ctx, ev)
+			if err != nil {
+				return nil, err
+			}
+			put(key, member)
+		}
+	}
 	if lazy && !s.r.Filter.Room.State.IncludeRedundantMembers {
 		out = s.lazy.drop(lazyRoom{user: s.r.User, device: s.r.Device, room: w.room}, s.since, s.until, out, gap || s.r.FullState)
 	}

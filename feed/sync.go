@@ -79,6 +79,8 @@ type syncer struct {
 	ignored map[matrix.UserID]bool
 	lists   deviceListChanges
 	data    []users.AccountDatum // what the response may show of account data: for an initial sync global data only
+	// completed are rooms whose members were not known and are.
+	completed map[storage.RoomNID]bool
 
 	stickyUntil storage.Position // how far the response tells of sticky events
 
@@ -202,7 +204,7 @@ func (s *syncer) room(res *response, w *roomWork) error {
 		if err != nil {
 			return err
 		}
-		if !j.empty() || w.whole || w.notified {
+		if !j.empty() || w.whole || w.notified || s.completed[w.nid] {
 			return res.joined(w.section, j)
 		}
 	case "leave":

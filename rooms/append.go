@@ -277,6 +277,7 @@ func (r *room) build(ctx context.Context, en *entry, d *draft, o appendOptions) 
 		Relay: true,
 		Event: c.event, NID: nid, RoomNID: r.nid, ReceivedTS: e.now(), stateBefore: h.state.Ref(), auths: c.auths,
 		typ: d.names[0], sender: d.names[1], TxnDevice: d.device, TxnID: d.txn, Delayed: d.delayed, prevs: make([]storage.EventNID, len(c.parents)),
+		Partial: hasPartial(c.parents),
 	}
 	for i, t := range c.parents {
 		ev.prevs[i] = t.nid
@@ -314,7 +315,7 @@ func (r *room) build(ctx context.Context, en *entry, d *draft, o appendOptions) 
 		})
 	}
 	en.extra = both(en.extra, d.committing(ev.ID()))
-	next := &head{state: after, tips: []tip{{nid: nid, id: ev.ID(), depth: ev.Depth(), after: after}}}
+	next := &head{state: after, tips: []tip{{nid: nid, id: ev.ID(), depth: ev.Depth(), after: after, partial: ev.Partial}}}
 	if len(c.parents) < len(h.tips) {
 		// The tips left over stay extremities; their states are in h.state already.
 		for _, t := range h.tips {
@@ -346,6 +347,15 @@ func deepest(tips []tip, n int) []tip {
 		}
 	}
 	return out[:n]
+}
+
+func hasPartial(tips []tip) bool {
+	for _, t := range tips {
+		if t.partial {
+			return true
+		}
+	}
+	return false
 }
 
 func hasTip(tips []tip, nid storage.EventNID) bool {

@@ -93,11 +93,14 @@ func (e *Engine) backfillFrom(ctx context.Context, server matrix.ServerName, r *
 		if old := known[ev.ID()]; old != nil && !old.Outlier {
 			continue
 		}
-		p := &placement{ev: ev, history: true, line: in.line, missing: missingPrevs(ev, known)}
-		if len(p.missing) > 0 {
+		p := &placement{ev: ev, history: true, line: in.line}
+		if missing := missingPrevs(ev, known); len(missing) > 0 {
+			for _, id := range missing {
+				p.missing = append(p.missing, missingPrev{id: id})
+			}
 			p.before, err = in.remoteStateBefore(ctx, ev.ID())
 		} else {
-			p.before, err = in.stateBefore(ctx, ev, known, nil)
+			err = in.stateBefore(ctx, p, known, nil)
 		}
 		if err != nil {
 			e.log.Debug().Err(err).Str("event", string(ev.ID())).Msg("backfill: no state")
@@ -107,7 +110,7 @@ func (e *Engine) backfillFrom(ctx context.Context, server matrix.ServerName, r *
 			e.log.Debug().Err(err).Str("event", string(ev.ID())).Msg("backfill: left out")
 			continue
 		}
-		if p.rejection, err = r.checkEvent(ctx, ev, p.before); err != nil {
+		if p.rejection, err = r.checkEvent(ctx, ev, p.before, p.partial); err != nil {
 			return 0, err
 		}
 		if p.found, err = storage.IsMissingPrev(ctx, e.db, r.nid, ev.ID()); err != nil {

@@ -24,7 +24,8 @@ const maxBatch = 256
 // item is an event to be stored.
 type item struct {
 	ev       *Event
-	before   statetree.Tree // the state before it, to be stored with it
+	before   statetree.Tree   // the state before it, to be stored with it
+	beside   []statetree.Tree // further states to be stored
 	timeline placing
 	promote  bool          // it is stored already, as an outlier or soft-failed
 	waits    bool          // it is soft-failed, but another state may allow it: see sticky.go
@@ -69,6 +70,10 @@ type entry struct {
 	members []memberChange
 	missing []storage.MissingPrev
 	found   []matrix.EventID
+	// partial begins a room's time with a partial state, whole ends it.
+	partial *partialRoom
+	whole   *restatement
+	pos     storage.Position // of the entry's last change, known while it is stored
 	// create stores the room itself first.
 	create bool
 	// extra stores what goes with the events, in the same transaction. It may run more than once.
@@ -205,6 +210,9 @@ func (c *committer) abort(en *entry, err error) {
 	}
 	r.mu.Unlock()
 	r.pending.drop(en.items)
+	if en.whole != nil {
+		r.e.partials.completing(r.nid, 0)
+	}
 	en.finish(err)
 }
 
@@ -269,6 +277,9 @@ func (c *committer) publish(w *batchWrite) {
 			}
 		}
 		c.e.events.put(stored...)
+		if u.whole != nil {
+			u.whole.publish(c.e, u)
+		}
 		r := u.room
 		before := r.committed.Load()
 		after := &committed{pos: u.pos}
@@ -289,6 +300,9 @@ func (c *committer) publish(w *batchWrite) {
 		after.local = localAfter(after.local, u.Memberships)
 		if after.head != nil {
 			r.committed.Store(after)
+		}
+		if u.whole != nil {
+			c.e.partials.finish(r.nid) // whoever has waited for it sees the whole state
 		}
 		u.Local = after.local
 		if u.Position != 0 {
@@ -337,6 +351,7 @@ type roomUpdate struct {
 	Update
 	room  *room
 	head  *head
+	whole *restatement
 	first storage.Position // of the update's positions
 	pos   storage.Position
 
@@ -355,6 +370,7 @@ func newBatchWrite(entries []*entry) *batchWrite { return &batchWrite{entries: e
 func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 	var (
 		inserts []*storage.EventRow
+		updates []*storage.EventRow
 		states  []storage.RoomState
 		heads   []storage.RoomHead
 		members []storage.MembershipRow
@@ -423,15 +439,24 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 				}
 			}
 			keep(it.before)
+			for _, t := range it.beside {
+				keep(t)
+			}
 			if it.promote {
-				if err := storage.UpdateEvent(ctx, tx, row); err != nil {
-					return err
-				}
+				updates = append(updates, row)
 			} else {
 				inserts = append(inserts, row)
 			}
 		}
-		if last == 0 && len(en.members) > 0 {
+		if en.whole != nil {
+			rows, err := en.whole.place(tx, u, keep)
+			if err != nil {
+				return err
+			}
+			related = append(related, rows...)
+			u.whole = en.whole
+		}
+		if last == 0 && (len(en.members) > 0 || en.whole != nil) {
 			// An invite from afar, or a state that changed with a soft-failed event: no event of its own in the timeline.
 			pos, err := tx.NextPosition()
 			if err != nil {
@@ -459,6 +484,9 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 			u.Position, u.pos = last, last
 		}
 		u.gaps = u.gaps || len(en.missing)+len(en.found) > 0
+		if en.pos = last; en.whole != nil {
+			en.room.e.partials.completing(en.room.nid, last)
+		}
 		if en.head != nil {
 			u.head = en.head
 			keep(en.head.state)
@@ -479,6 +507,12 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 	}
 	if err := w.step(len(inserts), func() error { return storage.InsertEvents(ctx, tx, inserts) }); err != nil {
 		return err
+	}
+	for _, row := range updates {
+		// After the inserts: what is promoted may have been stored by an entry before.
+		if err := storage.UpdateEvent(ctx, tx, row); err != nil {
+			return err
+		}
 	}
 	if err := w.step(len(related), func() error { return storage.InsertRelations(ctx, tx, related) }); err != nil {
 		return err
@@ -530,6 +564,16 @@ func (w *batchWrite) runRest(ctx context.Context, tx *storage.Tx) error {
 				if err := storage.EraseEvent(ctx, tx, er.target.NID, er.redaction, er.target.JSON()); err != nil {
 					return err
 				}
+			}
+		}
+		if en.partial != nil {
+			if err := en.partial.store(ctx, tx, en.items[0].ev.NID); err != nil {
+				return err
+			}
+		}
+		if en.whole != nil {
+			if err := en.whole.store(ctx, tx, en); err != nil {
+				return err
 			}
 		}
 		if en.extra != nil {

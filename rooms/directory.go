@@ -12,14 +12,17 @@ import (
 	"hanok/storage"
 )
 
-// SetPublished puts a room into the public directory or takes it out. spec: cs/setRoomVisibilityOnDirectory
-func (e *Engine) SetPublished(ctx context.Context, user matrix.UserID, room matrix.RoomID, published bool) error {
+// SetPublished puts a room into the public directory or takes it out, as whoever may set aliases there, or an administrator of
+// this server, may want it. spec: cs/setRoomVisibilityOnDirectory
+func (e *Engine) SetPublished(ctx context.Context, user matrix.UserID, room matrix.RoomID, published, admin bool) error {
 	nid, err := e.RoomNID(ctx, room)
 	if err != nil {
 		return err
 	}
-	if err := e.maySetAliases(ctx, user, nid); err != nil {
-		return err
+	if !admin {
+		if err := e.maySetAliases(ctx, user, nid); err != nil {
+			return err
+		}
 	}
 	return e.db.Write(ctx, func(tx *storage.Tx) error { return storage.SetPublished(ctx, tx, nid, published) })
 }

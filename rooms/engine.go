@@ -45,6 +45,9 @@ type Options struct {
 	Answers func(server matrix.ServerName) bool
 	// LocalByDefault makes rooms for users of this server only, unless their creator says otherwise (m.federate).
 	LocalByDefault bool
+	// StateCompleted is told, in the transaction that does it, that the whole state of a room is known which was joined
+	// without its members; nil means nobody is. It may be called more than once.
+	StateCompleted func(ctx context.Context, tx *storage.Tx, c *Completion) error
 	// Now is the clock; nil means the system's.
 	Now func() matrix.Timestamp
 	// Random is where the IDs of new rooms come from; nil means crypto/rand.
@@ -105,8 +108,8 @@ type SentJoin struct {
 	State     [][]byte // the room's state before the join
 	AuthChain [][]byte
 
-	MembersOmitted bool
-	Servers        []matrix.ServerName
+	MembersOmitted bool                // the state lacks memberships
+	Servers        []matrix.ServerName // those in the room before the join
 }
 
 // Remote is what the engine needs of other servers. PDUs are raw JSON, unchecked.
@@ -117,6 +120,7 @@ type Remote interface {
 	Verify(ctx context.Context, events []*event.Event) []error
 
 	MakeJoin(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, user matrix.UserID, versions []roomversion.ID) (MadeEvent, error)
+	// SendJoin lets the other server leave out the memberships. spec: ss/sendJoinV2 omit_members
 	SendJoin(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte) (SentJoin, error)
 	MakeLeave(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, user matrix.UserID) (MadeEvent, error)
 	SendLeave(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte) error
@@ -158,6 +162,7 @@ type Event struct {
 	Rejected    bool
 	SoftFailed  bool
 	Relay       bool            // this server sends it to the others: made here, or taken for the room by send_join and its like
+	Partial     bool            // the state before it lacks memberships, see partial.go; it was checked as far as possible
 	Outlier     bool            // known only as part of an auth chain or of a state
 	RedactedBy  matrix.EventID  // the redaction that was applied; the event is in redacted form then
 	TxnDevice   matrix.DeviceID // the local device that sent the event, and its transaction id
@@ -183,6 +188,7 @@ type Engine struct {
 	listener       Listener
 	profile        func(context.Context, matrix.UserID) (string, string, error)
 	mayInvite      func(ctx context.Context, invited, inviter matrix.UserID) error
+	completed      func(ctx context.Context, tx *storage.Tx, c *Completion) error
 	forgetOnLeave  bool
 	noDummyEvents  bool
 	mayFederate    func(ctx context.Context, user matrix.UserID) error
@@ -200,6 +206,7 @@ type Engine struct {
 	servers   *serverCounts
 	userRooms *userRooms
 	recent    recentChanges
+	partials  *partials
 	committer *committer
 	txns      flights[txnKey, matrix.EventID]
 	joins     flights[matrix.RoomID, struct{}]
@@ -240,6 +247,9 @@ func New(o Options) (*Engine, error) {
 	if o.MayFederate == nil {
 		o.MayFederate = func(context.Context, matrix.UserID) error { return nil }
 	}
+	if o.StateCompleted == nil {
+		o.StateCompleted = func(context.Context, *storage.Tx, *Completion) error { return nil }
+	}
 	if o.Profile == nil {
 		o.Profile = func(context.Context, matrix.UserID) (string, string, error) { return "", "", nil }
 	}
@@ -262,7 +272,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener,
-		profile: o.Profile, mayInvite: o.MayInvite, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, random: o.Random, log: o.Log, defaultVersion: o.DefaultVersion,
+		profile: o.Profile, mayInvite: o.MayInvite, completed: o.StateCompleted, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, random: o.Random, log: o.Log, defaultVersion: o.DefaultVersion,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),
 		forms:    newClientForms(),
@@ -271,6 +281,9 @@ func New(o Options) (*Engine, error) {
 		maxRooms: o.CacheRooms,
 		byID:     make(map[matrix.RoomID]*room),
 		byNID:    make(map[storage.RoomNID]*room),
+	}
+	if e.partials, err = loadPartials(context.Background(), o.DB); err != nil {
+		return nil, err
 	}
 	e.committer = newCommitter(e)
 	return e, nil

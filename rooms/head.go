@@ -56,6 +56,8 @@ type tip struct {
 	id    matrix.EventID
 	depth int64
 	after statetree.Tree // the state after it
+	// partial: that state is, see partial.go
+	partial bool
 }
 
 // head is where a room grows. Immutable.
@@ -71,6 +73,11 @@ func (h *head) depth() int64 {
 		d = max(d, t.depth)
 	}
 	return d
+}
+
+// partial reports whether the state lacks memberships that no tip knows of.
+func (h *head) partial() bool {
+	return hasPartial(h.tips)
 }
 
 func (h *head) nids() []storage.EventNID {
@@ -208,7 +215,7 @@ func (r *room) load(ctx context.Context) error {
 				return fmt.Errorf("load head of room %d: %w", r.nid, err)
 			}
 		}
-		h.tips = append(h.tips, tip{nid: ev.NID, id: ev.ID(), depth: ev.Depth(), after: after})
+		h.tips = append(h.tips, tip{nid: ev.NID, id: ev.ID(), depth: ev.Depth(), after: after, partial: ev.Partial})
 	}
 	nids, err := storage.JoinedOfServer(ctx, r.e.db, r.nid, r.e.own)
 	if err != nil {
@@ -263,7 +270,7 @@ func (r *room) resident(ctx context.Context) (bool, error) {
 	if len(c.local) > 0 {
 		return true, nil
 	}
-	if len(c.head.tips) == 0 {
+	if len(c.head.tips) == 0 || r.e.partials.get(r.nid) != nil {
 		return false, nil
 	}
 	servers, err := storage.JoinedServers(ctx, r.e.db, r.nid)
@@ -275,6 +282,42 @@ type pendingEvents struct {
 	mu    sync.Mutex
 	byNID map[storage.EventNID]pendingEvent
 	byID  map[matrix.EventID]*Event
+	// restated are events to which restate.go is giving another state, nil at most times. They come before all others.
+	restated map[storage.EventNID]pendingEvent
+}
+
+func (p *pendingEvents) find(nid storage.EventNID) (pendingEvent, bool) {
+	if ev, ok := p.restated[nid]; ok {
+		return ev, true
+	}
+	ev, ok := p.byNID[nid]
+	return ev, ok
+}
+
+// list returns all but those being restated.
+func (p *pendingEvents) list() []*Event {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]*Event, 0, len(p.byNID))
+	for _, ev := range p.byNID {
+		out = append(out, ev.ev)
+	}
+	return out
+}
+
+func (p *pendingEvents) restate(ev *Event, after statetree.Tree) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.restated == nil {
+		p.restated = make(map[storage.EventNID]pendingEvent)
+	}
+	p.restated[ev.NID] = pendingEvent{ev, after}
+}
+
+func (p *pendingEvents) dropRestated() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.restated = nil
 }
 
 type pendingEvent struct {
@@ -285,7 +328,8 @@ type pendingEvent struct {
 func (p *pendingEvents) get(nid storage.EventNID) *Event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.byNID[nid].ev
+	found, _ := p.find(nid)
+	return found.ev
 }
 
 func (p *pendingEvents) add(ev *Event, after statetree.Tree) {
@@ -368,13 +412,22 @@ func (r *room) eventsByID(ctx context.Context, ids []matrix.EventID) (map[matrix
 	for _, ev := range pending {
 		out[ev.ID()] = ev
 	}
+	r.pending.mu.Lock()
+	defer r.pending.mu.Unlock()
+	if r.pending.restated != nil {
+		for id, ev := range out {
+			if now, ok := r.pending.restated[ev.NID]; ok {
+				out[id] = now.ev
+			}
+		}
+	}
 	return out, nil
 }
 
 // treeAfter is the state after an event, committed or not.
 func (r *room) treeAfter(ctx context.Context, ev *Event) (statetree.Tree, error) {
 	r.pending.mu.Lock()
-	p, ok := r.pending.byNID[ev.NID]
+	p, ok := r.pending.find(ev.NID)
 	r.pending.mu.Unlock()
 	if ok {
 		return p.after, nil

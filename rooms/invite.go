@@ -31,6 +31,9 @@ func (e *Engine) Invite(ctx context.Context, q MemberRequest) (matrix.EventID, e
 		}
 		return e.changeMember(ctx, q, "invite", allow)
 	}
+	if err := e.awaitMember(ctx, q.Room, q.Sender, target); err != nil {
+		return "", err
+	}
 	r, err := e.joinedRoom(ctx, q.Room, q.Sender)
 	if err != nil {
 		return "", err

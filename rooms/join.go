@@ -116,6 +116,9 @@ func (e *Engine) joinHere(ctx context.Context, q MemberRequest, content []byte) 
 	if member != nil && member.Membership() == "join" && string(member.Content()) == string(content) {
 		return member.ID(), nil
 	}
+	if member == nil && c.head.partial() {
+		return "", errElsewhere // whether the user is banned is known there
+	}
 	if content, err = e.authorise(ctx, r, state, q.Sender, content); err != nil {
 		return "", err
 	}
@@ -138,6 +141,9 @@ func (r *room) stillHere(v headView) error {
 	servers, err := storage.JoinedServers(v.ctx, r.e.db, r.nid)
 	if err != nil {
 		return err
+	}
+	if r.e.partials.get(r.nid) != nil {
+		return errElsewhere
 	}
 	if slices.ContainsFunc(servers, func(s storage.NameNID) bool { return s != r.e.own }) {
 		return errElsewhere
@@ -199,6 +205,7 @@ func (e *Engine) authoriser(ctx context.Context, r *room, state State, rules *Ev
 			var row storage.MembershipRow
 			row, err = e.membershipIn(ctx, other.nid, user)
 			member = member || row.Membership == storage.MembershipJoin
+			unknown = unknown || row.Membership == 0 && e.partials.get(other.nid) != nil
 		} else {
 			unknown = true
 		}
@@ -463,12 +470,12 @@ func (e *Engine) joinThrough(ctx context.Context, server matrix.ServerName, q Me
 	if err != nil {
 		return "", err
 	}
+	if err := e.barred(ctx, t, q.Sender); err != nil {
+		return "", err
+	}
 	sent, err := e.remote.SendJoin(ctx, server, q.Room, join.ID(), join.JSON())
 	if err != nil {
 		return "", err
-	}
-	if sent.MembersOmitted {
-		return "", errors.New("send_join: members were omitted, which we did not ask for")
 	}
 	if sent.Event != nil {
 		signed, err := event.Parse(t.version, sent.Event)
@@ -482,7 +489,7 @@ func (e *Engine) joinThrough(ctx context.Context, server matrix.ServerName, q Me
 	if r, err := e.room(ctx, q.Room); err == nil {
 		resident, err := r.resident(ctx)
 		if err == nil && resident {
-			// A restricted room that we are in: another server authorised the join.
+			// A restricted room that we are in, or one whose members we do not know yet: another server let the user in.
 			defer r.release()
 			results := e.receive(ctx, server, r, []*event.Event{join})
 			return join.ID(), results[0]
@@ -541,13 +548,31 @@ func (e *Engine) enter(ctx context.Context, server matrix.ServerName, v *roomver
 			return nonsense("m.room.create and make_join disagree about the room version")
 		}
 	}
-	if rejection, err := split(r.checker.Check(join, treeState{ctx, r, tree})); rejection != nil || err != nil {
-		if err != nil {
-			return err
-		}
+	rejection, err := r.checkEvent(ctx, join, tree, sent.MembersOmitted)
+	if err != nil {
+		return err
+	}
+	if rejection != nil {
 		return nonsense("our join is not allowed by the state that came with it").Because(rejection)
 	}
-	return r.takeOver(ctx, join, tree)
+	if !sent.MembersOmitted {
+		return r.takeOver(ctx, join, tree, nil)
+	}
+	return r.takeOver(ctx, join, tree, e.partialRoom(r, server, sent.Servers))
+}
+
+// barred looks at the template of a join: if it goes back on a ban that we know, the state that comes with the answer need not say so.
+func (e *Engine) barred(ctx context.Context, t *template, user matrix.UserID) error {
+	known, err := e.eventsByID(ctx, t.proto.AuthEvents)
+	if err != nil {
+		return err
+	}
+	for _, ev := range known {
+		if ev.Is("m.room.member", string(user)) && ev.Membership() == "ban" && !ev.Rejected {
+			return matrix.Forbidden("you are banned from this room")
+		}
+	}
+	return nil
 }
 
 func matrixIDOf(known map[matrix.EventID]*Event, nid storage.EventNID) matrix.EventID {
@@ -648,15 +673,19 @@ func (e *Engine) ensureRoom(ctx context.Context, id matrix.RoomID, v *roomversio
 	return e.room(ctx, id)
 }
 
-// takeOver sets the room's head to our join and its state to what came with it.
-func (r *room) takeOver(ctx context.Context, join *event.Event, tree statetree.Tree) error {
+// takeOver sets the room's head to our join and its state to what came with it, which is partial if the room is to be so.
+func (r *room) takeOver(ctx context.Context, join *event.Event, tree statetree.Tree, partial *partialRoom) error {
 	ev, promote, err := r.newEvent(ctx, join)
 	if err != nil {
 		return err
 	}
-	ev.Outlier = false
+	ev.Outlier, ev.Partial = false, partial != nil
 	ev.stateBefore = tree.Ref()
 	after, err := tree.With(ctx, ev.entry())
+	if err != nil {
+		return err
+	}
+	prevs, err := r.eventsByID(ctx, join.PrevEvents())
 	if err != nil {
 		return err
 	}
@@ -672,15 +701,30 @@ func (r *room) takeOver(ctx context.Context, join *event.Event, tree statetree.T
 	}
 	en := &entry{
 		room: r, line: r.line, members: changes,
-		head:  &head{state: after, tips: []tip{{nid: ev.NID, id: join.ID(), depth: join.Depth(), after: after}}},
+		head:  &head{state: after, tips: []tip{{nid: ev.NID, id: join.ID(), depth: join.Depth(), after: after, partial: ev.Partial}}},
 		items: []*item{{ev: ev, before: tree, timeline: forward, promote: promote, current: after.Ref(), moved: true}},
 	}
-	for _, p := range join.PrevEvents() {
+	for _, p := range missingPrevs(join, prevs) {
 		en.missing = append(en.missing, storage.MissingPrev{ID: p, Child: ev.NID, Depth: join.Depth()})
 	}
 	r.pending.add(ev, after)
 	r.head = en.head
+	var before *partialRoom
+	switch {
+	case partial != nil:
+		en.partial, before = partial, r.e.partials.begin(partial)
+	case r.e.partials.get(r.nid) != nil:
+		// We were in the room before, left without ever knowing its members, and know them now.
+		en.whole = &restatement{room: r}
+	}
 	r.e.committer.add(en)
 	r.mu.Unlock()
-	return en.wait(ctx)
+	err = en.wait(ctx)
+	if partial != nil {
+		if err != nil {
+			r.e.partials.restore(r.nid, before)
+		}
+		r.e.partials.start()
+	}
+	return err
 }

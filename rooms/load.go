@@ -54,12 +54,14 @@ func fromRow(row *storage.EventRow, parsed *event.Event) *Event {
 		Event: parsed, NID: row.NID, RoomNID: row.Room, Pos: row.Pos, ReceivedTS: row.ReceivedTS,
 		Rejected: row.Flags&storage.EventRejected != 0, SoftFailed: row.Flags&storage.EventSoftFailed != 0, Outlier: row.Flags&storage.EventOutlier != 0, Relay: row.Flags&storage.EventRelay != 0,
 		TxnDevice: row.TxnDevice, TxnID: row.TxnID, Delayed: row.Flags&storage.EventDelayed != 0,
+		Partial:    row.Flags&storage.EventPartial != 0,
 		redactedBy: row.RedactedBy, stateBefore: statetree.Ref(row.State), prevs: row.Prev, auths: row.Auth,
 		typ: row.Type, skey: row.StateKey, sender: row.Sender,
 	}
 }
 
-func (ev *Event) row() *storage.EventRow {
+// flags are the event's as stored.
+func (ev *Event) flags() storage.EventFlags {
 	var flags storage.EventFlags
 	if ev.Outlier {
 		flags |= storage.EventOutlier
@@ -76,9 +78,16 @@ func (ev *Event) row() *storage.EventRow {
 	if ev.Delayed {
 		flags |= storage.EventDelayed
 	}
+	if ev.Partial {
+		flags |= storage.EventPartial
+	}
+	return flags
+}
+
+func (ev *Event) row() *storage.EventRow {
 	return &storage.EventRow{
 		NID: ev.NID, ID: ev.ID(), Room: ev.RoomNID, Type: ev.typ, StateKey: ev.skey, Sender: ev.sender, Depth: ev.Depth(), Pos: ev.Pos,
-		ReceivedTS: ev.ReceivedTS, OriginTS: ev.OriginServerTS(), Flags: flags, State: int64(ev.stateBefore), Prev: ev.prevs, Auth: ev.auths,
+		ReceivedTS: ev.ReceivedTS, OriginTS: ev.OriginServerTS(), Flags: ev.flags(), State: int64(ev.stateBefore), Prev: ev.prevs, Auth: ev.auths,
 		RedactedBy: ev.redactedBy, TxnDevice: ev.TxnDevice, TxnID: ev.TxnID, JSON: ev.JSON(),
 	}
 }

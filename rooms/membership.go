@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
@@ -101,6 +102,9 @@ func (e *Engine) sendMember(ctx context.Context, r SendRequest) (matrix.EventID,
 
 // changeMember appends a membership event to a room of this server. allow is asked about the target's membership.
 func (e *Engine) changeMember(ctx context.Context, q MemberRequest, membership string, allow func(current string) error) (matrix.EventID, error) {
+	if err := e.awaitMember(ctx, q.Room, q.Sender, q.target()); err != nil {
+		return "", err
+	}
 	r, err := e.joinedRoom(ctx, q.Room, q.Sender)
 	if err != nil {
 		return "", err
@@ -363,7 +367,8 @@ func (e *Engine) LocalUsers(ctx context.Context, room matrix.RoomID) ([]matrix.U
 	return c.local, nil
 }
 
-// JoinedServers lists the servers with a joined user, this one included.
+// JoinedServers lists the servers with a joined user, this one included. While the room's state is partial, those that were in the room
+// before our join are in it, too.
 func (e *Engine) JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error) {
 	nid, err := e.RoomNID(ctx, room)
 	if err != nil {
@@ -380,6 +385,11 @@ func (e *Engine) JoinedServers(ctx context.Context, room matrix.RoomID) ([]matri
 	out := make([]matrix.ServerName, len(names))
 	for i, n := range names {
 		out[i] = matrix.ServerName(n)
+	}
+	if pr := e.partials.get(nid); pr != nil {
+		out = append(out, pr.servers...)
+		slices.Sort(out)
+		out = slices.Compact(out)
 	}
 	return out, nil
 }

@@ -40,6 +40,9 @@ type network struct {
 	now       func() matrix.Timestamp // nil: the system's clock
 	// recommend is the one policy server that there is: it signs an event or says why not.
 	recommend func(by matrix.ServerName, pdu []byte) (signature []byte, err error)
+	omit      bool // members are left out of them
+	// hold, if set, is asked before a call is made.
+	hold func(from, to matrix.ServerName, call string) error
 }
 
 // server is one engine with its database, and the events it has to send to others.
@@ -59,7 +62,9 @@ type server struct {
 	mayFederate    func(context.Context, matrix.UserID) error
 	localByDefault bool
 	answers        func(matrix.ServerName) bool
-	memory         bool // for tests that compare what is remembered with what is read
+	end            context.CancelFunc
+	ran            chan struct{} // closed when Run has returned
+	memory         bool          // for tests that compare what is remembered with what is read
 }
 
 func newNetwork(t testing.TB) *network {
@@ -98,12 +103,22 @@ func (s *server) start() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	background, end := context.WithCancel(ctx)
+	ran := make(chan struct{})
+	s.end, s.ran = end, ran
+	engine := s.Engine
+	go func() {
+		defer close(ran)
+		_ = engine.Run(background)
+	}()
 }
 
 func (s *server) stop() {
 	if s.Engine == nil {
 		return
 	}
+	s.end()
+	<-s.ran
 	s.Engine.Close()
 	s.db.Close()
 	s.Engine = nil
@@ -203,7 +218,13 @@ type peer struct{ s *server }
 func (p peer) to(call string, dest matrix.ServerName) (*server, error) {
 	p.s.net.mu.Lock()
 	p.s.net.calls[string(p.s.name)+" "+call]++
+	hold := p.s.net.hold
 	p.s.net.mu.Unlock()
+	if hold != nil {
+		if err := hold(p.s.name, dest, call); err != nil {
+			return nil, err
+		}
+	}
 	return p.s.net.reach(p.s.name, dest)
 }
 
@@ -247,7 +268,7 @@ func (p peer) SendJoin(ctx context.Context, dest matrix.ServerName, room matrix.
 	if err != nil {
 		return m, err
 	}
-	m, err = s.SendJoin(ctx, p.s.name, room, id, pdu, false)
+	m, err = s.SendJoin(ctx, p.s.name, room, id, pdu, p.s.net.omit)
 	if err == nil && p.s.net.lie != nil {
 		p.s.net.lie(&m)
 	}

@@ -17,7 +17,8 @@ import (
 type placement struct {
 	ev        *event.Event
 	before    statetree.Tree
-	missing   []matrix.EventID // prev events that we do not have
+	partial   bool          // before is
+	missing   []missingPrev // prev events that we do not have
 	rejection error
 	found     bool  // it is the missing prev event of another: history, not news
 	history   bool  // it was fetched by backfill
@@ -31,6 +32,12 @@ type placement struct {
 type local struct {
 	*draft
 	appendOptions
+}
+
+// missingPrev is a prev event that we do not have, and the state after it as another server told it; none if that was not asked for.
+type missingPrev struct {
+	id    matrix.EventID
+	after statetree.Tree
 }
 
 // newEvent gives a parsed event its numbers. stored is true if it is in the database already, as an outlier: then its number stays.
@@ -121,7 +128,8 @@ func (r *room) place(ctx context.Context, p *placement) (*entry, error) {
 	// On the line of the head even if the head stays: later events may be checked against a state with this one.
 	en.line = r.line
 	accepted := !it.ev.Rejected && !it.ev.SoftFailed && !p.found && !p.history
-	if accepted && p.before.Ref() != r.head.state.Ref() {
+	// Nobody can be told by a partial state that they may not send: it does not say who is in the room.
+	if accepted && p.before.Ref() != r.head.state.Ref() && !p.partial && !r.head.partial() {
 		reason, err := split(r.checker.Check(p.ev, headView{ctx, r, r.head.state}))
 		if err != nil {
 			return nil, err
@@ -169,7 +177,7 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 	if err != nil {
 		return nil, after, err
 	}
-	ev.stateBefore = p.before.Ref()
+	ev.stateBefore, ev.Partial = p.before.Ref(), p.partial
 	ev.Rejected = p.rejection != nil
 	ev.SoftFailed = redact || p.unwanted
 	ev.Relay = p.relay && !ev.IsDummy()
@@ -182,9 +190,10 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 		ev.TxnDevice, ev.TxnID, ev.Delayed = p.local.device, p.local.txn, p.local.delayed
 		en.extra = both(p.local.extra, p.local.committing(ev.ID()))
 	}
-	if !ev.Rejected && !ev.SoftFailed { // else what comes before it is no history of the room yet
-		for _, id := range p.missing {
-			en.missing = append(en.missing, storage.MissingPrev{ID: id, Child: ev.NID, Depth: ev.Depth()})
+	if !ev.Rejected && !ev.SoftFailed || ev.Partial { // else what comes before it is no history of the room yet
+		for _, m := range p.missing {
+			en.missing = append(en.missing, storage.MissingPrev{ID: m.id, Child: ev.NID, Depth: ev.Depth(), State: int64(m.after.Ref())})
+			it.beside = append(it.beside, m.after)
 		}
 	}
 	if p.found {
@@ -224,16 +233,12 @@ func (r *room) extend(ctx context.Context, en *entry, it *item, after statetree.
 			next.tips = append(next.tips, t)
 		}
 	}
-	next.tips = append(next.tips, tip{nid: ev.NID, id: ev.ID(), depth: ev.Depth(), after: after})
+	next.tips = append(next.tips, tip{nid: ev.NID, id: ev.ID(), depth: ev.Depth(), after: after, partial: ev.Partial})
 	if len(next.tips) > maxTips {
 		next.tips = deepest(next.tips, maxTips)
 	}
-	trees := make([]statetree.Tree, len(next.tips))
-	for i, t := range next.tips {
-		trees[i] = t.after
-	}
 	var err error
-	if next.state, err = r.resolve(ctx, trees); err != nil {
+	if next.state, err = r.stateOver(ctx, next.tips); err != nil {
 		return fmt.Errorf("state after an event: %w", err)
 	}
 	it.current = next.state.Ref()
@@ -249,6 +254,19 @@ func (r *room) extend(ctx context.Context, en *entry, it *item, after statetree.
 		en.members, err = r.memberChanges(ctx, h.state, next.state, nil)
 	}
 	return err
+}
+
+// stateOver resolves the states after some tips.
+func (r *room) stateOver(ctx context.Context, tips []tip) (statetree.Tree, error) {
+	var whole, partial []statetree.Tree
+	for _, t := range tips {
+		if t.partial {
+			partial = append(partial, t.after)
+		} else {
+			whole = append(whole, t.after)
+		}
+	}
+	return r.merge(ctx, whole, partial)
 }
 
 // memberChanges lists the memberships in which two states differ. extra is an event not in any cache yet.
@@ -322,6 +340,11 @@ func (r *room) memberChanges(ctx context.Context, from, to statetree.Tree, extra
 // rejected, so that nothing built on it passes. What lacks auth events is left out.
 // The result holds all of them that are known now, with what was known before.
 func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[matrix.EventID]*Event, error) {
+	return r.storeChecked(ctx, events, func(fresh []*event.Event) []*event.Event { return r.e.verified(ctx, fresh) })
+}
+
+// storeChecked is storeOutliers that leaves the signatures to check.
+func (r *room) storeChecked(ctx context.Context, events []*event.Event, check func([]*event.Event) []*event.Event) (map[matrix.EventID]*Event, error) {
 	e := r.e
 	ids := make([]matrix.EventID, 0, 2*len(events))
 	for _, ev := range events {
@@ -345,7 +368,7 @@ func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[ma
 		return nil, err
 	}
 	fresh = slices.DeleteFunc(fresh, func(ev *event.Event) bool { return taken[ev.ID()] })
-	fresh = byAuth(e.verified(ctx, fresh))
+	fresh = byAuth(check(fresh))
 	if len(fresh) == 0 {
 		return known, nil
 	}

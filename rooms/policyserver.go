@@ -107,7 +107,7 @@ func (r *room) composeRecommended(ctx context.Context, p *placement) (*policyser
 	if err != nil {
 		return nil, err
 	}
-	p.ev, p.before, p.line = c.event, r.head.state, r.line
+	p.ev, p.before, p.partial, p.line = c.event, r.head.state, r.head.partial(), r.line
 	return r.policyServer(view)
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 
 	"hanok/matrix"
@@ -161,6 +162,7 @@ type inbound struct {
 	// behind are events of which it is known that something stored comes after them: history, not news.
 	behind  map[matrix.EventID]bool
 	refusal error // what the room's policy server said against the last event that it did not recommend
+	lost    error // the last request for a single event that had no answer
 }
 
 // Why an event of another server was not taken. These are for that server to read: they are no failures of ours.
@@ -194,7 +196,7 @@ func (in *inbound) handle(ctx context.Context, ev *event.Event, gaps bool) error
 		return err
 	}
 	if old := known[ev.ID()]; old != nil && !old.Outlier {
-		if old.Rejected {
+		if old.Rejected && !old.Partial {
 			return errRejectedBefore
 		}
 		return nil
@@ -210,15 +212,14 @@ func (in *inbound) handle(ctx context.Context, ev *event.Event, gaps bool) error
 		missing = missingPrevs(ev, known)
 	}
 	// The state first: where it has to be fetched, its auth chain comes with it.
-	before, err := in.stateBefore(ctx, ev, known, missing)
-	if err != nil {
+	p := &placement{ev: ev, line: in.line, relay: in.relay && gaps}
+	if err := in.stateBefore(ctx, p, known, missing); err != nil {
 		return err
 	}
 	if err := in.ensureAuth(ctx, ev); err != nil {
 		return err
 	}
-	p := &placement{ev: ev, before: before, missing: missing, line: in.line, relay: in.relay && gaps}
-	if p.rejection, err = r.checkEvent(ctx, ev, before); err != nil {
+	if p.rejection, err = r.checkEvent(ctx, ev, p.before, p.partial); err != nil {
 		return err
 	}
 	if p.found, err = in.history(ctx, ev.ID()); err != nil {
@@ -232,6 +233,9 @@ func (in *inbound) handle(ctx context.Context, ev *event.Event, gaps bool) error
 		return err
 	}
 	in.entries = append(in.entries, en)
+	if p.partial {
+		return nil // that is not the last word
+	}
 	return rejection(p.rejection)
 }
 
@@ -432,30 +436,38 @@ func distinctIDs(ids []matrix.EventID) []matrix.EventID {
 }
 
 // stateBefore resolves the states after an event's prev events. That of a missing one is asked of the origin.
-func (in *inbound) stateBefore(ctx context.Context, ev *event.Event, known map[matrix.EventID]*Event, missing []matrix.EventID) (statetree.Tree, error) {
+func (in *inbound) stateBefore(ctx context.Context, p *placement, known map[matrix.EventID]*Event, missing []matrix.EventID) error {
 	if len(missing) > maxMissingPrev {
-		return statetree.Tree{}, errTooMuch
+		return errTooMuch
 	}
-	var trees []statetree.Tree
-	for _, id := range ev.PrevEvents() {
-		p := known[id]
-		if p == nil || p.Outlier {
+	var whole, partial []statetree.Tree
+	for _, id := range p.ev.PrevEvents() {
+		prev := known[id]
+		if prev == nil || prev.Outlier {
 			continue
 		}
-		t, err := in.r.treeAfter(ctx, p)
+		t, err := in.r.treeAfter(ctx, prev)
 		if err != nil {
-			return statetree.Tree{}, err
+			return err
 		}
-		trees = append(trees, t)
+		if prev.Partial {
+			partial = append(partial, t)
+		} else {
+			whole = append(whole, t)
+		}
 	}
 	for _, id := range missing {
 		t, err := in.remoteStateAfter(ctx, id)
 		if err != nil {
-			return statetree.Tree{}, err
+			return err
 		}
-		trees = append(trees, t)
+		p.missing = append(p.missing, missingPrev{id, t})
+		whole = append(whole, t)
 	}
-	return in.r.resolve(ctx, trees)
+	p.partial = len(partial) > 0
+	var err error
+	p.before, err = in.r.merge(ctx, whole, partial)
+	return err
 }
 
 // remoteStateAfter asks the origin for the state after an event that we do not have.
@@ -468,21 +480,25 @@ func (in *inbound) remoteStateAfter(ctx context.Context, id matrix.EventID) (sta
 	if err != nil {
 		return statetree.Tree{}, err
 	}
-	ev := known[id]
+	after, err := in.r.apply(ctx, tree, known[id])
+	if errors.Is(err, errNoState) {
+		err = errNoState.Because(in.failure)
+	}
+	return after, err
+}
+
+// apply returns the state after an event, known if at all by reference only, given the one before it.
+func (r *room) apply(ctx context.Context, before statetree.Tree, ev *Event) (statetree.Tree, error) {
 	if ev == nil {
-		return statetree.Tree{}, errNoState.Because(in.failure)
+		return statetree.Tree{}, errNoState
 	}
 	if ev.skey == 0 || ev.Rejected {
-		return tree, nil
+		return before, nil
 	}
-	if err := in.r.checker.Check(ev.Event, treeState{ctx, in.r, tree}); err != nil {
-		var rej *eventauth.Rejection
-		if errors.As(err, &rej) {
-			return tree, nil
-		}
-		return statetree.Tree{}, err
+	if rejection, err := split(r.checker.Check(ev.Event, treeState{ctx, r, before})); rejection != nil || err != nil {
+		return before, err
 	}
-	return tree.With(ctx, ev.entry())
+	return before.With(ctx, ev.entry())
 }
 
 // remoteStateBefore asks the origin for the state before an event. spec: ss/getRoomStateIds, ss/getRoomState
@@ -533,6 +549,18 @@ func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix
 	if err != nil {
 		return nil, err
 	}
+	events, err := in.fetchMissing(ctx, ids, known)
+	if err != nil || len(events) == 0 {
+		return known, err
+	}
+	if err := in.store(ctx, events); err != nil {
+		return nil, err
+	}
+	return in.r.eventsByID(ctx, ids)
+}
+
+// fetchMissing fetches one by one those events that are not known, with what they depend on.
+func (in *inbound) fetchMissing(ctx context.Context, ids []matrix.EventID, known map[matrix.EventID]*Event) ([]*event.Event, error) {
 	var events []*event.Event
 	asked := make(map[matrix.EventID]bool)
 	for wanted := ids; len(wanted) > 0; {
@@ -548,6 +576,9 @@ func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix
 			pdu, err := in.e.remote.Event(ctx, in.origin, id)
 			if err != nil {
 				in.failure = err
+				if answer, ok := matrix.AsError(err); !ok || answer.Status >= http.StatusInternalServerError {
+					in.lost = err
+				}
 				continue // what depends on it is left out
 			}
 			raw = append(raw, pdu)
@@ -561,13 +592,7 @@ func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix
 			return nil, err
 		}
 	}
-	if len(events) == 0 {
-		return known, nil
-	}
-	if err := in.store(ctx, events); err != nil {
-		return nil, err
-	}
-	return in.r.eventsByID(ctx, ids)
+	return events, nil
 }
 
 // unknownAuth lists the auth events of some events that are neither stored nor asked for.
@@ -588,14 +613,20 @@ func (in *inbound) unknownAuth(ctx context.Context, events []*event.Event, asked
 	return slices.DeleteFunc(ids, func(id matrix.EventID) bool { return known[id] != nil }), nil
 }
 
-// checkEvent runs the auth rules against the event's auth events and the state before it. The rejection is nil when it passes.
-func (r *room) checkEvent(ctx context.Context, ev *event.Event, before statetree.Tree) (rejection, err error) {
+// checkEvent runs the auth rules against the event's auth events and the state before it, or what there is of that.
+// The rejection is nil when it passes.
+func (r *room) checkEvent(ctx context.Context, ev *event.Event, before statetree.Tree, partial bool) (rejection, err error) {
 	if rejection, err = r.checkOnlyCreate(ctx, ev); rejection != nil || err != nil {
 		return rejection, err
 	}
 	rejection, err = r.checkAuthEvents(ctx, ev, before)
 	if rejection != nil || err != nil {
 		return rejection, err
+	}
+	if partial {
+		if before, err = r.withAuth(ctx, before, ev.AuthEvents()); err != nil {
+			return nil, err
+		}
 	}
 	return split(r.checker.Check(ev, treeState{ctx, r, before}))
 }

@@ -3,6 +3,7 @@ package rooms
 import (
 	"cmp"
 	"context"
+	"net/http"
 	"slices"
 
 	"hanok/matrix"
@@ -119,7 +120,12 @@ func (r *room) hasServer(ctx context.Context, server matrix.ServerName) (bool, e
 		return false, ignoreNotFound(err)
 	}
 	users, err := storage.JoinedOfServer(ctx, r.e.db, r.nid, nid)
-	return len(users) > 0, err
+	if err != nil || len(users) > 0 {
+		return len(users) > 0, err
+	}
+	// While the state is partial we cannot know that all users of a server have left.
+	pr := r.e.partials.get(r.nid)
+	return pr != nil && slices.Contains(pr.servers, server), nil
 }
 
 // serverView says what of a room's history a server may see. spec: server-server-api#backfilling-and-retrieving-missing-events
@@ -165,6 +171,10 @@ func (v *serverView) sees(ctx context.Context, ev *Event) (bool, error) {
 		return false, err
 	}
 	ok := visibility != "joined" && visibility != "invited"
+	if !ok && ev.Partial {
+		pr := v.e.partials.get(ev.RoomNID)
+		ok = pr != nil && slices.Contains(pr.servers, v.server)
+	}
 	if !ok {
 		joined, err := v.e.servers.at(ctx, v.e, ev.RoomNID, v.e.treeBefore(ev))
 		if err != nil {
@@ -291,6 +301,9 @@ func (e *Engine) idsOf(ctx context.Context, nids []storage.EventNID) ([]matrix.E
 	return out, nil
 }
 
+// errPartialState is the answer to who asks for a state that this server does not know yet. The error code is that of MSC3895.
+var errPartialState = matrix.Errorf(http.StatusForbidden, "M_UNABLE_DUE_TO_PARTIAL_STATE", "this server has joined the room just now and does not know the whole state at the event yet")
+
 func (e *Engine) servedState(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, at matrix.EventID) (states, chain []storage.EventNID, err error) {
 	r, err := e.served(ctx, origin, room, at)
 	if err != nil {
@@ -300,6 +313,9 @@ func (e *Engine) servedState(ctx context.Context, origin matrix.ServerName, room
 	ev, err := r.eventIn(ctx, at)
 	if err != nil {
 		return nil, nil, err
+	}
+	if ev.Partial {
+		return nil, nil, errPartialState
 	}
 	if ev.Rejected {
 		return nil, nil, matrix.NotFound("the event was rejected")

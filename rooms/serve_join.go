@@ -28,6 +28,9 @@ func (e *Engine) guest(ctx context.Context, origin matrix.ServerName, id matrix.
 		err = matrix.NotFound("this server is not in the room")
 	}
 	if err == nil {
+		err = r.refusePartial(ctx)
+	}
+	if err == nil {
 		err = r.allowsServer(ctx, origin)
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -13,9 +14,22 @@ import (
 )
 
 // ServersAt lists the servers joined in the state before an event (and the target's, for a membership event):
-// those who must be sent it. This server is not included; if it is not in the room at the event (it joins
+// those who must be sent it. While the state is partial, those that were in the room before our join count, too. This server is not included; if it is not in the room at the event (it joins
 // through another server), that other server sends the event, and there is nobody for us to send it to.
 func (e *Engine) ServersAt(ctx context.Context, ev *Event) ([]matrix.ServerName, error) {
+	var told []matrix.ServerName
+	if ev.Partial {
+		if pr := e.partials.get(ev.RoomNID); pr != nil {
+			told = pr.servers
+		} else {
+			// By now the state before it is known.
+			stored, err := e.eventByNID(ctx, ev.NID)
+			if err != nil {
+				return nil, err
+			}
+			ev = stored
+		}
+	}
 	joined, err := e.servers.at(ctx, e, ev.RoomNID, e.treeBefore(ev))
 	if err != nil || joined[e.server] == 0 {
 		return nil, err
@@ -26,8 +40,16 @@ func (e *Engine) ServersAt(ctx context.Context, ev *Event) ([]matrix.ServerName,
 			out = append(out, s)
 		}
 	}
+	add := func(s matrix.ServerName) {
+		if s != e.server && joined[s] == 0 && !slices.Contains(told, s) {
+			out = append(out, s)
+		}
+	}
 	if key, ok := ev.StateKey(); ok && ev.Type() == "m.room.member" {
-		if s := domain(key); s != e.server && joined[s] == 0 {
+		add(domain(key))
+	}
+	for _, s := range told {
+		if joined[s] == 0 {
 			out = append(out, s)
 		}
 	}

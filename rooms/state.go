@@ -380,6 +380,31 @@ func (r *room) stateOf(ctx context.Context, user matrix.UserID) (State, error) {
 	return state, err
 }
 
+// WholeState is VisibleState that waits while the room's state is partial. spec: cs/getRoomState
+func (e *Engine) WholeState(ctx context.Context, user matrix.UserID, room matrix.RoomID) (State, error) {
+	if err := e.awaitMembers(ctx, user, room); err != nil {
+		return State{}, err
+	}
+	return e.VisibleState(ctx, user, room)
+}
+
+// VisibleStateEvent returns an event of the visible state, nil if there is none. While that is partial, it waits for the whole if that
+// could have the event. spec: cs/getRoomStateWithKey
+func (e *Engine) VisibleStateEvent(ctx context.Context, user matrix.UserID, room matrix.RoomID, eventType, stateKey string) (*Event, error) {
+	state, err := e.VisibleState(ctx, user, room)
+	if err != nil {
+		return nil, err
+	}
+	ev, err := state.Event(ctx, eventType, stateKey)
+	if err != nil || ev != nil || eventType != "m.room.member" || e.isLocal(matrix.UserID(stateKey)) {
+		return ev, err
+	}
+	if state, err = e.WholeState(ctx, user, room); err != nil {
+		return nil, err
+	}
+	return state.Event(ctx, eventType, stateKey)
+}
+
 // hideRoom makes an unknown room look like one that the user may not see.
 func hideRoom(err error) error {
 	if matrix.HasCode(err, "M_NOT_FOUND") {

@@ -52,8 +52,11 @@ type MembersRequest struct {
 	NotMembership string           // all but these
 }
 
-// Members returns the membership events the reader may see.
+// Members returns the membership events the reader may see. While the room's state is partial, it waits for the whole.
 func (e *Engine) Members(ctx context.Context, q MembersRequest) ([]*Event, error) {
+	if err := e.awaitMembers(ctx, q.User, q.Room); err != nil {
+		return nil, err
+	}
 	state, err := e.VisibleState(ctx, q.User, q.Room)
 	if err != nil {
 		return nil, err

@@ -37,6 +37,10 @@ const maxTail = 64
 
 // after is the tail with the events of one update, which were stored in this order. Of a nil tail nothing is known.
 func (t *tail) after(u *roomUpdate) *tail {
+	if u.whole != nil {
+		// Events of before may have come or gone.
+		return &tail{from: u.pos}
+	}
 	first, stored := cmp.Or(u.first, u.pos), u.stored
 	next := &tail{from: first - 1, deepestKnown: u.created}
 	if t != nil {

@@ -9,10 +9,8 @@ import (
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
-	"hanok/matrix/event"
 	"hanok/matrix/eventauth"
 	"hanok/matrix/roomversion"
-	"hanok/storage/statetree"
 )
 
 // UpgradeRequest asks for a room to be replaced by one of another version. spec: cs/upgradeRoom
@@ -46,6 +44,10 @@ func (e *Engine) Upgrade(ctx context.Context, q UpgradeRequest) (matrix.RoomID, 
 	}
 	defer r.release()
 	if err := e.mayDo(ctx, q.Sender, r.nid, "m.room.tombstone"); err != nil {
+		return "", err
+	}
+	// Bans move into the new room: they must be known.
+	if err := e.awaitMembers(ctx, q.Sender, q.Room); err != nil {
 		return "", err
 	}
 	id, _, err := e.upgrades.do(ctx, q.Room, func() (matrix.RoomID, error) {
@@ -117,26 +119,26 @@ func (u *upgrade) buildTombstone(ctx context.Context, replacement matrix.RoomID)
 	if err != nil {
 		return nil, err
 	}
-	before, built, err := u.old.draw(ctx, d)
+	p, err := u.old.draw(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	signed, err := built.Sign(u.e.server, u.e.key)
-	return &placement{ev: signed, before: before}, err
+	p.ev, err = p.ev.Sign(u.e.server, u.e.key)
+	return p, err
 }
 
 // draw composes an event on the head as it is now, and leaves the head alone.
-func (r *room) draw(ctx context.Context, d *draft) (before statetree.Tree, _ *event.Event, err error) {
+func (r *room) draw(ctx context.Context, d *draft) (*placement, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.load(ctx); err != nil {
-		return before, nil, err
+		return nil, err
 	}
 	c, err := r.compose(ctx, r.head, d, appendOptions{})
 	if err != nil {
-		return before, nil, err
+		return nil, err
 	}
-	return r.head.state, c.event, nil
+	return &placement{ev: c.event, before: r.head.state, partial: r.head.partial()}, nil
 }
 
 // bury puts the tombstone into the old room.

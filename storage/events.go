@@ -23,6 +23,8 @@ const (
 	EventRelay
 	// EventDelayed: a local user had scheduled it; txn_id is the ID of the delayed event. spec: MSC4140
 	EventDelayed
+	// EventPartial: the state before it lacks memberships, as the room was joined without them.
+	EventPartial
 )
 
 // EventRow is a row of events.
@@ -315,15 +317,16 @@ type MissingPrev struct {
 	ID    matrix.EventID
 	Child EventNID
 	Depth int64 // of the child
+	State int64 // tree after the missing event, as a server told it; 0: it was not asked for
 }
 
 // InsertMissingPrevs remembers prev events that we do not have.
 func InsertMissingPrevs(ctx context.Context, tx *Tx, room RoomNID, missing []MissingPrev) error {
 	args := make([][]any, len(missing))
 	for i, m := range missing {
-		args[i] = []any{int64(room), string(m.ID), int64(m.Child), m.Depth}
+		args[i] = []any{int64(room), string(m.ID), int64(m.Child), m.Depth, m.State}
 	}
-	return tx.ExecBatch(ctx, `INSERT INTO missing_prevs (room_nid, event_id, child_nid, depth) VALUES ($1, $2, $3, $4) ON CONFLICT (room_nid, event_id, child_nid) DO NOTHING`, args)
+	return tx.ExecBatch(ctx, `INSERT INTO missing_prevs (room_nid, event_id, child_nid, depth, state) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (room_nid, event_id, child_nid) DO NOTHING`, args)
 }
 
 // DeleteMissingPrevs forgets prev events that came.

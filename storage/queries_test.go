@@ -19,6 +19,7 @@ import (
 // mayScan names the constants and functions whose queries may read a whole table or index, and why.
 var mayScan = map[string]string{
 	"purgeUser":                "deactivation; the tables without an index by user hold what lives minutes",
+	"PartialRooms":             "at the start, a short row for each room joined through another server",
 	"listRegistrationTokens":   "the administrator's list",
 	"deleteOutboxOrphans":      "now and then, over what is queued",
 	"selectOutboxDestinations": "at the start, over what is queued",

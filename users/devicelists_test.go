@@ -327,3 +327,66 @@ func TestSentUpdatesFormAChain(t *testing.T) {
 		wantCode(t, err, 404, "M_NOT_FOUND")
 	})
 }
+
+// While the members of a room are unknown, changes of device lists are kept for when they are known.
+func TestRoomCompleted(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice := w.register(t, "alice")
+		w.login(t, alice, "A")
+		w.rooms.join("!r:here.test", alice)
+		w.rooms.partial = []matrix.ServerName{"there.test"}
+		w.settle()
+		since := w.db.Current()
+		// Carol may be in the room; who is of a server that was not in it is not.
+		must(t, w.DeviceLists.ReceiveUpdate(ctx, "there.test", deviceUpdate(t, "C1", 2, 1)))
+		stranger := encode(deviceListUpdate{UserID: "@eve:elsewhere.test", DeviceID: "E", StreamID: 1})
+		must(t, w.DeviceLists.ReceiveUpdate(ctx, "elsewhere.test", stranger))
+		if got := w.changed(t, alice, since); len(got) != 0 {
+			t.Errorf("told of %v", got)
+		}
+		w.notifier.takeUsers()
+		w.outbox.take()
+		name := "new name"
+		_, err := w.Devices.Put(ctx, alice, "A", &name, false)
+		must(t, err)
+		sent := w.outbox.take()
+		if len(sent) != 1 || !slices.Equal(sent[0].To, []matrix.ServerName{"there.test"}) {
+			t.Errorf("sent %v", sent)
+		}
+		// Now the members are known, and that late.test had been in the room.
+		w.settle()
+		from := w.db.Current()
+		w.rooms.partial = nil
+		w.rooms.join("!r:here.test", carol, "@eve:elsewhere.test")
+		must(t, w.db.Write(ctx, func(tx *storage.Tx) error {
+			return w.DeviceLists.RoomCompleted(ctx, tx, RoomCompletion{
+				Since: since, Local: []matrix.UserID{alice}, Learned: []matrix.UserID{carol, "@eve:elsewhere.test"}, Servers: []matrix.ServerName{"late.test"},
+			})
+		}))
+		if diff := cmp.Diff([]matrix.UserID{carol}, w.changed(t, alice, from)); diff != "" {
+			t.Error(diff)
+		}
+		if !slices.Contains(w.notifier.takeUsers(), alice) {
+			t.Error("alice is not woken")
+		}
+		sent = w.outbox.take()
+		if len(sent) != 1 || !slices.Contains(sent[0].To, "late.test") {
+			t.Fatalf("sent %v", sent)
+		}
+		var u deviceListUpdate
+		must(t, json.Unmarshal(sent[0].Content, &u))
+		if u.DeviceID != "A" || u.DisplayName != "new name" || len(u.PrevID) != 1 {
+			t.Errorf("sent %+v", u)
+		}
+		// Where nothing changed nobody is told anything.
+		w.settle()
+		from = w.db.Current()
+		must(t, w.db.Write(ctx, func(tx *storage.Tx) error {
+			return w.DeviceLists.RoomCompleted(ctx, tx, RoomCompletion{Since: from, Local: []matrix.UserID{alice}, Learned: []matrix.UserID{carol}, Servers: []matrix.ServerName{"late.test"}})
+		}))
+		if len(w.outbox.take()) != 0 || len(w.changed(t, alice, from)) != 0 {
+			t.Error("told of changes from before")
+		}
+	})
+}

@@ -52,7 +52,8 @@ func (d *DeviceLists) ReceiveUpdate(ctx context.Context, origin matrix.ServerNam
 		return err
 	}
 	if len(local) == 0 {
-		return nil // its server will be asked when somebody wants to know
+		// Its server will be asked when somebody wants to know.
+		return d.notePossible(ctx, u.UserID)
 	}
 	err = d.DB.Write(ctx, func(tx *storage.Tx) error {
 		lists, err := storage.ListRemoteDeviceLists(ctx, tx, []matrix.UserID{u.UserID})
@@ -136,6 +137,11 @@ func (d *DeviceLists) ReceiveSigningKeys(ctx context.Context, origin matrix.Serv
 	local, err := d.localSharing(ctx, u.UserID)
 	if err != nil {
 		return err
+	}
+	if len(local) == 0 {
+		if err := d.notePossible(ctx, u.UserID); err != nil {
+			return err
+		}
 	}
 	err = d.DB.Write(ctx, func(tx *storage.Tx) error {
 		lists, err := storage.ListRemoteDeviceLists(ctx, tx, []matrix.UserID{u.UserID})
@@ -300,6 +306,64 @@ func (d *DeviceLists) followMemberships(ctx context.Context) error {
 	}
 }
 
+// notePossible records a change of a remote user who shares no room that we know of, but may be in one whose members are not known
+// yet: RoomCompleted tells of it then.
+func (d *DeviceLists) notePossible(ctx context.Context, user matrix.UserID) error {
+	if !d.Rooms.SharesPartialRoom(user.Server()) {
+		return nil
+	}
+	return d.DB.Write(ctx, func(tx *storage.Tx) error {
+		pos, err := tx.NextPosition()
+		if err != nil {
+			return err
+		}
+		return storage.SetDeviceListChange(ctx, tx, user, pos, 0)
+	})
+}
+
+// RoomCompletion says what is known when all members of a room are that was joined without them.
+type RoomCompletion struct {
+	Since   storage.Position    // of our join
+	Local   []matrix.UserID     // joined users of this server
+	Learned []matrix.UserID     // joined users of other servers who were not known to be
+	Servers []matrix.ServerName // servers that were in the room since then and were not known to be
+}
+
+// RoomCompleted makes good for what was missed while the members were unknown: local users are told of device lists that changed
+// since, and servers of those of local users.
+func (d *DeviceLists) RoomCompleted(ctx context.Context, tx *storage.Tx, c RoomCompletion) error {
+	now, err := tx.NextPosition()
+	if err != nil {
+		return err
+	}
+	changed, err := storage.DeviceListChanges(ctx, tx, c.Since, now)
+	if err != nil || len(changed) == 0 {
+		return err
+	}
+	has := make(map[matrix.UserID]bool, len(changed))
+	for _, user := range changed {
+		has[user] = true
+	}
+	for _, user := range c.Learned {
+		if has[user] {
+			if err := d.noteRemote(ctx, tx, user, c.Local); err != nil {
+				return err
+			}
+		}
+	}
+	if len(c.Servers) == 0 {
+		return nil
+	}
+	for _, user := range c.Local {
+		if has[user] {
+			if err := d.announceTo(ctx, tx, user, c.Servers); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // announce sends an update of one device of a local user who joined a room with other servers in it. Servers that
 // follow the user's list apply it; the others see that they have missed something, and fetch the list.
 func (d *DeviceLists) announce(ctx context.Context, user matrix.UserID, room matrix.RoomID) error {
@@ -310,7 +374,18 @@ func (d *DeviceLists) announce(ctx context.Context, user matrix.UserID, room mat
 	if !slices.ContainsFunc(servers, func(s matrix.ServerName) bool { return s != d.ServerName }) {
 		return nil
 	}
-	devices, err := storage.ListDeviceKeys(ctx, d.DB, []matrix.UserID{user})
+	return d.DB.Write(ctx, func(tx *storage.Tx) error {
+		devices, err := storage.ListDeviceKeys(ctx, tx, []matrix.UserID{user})
+		if err != nil || !slices.ContainsFunc(devices, func(k storage.DeviceKeys) bool { return k.Keys != nil }) {
+			return err // devices without keys are in no list
+		}
+		return d.announceTo(ctx, tx, user, nil)
+	})
+}
+
+// announceTo is announce to all servers that share a room, and some more.
+func (d *DeviceLists) announceTo(ctx context.Context, tx *storage.Tx, user matrix.UserID, more []matrix.ServerName) error {
+	devices, err := storage.ListDeviceKeys(ctx, tx, []matrix.UserID{user})
 	if err != nil {
 		return fmt.Errorf("announce device list: %w", err)
 	}
@@ -323,18 +398,18 @@ func (d *DeviceLists) announce(ctx context.Context, user matrix.UserID, room mat
 	if err != nil {
 		return err
 	}
-	return d.DB.Write(ctx, func(tx *storage.Tx) error {
-		last, err := d.sendDevices(ctx, tx, user, aud.servers, []matrix.DeviceID{devices[i].DeviceID})
-		if err != nil {
-			return err
-		}
-		// Nothing has changed for those who follow already, so the position stays.
-		pos, err := storage.DeviceListPosition(ctx, tx, user)
-		if err != nil {
-			return err
-		}
-		return storage.SetDeviceListChange(ctx, tx, user, pos, int64(last))
-	})
+	servers := slices.Concat(aud.servers, more)
+	slices.Sort(servers)
+	last, err := d.sendDevices(ctx, tx, user, slices.Compact(servers), []matrix.DeviceID{devices[i].DeviceID})
+	if err != nil {
+		return err
+	}
+	// Nothing has changed for those who follow already, so the position stays.
+	pos, err := storage.DeviceListPosition(ctx, tx, user)
+	if err != nil {
+		return err
+	}
+	return storage.SetDeviceListChange(ctx, tx, user, pos, int64(last))
 }
 
 // untrackRoom drops the lists of remote users of a room that a local user left, if they share no other.

@@ -43,6 +43,10 @@ type SharedRooms interface {
 	// JoinedUsers lists the members of a room, JoinedServers their servers.
 	JoinedUsers(ctx context.Context, room matrix.RoomID) ([]matrix.UserID, error)
 	JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error)
+	// PartialServers lists servers in rooms of a local user whose members are not known yet: they do not follow from Sharing.
+	PartialServers(ctx context.Context, user matrix.UserID) ([]matrix.ServerName, error)
+	// SharesPartialRoom reports whether a server may have users in such a room.
+	SharesPartialRoom(server matrix.ServerName) bool
 }
 
 // Outbox sends EDUs to other servers.
@@ -225,6 +229,16 @@ func (c *core) audienceOf(ctx context.Context, user matrix.UserID) (audience, er
 		case server == c.ServerName:
 			a.local = append(a.local, other)
 		case !seen[server]:
+			seen[server] = true
+			a.servers = append(a.servers, server)
+		}
+	}
+	partial, err := c.Rooms.PartialServers(ctx, user)
+	if err != nil {
+		return audience{}, fmt.Errorf("servers sharing a room: %w", err)
+	}
+	for _, server := range partial {
+		if !seen[server] {
 			seen[server] = true
 			a.servers = append(a.servers, server)
 		}

@@ -87,6 +87,20 @@ func (c *fakeClock) advance(d time.Duration) {
 type fakeRooms struct {
 	mu    sync.Mutex
 	rooms map[matrix.RoomID][]matrix.UserID
+	// partial are servers that have users in rooms of which not all members are known.
+	partial []matrix.ServerName
+}
+
+func (f *fakeRooms) PartialServers(context.Context, matrix.UserID) ([]matrix.ServerName, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.partial, nil
+}
+
+func (f *fakeRooms) SharesPartialRoom(server matrix.ServerName) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Contains(f.partial, server)
 }
 
 func (f *fakeRooms) join(room matrix.RoomID, users ...matrix.UserID) {

@@ -74,7 +74,7 @@ func (c *Client) makeMembership(ctx context.Context, op string, dest matrix.Serv
 	return made, nil
 }
 
-// SendJoin submits a signed join and returns the room's state. spec: ss/sendJoinV2
+// SendJoin submits a signed join and returns the room's state, from which the other server may leave the members out. spec: ss/sendJoinV2
 func (c *Client) SendJoin(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte) (rooms.SentJoin, error) {
 	var answer struct {
 		Event          jsontext.Value   `json:"event"`
@@ -84,7 +84,7 @@ func (c *Client) SendJoin(ctx context.Context, dest matrix.ServerName, room matr
 		Servers        []string         `json:"servers_in_room"`
 	}
 	err := c.Do(ctx, Request{
-		Operation: "sendJoinV2", Method: http.MethodPut, Destination: dest, Body: pdu, Urgent: true,
+		Operation: "sendJoinV2", Method: http.MethodPut, Destination: dest, Body: pdu, Urgent: true, Query: url.Values{"omit_members": {"true"}},
 		Path: v2("send_join", string(room), string(id)), Timeout: stateTimeout, MaxBytes: stateMaxBytes,
 	}, &answer)
 	if err != nil {

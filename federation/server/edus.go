@@ -94,11 +94,11 @@ func (s *Server) mayTellOf(ctx context.Context, from matrix.ServerName, room mat
 	if err := s.opts.Rooms.AllowsServer(ctx, room, from); err != nil {
 		return err
 	}
-	m, err := s.opts.Rooms.MembershipOf(ctx, room, user)
+	in, err := s.opts.Rooms.MayBeJoined(ctx, room, user)
 	if err != nil {
 		return err
 	}
-	if m.Membership != "join" {
+	if !in {
 		return matrix.Forbidden("%s is not in the room.", user)
 	}
 	return nil

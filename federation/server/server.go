@@ -30,7 +30,7 @@ type Rooms interface {
 	AllowsServer(ctx context.Context, room matrix.RoomID, server matrix.ServerName) error
 	Snapshot(ctx context.Context, room matrix.RoomID) (*rooms.Snapshot, error)
 	Event(ctx context.Context, id matrix.EventID) (*rooms.Event, error)
-	MembershipOf(ctx context.Context, room matrix.RoomID, user matrix.UserID) (rooms.Membership, error)
+	MayBeJoined(ctx context.Context, room matrix.RoomID, user matrix.UserID) (bool, error)
 	JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error)
 	PublicRooms(ctx context.Context, r rooms.PublicRoomsRequest) (*rooms.PublicRooms, error)
 	ResolveLocalAlias(ctx context.Context, alias matrix.RoomAlias) (matrix.RoomID, []matrix.ServerName, error)

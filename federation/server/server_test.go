@@ -57,11 +57,8 @@ func (f *fakeRooms) Receive(_ context.Context, origin matrix.ServerName, room ma
 	return f.receive(origin, room, pdus)
 }
 
-func (f *fakeRooms) MembershipOf(_ context.Context, _ matrix.RoomID, user matrix.UserID) (rooms.Membership, error) {
-	if f.joined[user] {
-		return rooms.Membership{Membership: "join"}, nil
-	}
-	return rooms.Membership{}, nil
+func (f *fakeRooms) MayBeJoined(_ context.Context, _ matrix.RoomID, user matrix.UserID) (bool, error) {
+	return f.joined[user], nil
 }
 
 func (f *fakeRooms) MakeJoin(_ context.Context, _ matrix.ServerName, _ matrix.RoomID, user matrix.UserID, versions []roomversion.ID) (rooms.MadeEvent, error) {

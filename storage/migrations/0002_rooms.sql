@@ -36,6 +36,7 @@ CREATE INDEX events_timeline ON events (room_nid, pos) WHERE pos IS NOT NULL;
 CREATE INDEX events_topology ON events (room_nid, depth, pos) WHERE pos IS NOT NULL;
 CREATE INDEX events_time ON events (room_nid, origin_ts) WHERE pos IS NOT NULL;
 CREATE INDEX events_stream ON events (pos) WHERE pos > 0;
+CREATE INDEX events_partial ON events (room_nid, nid) WHERE (flags & 32) <> 0; -- see partial_rooms
 CREATE UNIQUE INDEX events_txn ON events (sender_nid, txn_id, txn_device, room_nid, type_nid) WHERE txn_id IS NOT NULL;
 
 -- What a room's current state was from a position on.
@@ -58,10 +59,19 @@ CREATE TABLE missing_prevs (
     event_id  TEXT    NOT NULL,
     child_nid INTEGER NOT NULL,
     depth     INTEGER NOT NULL, -- of the child
+    state     INTEGER NOT NULL, -- tree after the missing event, as a server told it; 0: it was not asked for
     PRIMARY KEY (room_nid, event_id, child_nid)
 ) STRICT;
 
 CREATE INDEX missing_prevs_depth ON missing_prevs (room_nid, depth);
+
+-- Rooms that were joined without their members. The events of which only that much of the state is known have a flag.
+CREATE TABLE partial_rooms (
+    room_nid INTEGER NOT NULL PRIMARY KEY,
+    join_nid INTEGER NOT NULL, -- our join, the first such event
+    servers  BLOB    NOT NULL, -- JSON array: those in the room before it
+    full_pos INTEGER           -- when the whole state was known; NULL: not yet
+) STRICT;
 
 -- Redactions that came before what they redact.
 CREATE TABLE early_redactions (

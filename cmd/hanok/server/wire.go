@@ -20,6 +20,7 @@ import (
 	"hanok/matrix/roomversion"
 	"hanok/media"
 	"hanok/rooms"
+	"hanok/storage"
 	"hanok/users"
 )
 
@@ -68,6 +69,9 @@ func (s *Server) openDomain() (err error) {
 		},
 		MayInvite: func(ctx context.Context, invited, inviter matrix.UserID) error {
 			return s.users.Accounts.CheckInvite(ctx, invited, inviter)
+		},
+		StateCompleted: func(ctx context.Context, tx *storage.Tx, c *rooms.Completion) error {
+			return s.users.DeviceLists.RoomCompleted(ctx, tx, users.RoomCompletion{Since: c.Since, Local: c.Local, Learned: c.Learned, Servers: c.Servers})
 		},
 	}
 	userOptions := users.Options{

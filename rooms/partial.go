@@ -1,0 +1,419 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hanok/matrix"
+	"hanok/storage"
+	"hanok/storage/statetree"
+)
+
+// A room of another server is joined without its members, where that server leaves them out: the user is in at once, and
+// resync.go fetches the whole state afterwards. Until then the room's state is partial: of other servers' users it has the
+// memberships that came after our join and a few more. An event that follows on such a state has a flag, its own state
+// is as partial, and it is checked against that state and its auth events. restate.go makes good for it.
+//
+// spec: ss/sendJoinV2 omit_members
+
+// partialRoom is a room whose state is partial. Immutable but for full, which partials guards.
+type partialRoom struct {
+	nid     storage.RoomNID
+	id      matrix.RoomID
+	servers []matrix.ServerName // those in the room before our join, but for this server
+	full    storage.Position    // when the whole state is about to be known; 0: that is not under way
+	done    chan struct{}       // closed when the room is not partial any more, or partial anew
+}
+
+// partials knows the rooms whose state is partial, and when those became whole that were.
+type partials struct {
+	count atomic.Int32 // of ongoing, so that those who ask about other rooms need no lock
+	news  chan struct{}
+
+	mu      sync.RWMutex
+	ongoing map[storage.RoomNID]*partialRoom
+	full    map[storage.RoomNID]storage.Position
+	order   []completed // by position
+}
+
+type completed struct {
+	room storage.RoomNID
+	pos  storage.Position
+}
+
+func loadPartials(ctx context.Context, db *storage.DB) (*partials, error) {
+	p := &partials{
+		news:    make(chan struct{}, 1),
+		ongoing: make(map[storage.RoomNID]*partialRoom),
+		full:    make(map[storage.RoomNID]storage.Position),
+	}
+	rows, err := storage.PartialRooms(ctx, db)
+	if err != nil {
+		return nil, fmt.Errorf("rooms with partial state: %w", err)
+	}
+	for _, row := range rows {
+		if row.FullPos != 0 {
+			p.complete(row.Room, row.FullPos)
+			continue
+		}
+		pr := &partialRoom{nid: row.Room, id: row.ID, done: make(chan struct{})}
+		if err := json.Unmarshal(row.Servers, &pr.servers); err != nil {
+			return nil, fmt.Errorf("servers of room %d: %w", row.Room, err)
+		}
+		p.begin(pr)
+	}
+	return p, nil
+}
+
+// get returns a room whose state is partial, nil if it is whole.
+func (p *partials) get(room storage.RoomNID) *partialRoom {
+	if p.count.Load() == 0 {
+		return nil
+	}
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.ongoing[room]
+}
+
+// all lists the rooms whose state is partial.
+func (p *partials) all() []*partialRoom {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	out := make([]*partialRoom, 0, len(p.ongoing))
+	for _, pr := range p.ongoing {
+		out = append(out, pr)
+	}
+	return out
+}
+
+// begin is called before the commit of the join: nobody must see the room and take its state for whole.
+// It returns what was known of the room before, for restore.
+func (p *partials) begin(pr *partialRoom) (before *partialRoom) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before = p.ongoing[pr.nid]
+	p.ongoing[pr.nid] = pr
+	p.count.Store(int32(len(p.ongoing)))
+	if before != nil {
+		close(before.done)
+	}
+	return before
+}
+
+// start makes the fetching of states look for rooms that are new.
+func (p *partials) start() {
+	select {
+	case p.news <- struct{}{}:
+	default:
+	}
+}
+
+// restore takes begin back.
+func (p *partials) restore(room storage.RoomNID, before *partialRoom) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pr := p.ongoing[room]; pr != nil {
+		close(pr.done)
+		delete(p.ongoing, room)
+	}
+	if before != nil {
+		again := *before
+		again.done = make(chan struct{})
+		p.ongoing[room] = &again
+	}
+	p.count.Store(int32(len(p.ongoing)))
+}
+
+// completing notes the position from which on a room's state is whole, before the commit: whoever reads up to that
+// position or further sees the whole state. 0 takes it back.
+func (p *partials) completing(room storage.RoomNID, pos storage.Position) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pr := p.ongoing[room]; pr != nil {
+		pr.full = pos
+	}
+}
+
+// finish is called when that is visible.
+func (p *partials) finish(room storage.RoomNID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pr := p.ongoing[room]
+	if pr == nil {
+		return
+	}
+	delete(p.ongoing, room)
+	p.count.Store(int32(len(p.ongoing)))
+	p.complete(room, pr.full)
+	close(pr.done)
+}
+
+func (p *partials) complete(room storage.RoomNID, pos storage.Position) {
+	if was := p.full[room]; was != 0 {
+		p.order = slices.DeleteFunc(p.order, func(c completed) bool { return c.room == room })
+	}
+	p.full[room] = pos
+	i, _ := slices.BinarySearchFunc(p.order, pos, func(c completed, pos storage.Position) int { return int(c.pos - pos) })
+	p.order = slices.Insert(p.order, i, completed{room, pos})
+}
+
+// PartialAt lists the rooms whose state is partial when the stream stands at a position: what there is of their
+// members then is not what clients expect that load all of them. nil if there are none.
+func (e *Engine) PartialAt(pos storage.Position) map[storage.RoomNID]bool {
+	p := e.partials
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	var out map[storage.RoomNID]bool
+	add := func(room storage.RoomNID) {
+		if out == nil {
+			out = make(map[storage.RoomNID]bool)
+		}
+		out[room] = true
+	}
+	for nid, pr := range p.ongoing {
+		if pr.full == 0 || pr.full > pos {
+			add(nid)
+		}
+	}
+	for i := len(p.order) - 1; i >= 0 && p.order[i].pos > pos; i-- {
+		add(p.order[i].room)
+	}
+	return out
+}
+
+// CompletedIn lists the rooms whose state was partial and became whole in (since, until]; nil if there are none.
+func (e *Engine) CompletedIn(since, until storage.Position) map[storage.RoomNID]bool {
+	p := e.partials
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	var out map[storage.RoomNID]bool
+	add := func(room storage.RoomNID, pos storage.Position) {
+		if pos <= since || pos > until {
+			return
+		}
+		if out == nil {
+			out = make(map[storage.RoomNID]bool)
+		}
+		out[room] = true
+	}
+	for nid, pr := range p.ongoing {
+		add(nid, pr.full)
+	}
+	for i := len(p.order) - 1; i >= 0 && p.order[i].pos > since; i-- {
+		add(p.order[i].room, p.order[i].pos)
+	}
+	return out
+}
+
+// maxFullWait bounds how long a request waits for the whole state.
+const maxFullWait = 2 * time.Minute
+
+var errStillPartial = matrix.Errorf(http.StatusGatewayTimeout, "M_UNKNOWN",
+	"The members of this room are still being fetched from its other servers. Try again in a minute.")
+
+// awaitFull returns when the state of a room is not partial.
+func (e *Engine) awaitFull(ctx context.Context, room storage.RoomNID) error {
+	pr := e.partials.get(room)
+	if pr == nil {
+		return nil
+	}
+	timer := time.NewTimer(maxFullWait)
+	defer timer.Stop()
+	for ; pr != nil; pr = e.partials.get(room) {
+		select {
+		case <-pr.done:
+		case <-timer.C:
+			return errStillPartial
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// awaitMembers returns when all members of a room that a user is in are known. Who is not in it is not shown them, or those of
+// the time when they left.
+func (e *Engine) awaitMembers(ctx context.Context, user matrix.UserID, id matrix.RoomID) error {
+	if e.partials.count.Load() == 0 {
+		return nil
+	}
+	r, err := e.room(ctx, id)
+	if err != nil {
+		return hideRoom(err)
+	}
+	defer r.release()
+	if e.partials.get(r.nid) == nil {
+		return nil
+	}
+	m, err := e.membershipIn(ctx, r.nid, user)
+	if err != nil || m.Membership != storage.MembershipJoin {
+		return err
+	}
+	return e.awaitFull(ctx, r.nid)
+}
+
+// awaitMember returns when it is known whether a user is in a room: at once, if a partial state says so.
+func (e *Engine) awaitMember(ctx context.Context, id matrix.RoomID, sender, user matrix.UserID) error {
+	if e.partials.count.Load() == 0 || e.isLocal(user) {
+		return nil
+	}
+	m, err := e.MembershipOf(ctx, id, user)
+	if err != nil || m.Membership != "" {
+		return err
+	}
+	return e.awaitMembers(ctx, sender, id)
+}
+
+// MayBeJoined reports whether a user of another server is in a room, or may be, as far as a partial state tells.
+func (e *Engine) MayBeJoined(ctx context.Context, id matrix.RoomID, user matrix.UserID) (bool, error) {
+	m, err := e.MembershipOf(ctx, id, user)
+	if err != nil || m.Membership != "" {
+		return m.Membership == "join", err
+	}
+	nid, err := e.RoomNID(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	pr := e.partials.get(nid)
+	return pr != nil && slices.Contains(pr.servers, domain(user)), nil
+}
+
+// PartialServers lists the servers in those of a user's rooms whose state is partial, as far as we were told on joining. They
+// are not known by their users.
+func (e *Engine) PartialServers(ctx context.Context, user matrix.UserID) ([]matrix.ServerName, error) {
+	if e.partials.count.Load() == 0 {
+		return nil, nil
+	}
+	l, err := e.userList(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	var out []matrix.ServerName
+	for nid := range l.joined {
+		if pr := e.partials.get(nid); pr != nil {
+			out = append(out, pr.servers...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// SharesPartialRoom reports whether a server was in one of our rooms whose state is partial when we joined: its users may be in it.
+func (e *Engine) SharesPartialRoom(server matrix.ServerName) bool {
+	if e.partials.count.Load() == 0 {
+		return false
+	}
+	return slices.ContainsFunc(e.partials.all(), func(pr *partialRoom) bool { return slices.Contains(pr.servers, server) })
+}
+
+// SenderMember is the membership that an event names for its sender, nil if none is known. Where the state before
+// the event is partial it may be all there is.
+func (e *Engine) SenderMember(ctx context.Context, ev *Event) (*Event, error) {
+	auths, err := e.eventMap(ctx, ev.auths)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range auths {
+		if a.Is("m.room.member", string(ev.Sender())) {
+			return a, nil
+		}
+	}
+	return nil, nil
+}
+
+// guestPatience is how long a server waits that wants a user to enter or leave a room through us, which is partial for an instant as a rule.
+const guestPatience = 2 * time.Second
+
+// refusePartial refuses what a partial state cannot tell: M_NOT_FOUND, upon which servers ask another one.
+func (r *room) refusePartial(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, guestPatience)
+	defer cancel()
+	if r.e.awaitFull(ctx, r.nid) != nil {
+		return matrix.NotFound("this server has joined the room just now and does not know its members yet")
+	}
+	return nil
+}
+
+// merge resolves states of which some are partial. What a partial state lacks is unknown, not absent: where there is a whole
+// state beside it, it is taken from there.
+func (r *room) merge(ctx context.Context, whole, partial []statetree.Tree) (statetree.Tree, error) {
+	trees := slices.Clone(whole)
+	for _, p := range partial {
+		if len(whole) > 0 {
+			var err error
+			if p, err = overlay(ctx, whole[0], p); err != nil {
+				return statetree.Tree{}, err
+			}
+		}
+		trees = append(trees, p)
+	}
+	return r.resolve(ctx, trees)
+}
+
+// overlay returns a state with what another one has of the same and of other keys.
+func overlay(ctx context.Context, base, over statetree.Tree) (statetree.Tree, error) {
+	return follow(ctx, base, base, over)
+}
+
+// withAuth completes a partial state by an event's auth events, which are known: what it lacks is taken from them, what it has
+// otherwise is resolved. So MSC3902 has events checked that follow on a partial state.
+func (r *room) withAuth(ctx context.Context, before statetree.Tree, auth []matrix.EventID) (statetree.Tree, error) {
+	known, err := r.eventsByID(ctx, auth)
+	if err != nil {
+		return statetree.Tree{}, err
+	}
+	var lacking, other []statetree.Entry
+	for _, ev := range known {
+		if ev.skey == 0 || ev.Rejected {
+			continue
+		}
+		has, err := before.Get(ctx, ev.entry().Key)
+		switch {
+		case err != nil:
+			return statetree.Tree{}, err
+		case has == 0:
+			lacking = append(lacking, ev.entry())
+		case has != int64(ev.NID):
+			other = append(other, ev.entry())
+		}
+	}
+	completed, err := before.With(ctx, lacking...)
+	if err != nil || len(other) == 0 {
+		return completed, err
+	}
+	claimed, err := completed.With(ctx, other...)
+	if err != nil {
+		return statetree.Tree{}, err
+	}
+	return r.resolve(ctx, []statetree.Tree{completed, claimed})
+}
+
+// partialRoom is what is remembered of a room joined through a server that left its members out.
+func (e *Engine) partialRoom(r *room, via matrix.ServerName, told []matrix.ServerName) *partialRoom {
+	pr := &partialRoom{nid: r.nid, id: r.id, servers: []matrix.ServerName{via}, done: make(chan struct{})}
+	seen := map[matrix.ServerName]bool{via: true, e.server: true}
+	for _, s := range told {
+		if len(pr.servers) < maxToldServers && !seen[s] {
+			seen[s] = true
+			pr.servers = append(pr.servers, s)
+		}
+	}
+	return pr
+}
+
+// maxToldServers bounds the servers that we take another's word for. The largest public rooms have some 10,000.
+const maxToldServers = 50_000
+
+func (pr *partialRoom) store(ctx context.Context, tx *storage.Tx, join storage.EventNID) error {
+	servers, err := json.Marshal(pr.servers)
+	if err != nil {
+		return err
+	}
+	return storage.PutPartialRoom(ctx, tx, pr.nid, join, servers)
+}

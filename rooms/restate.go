@@ -1,0 +1,500 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"hanok/matrix"
+	"hanok/storage"
+	"hanok/storage/statetree"
+)
+
+// Completion says what is known when the whole state of a room is that was joined without its members.
+type Completion struct {
+	Room    matrix.RoomID
+	Since   storage.Position    // of our join
+	Local   []matrix.UserID     // joined users of this server
+	Learned []matrix.UserID     // joined users of other servers who were not known to be
+	Servers []matrix.ServerName // those that were in the room at some time since our join and are not among those we were told of
+}
+
+// restatement gives all events of a room that follow on a partial state the whole state before them, judges them again by
+// it, and moves the head accordingly: as one commit, so that the room's state is either partial or whole.
+//
+// Events of other servers wait meanwhile (room.inbound is held), local ones go on until the last step.
+type restatement struct {
+	room       *room
+	told       map[storage.EventNID]statetree.Tree // states before events that cannot be worked out, as another server told them
+	events     []*restated                         // in topological order
+	done       map[storage.EventNID]*restated
+	states     []storage.RoomState // what was logged of the room's state, made good
+	trees      []statetree.Tree    // those states
+	completion *Completion
+}
+
+type restated struct {
+	was, ev       *Event
+	before, after statetree.Tree
+	erased        []erasure        // by a redaction that was rejected before
+	pos           storage.Position // new in the timeline; 0: stays as it is, or goes if it is rejected now
+}
+
+// appears: an event that was rejected by the partial state. It is new in the timeline, as if it had come late.
+func (rs *restated) appears() bool {
+	return rs.was.Rejected && !rs.ev.Rejected && !rs.ev.SoftFailed && !rs.ev.IsDummy()
+}
+
+// vanishes: an event that the partial state allowed, wrongly.
+func (rs *restated) vanishes() bool { return rs.ev.Rejected && !rs.was.Rejected }
+
+// errUntold: the state before an event cannot be worked out, and is not among those that were told.
+var errUntold = errors.New("rooms: the state at an event has to be asked for")
+
+// partialEvents returns the events of a room that follow on a partial state, committed or not, those before others that these depend on.
+func (r *room) partialEvents(ctx context.Context) ([]*Event, error) {
+	events := r.pending.list() // before the database is asked: an event is in one or the other
+	events = slices.DeleteFunc(events, func(ev *Event) bool { return !ev.Partial })
+	seen := make(map[storage.EventNID]bool)
+	for _, ev := range events {
+		seen[ev.NID] = true
+	}
+	stored, err := storage.PartialEvents(ctx, r.e.db, r.nid)
+	if err != nil {
+		return nil, err
+	}
+	stored = slices.DeleteFunc(stored, func(nid storage.EventNID) bool { return seen[nid] })
+	more, err := r.e.eventsByNID(ctx, stored)
+	if err != nil {
+		return nil, err
+	}
+	return topological(append(events, more...)), nil
+}
+
+// topological orders events so that prev events come before what follows on them.
+func topological(events []*Event) []*Event {
+	waits := make(map[storage.EventNID]int, len(events))
+	children := make(map[storage.EventNID][]*Event)
+	for _, ev := range events {
+		waits[ev.NID] = 0
+	}
+	var ready []*Event
+	for _, ev := range events {
+		for _, p := range ev.prevs {
+			if _, ok := waits[p]; ok {
+				waits[ev.NID]++
+				children[p] = append(children[p], ev)
+			}
+		}
+		if waits[ev.NID] == 0 {
+			ready = append(ready, ev)
+		}
+	}
+	slices.SortFunc(ready, func(a, b *Event) int { return int(a.NID - b.NID) })
+	out := make([]*Event, 0, len(events))
+	for len(ready) > 0 {
+		ev := ready[0]
+		ready = ready[1:]
+		out = append(out, ev)
+		for _, c := range children[ev.NID] {
+			if waits[c.NID]--; waits[c.NID] == 0 {
+				ready = append(ready, c)
+			}
+		}
+	}
+	return out
+}
+
+// untold lists those of some events that follow on a missing event of which no state is known.
+func (r *room) untold(ctx context.Context, events []*Event) ([]*Event, error) {
+	var out []*Event
+	for _, ev := range events {
+		known, err := r.eventsByID(ctx, ev.PrevEvents())
+		if err != nil {
+			return nil, err
+		}
+		missing := missingPrevs(ev.Event, known)
+		if len(missing) == 0 {
+			continue
+		}
+		states, err := r.toldAfter(ctx, ev)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(missing, func(id matrix.EventID) bool { return states[id] == 0 }) {
+			out = append(out, ev)
+		}
+	}
+	return out, nil
+}
+
+// toldAfter returns the states after an event's missing prev events, as other servers told them when the event came.
+func (r *room) toldAfter(ctx context.Context, ev *Event) (map[matrix.EventID]statetree.Ref, error) {
+	rows, err := storage.MissingPrevsOf(ctx, r.e.db, r.nid, ev.NID)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[matrix.EventID]statetree.Ref, len(rows))
+	for _, m := range rows {
+		out[m.ID] = statetree.Ref(m.State)
+	}
+	return out, nil
+}
+
+// restate does it. told are states before events that untold lists; it fails with errUntold if one is missing by now.
+// room.inbound is held.
+func (r *room) restate(ctx context.Context, pr *partialRoom, told map[storage.EventNID]statetree.Tree) error {
+	rs := &restatement{room: r, told: told, done: make(map[storage.EventNID]*restated)}
+	defer r.pending.dropRestated()
+	// First what there is, while local events go on; then, with the lock, the few that came meanwhile.
+	if err := rs.pass(ctx); err != nil {
+		return err
+	}
+	if len(rs.events) == 0 {
+		return errors.New("a room with partial state has no event that follows on it")
+	}
+	rs.completion = &Completion{Room: r.id}
+	if err := rs.findServers(ctx, pr); err != nil {
+		return err
+	}
+	en, err := rs.finish(ctx, pr)
+	if err != nil {
+		return err
+	}
+	return en.wait(context.WithoutCancel(ctx))
+}
+
+// pass restates all events that are not yet.
+func (rs *restatement) pass(ctx context.Context) error {
+	events, err := rs.room.partialEvents(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ev := range events {
+		if rs.done[ev.NID] != nil {
+			continue
+		}
+		if err := rs.one(ctx, ev); err != nil {
+			return fmt.Errorf("event %d: %w", ev.NID, err)
+		}
+	}
+	return nil
+}
+
+// one works out the state before an event, those before its prev events being known, and judges it again.
+func (rs *restatement) one(ctx context.Context, was *Event) error {
+	r := rs.room
+	before, ok := rs.told[was.NID]
+	if !ok {
+		var err error
+		if before, err = rs.before(ctx, was); err != nil {
+			return err
+		}
+	}
+	rejection, err := r.checkEvent(ctx, was.Event, before, false)
+	if err != nil {
+		return err
+	}
+	ev := *was
+	ev.Partial, ev.stateBefore, ev.Rejected = false, before.Ref(), rejection != nil
+	s := &restated{was: was, ev: &ev, before: before, after: before}
+	if ev.skey != 0 && !ev.Rejected {
+		if s.after, err = before.With(ctx, ev.entry()); err != nil {
+			return err
+		}
+	}
+	if s.appears() {
+		it := &item{ev: &ev}
+		if _, err := r.applyRedaction(ctx, it, State{r.e, before}); err != nil {
+			return err
+		}
+		s.erased = it.erased
+	}
+	rs.events = append(rs.events, s)
+	rs.done[ev.NID] = s
+	r.pending.restate(&ev, s.after)
+	return nil
+}
+
+func (rs *restatement) before(ctx context.Context, ev *Event) (statetree.Tree, error) {
+	r := rs.room
+	known, err := r.eventsByID(ctx, ev.PrevEvents())
+	if err != nil {
+		return statetree.Tree{}, err
+	}
+	var told map[matrix.EventID]statetree.Ref
+	var trees []statetree.Tree
+	for _, id := range ev.PrevEvents() {
+		var t statetree.Tree
+		if p := known[id]; p != nil && !p.Outlier {
+			if p.Partial {
+				return t, errUntold
+			}
+			t, err = r.treeAfter(ctx, p)
+		} else {
+			if told == nil {
+				if told, err = r.toldAfter(ctx, ev); err != nil {
+					return t, err
+				}
+			}
+			if told[id] == 0 {
+				return t, errUntold
+			}
+			t = r.e.forest.At(told[id])
+		}
+		if err != nil {
+			return t, err
+		}
+		trees = append(trees, t)
+	}
+	return r.resolve(ctx, trees)
+}
+
+// findServers lists the servers that were in the room before our join, or joined since, and that we were not told of.
+func (rs *restatement) findServers(ctx context.Context, pr *partialRoom) error {
+	known := make(map[matrix.ServerName]bool, len(pr.servers))
+	known[rs.room.e.server] = true
+	for _, s := range pr.servers {
+		known[s] = true
+	}
+	add := func(s matrix.ServerName) {
+		if !known[s] {
+			known[s] = true
+			rs.completion.Servers = append(rs.completion.Servers, s)
+		}
+	}
+	// This state is not stored yet, so serverCounts must not remember it.
+	members, err := State{rs.room.e, rs.events[0].before}.OfType(ctx, "m.room.member")
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		if key, _ := m.StateKey(); m.Membership() == "join" {
+			add(domain(key))
+		}
+	}
+	for _, s := range rs.events {
+		if key, ok := s.ev.StateKey(); ok && !s.ev.Rejected && s.ev.Type() == "m.room.member" && s.ev.Membership() == "join" {
+			add(domain(key))
+		}
+	}
+	return nil
+}
+
+// finish takes the room's lock, restates what came last, moves the head and queues the commit.
+func (rs *restatement) finish(ctx context.Context, pr *partialRoom) (*entry, error) {
+	r := rs.room
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(ctx); err != nil {
+		return nil, err
+	}
+	if err := rs.pass(ctx); err != nil {
+		return nil, err
+	}
+	h, err := rs.head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	en := &entry{room: r, line: r.line, head: h, whole: rs}
+	if en.members, err = r.memberChanges(ctx, r.head.state, h.state, nil); err != nil {
+		return nil, err
+	}
+	if err := rs.history(ctx); err != nil {
+		return nil, err
+	}
+	rs.completion.Local = r.committed.Load().local
+	for _, m := range en.members {
+		if m.current == "join" && m.previous != "join" && m.server != r.e.own {
+			rs.completion.Learned = append(rs.completion.Learned, m.name)
+		}
+	}
+	if r.e.partials.get(r.nid) != pr {
+		return nil, errors.New("the room was joined anew")
+	}
+	r.head = h
+	r.e.committer.add(en)
+	return en, nil
+}
+
+// head moves the head by the new verdicts: what is rejected now gives way to what it followed on, what was before is merged.
+func (rs *restatement) head(ctx context.Context) (*head, error) {
+	r := rs.room
+	followed := make(map[storage.EventNID]bool) // by an accepted event
+	var frontier []storage.EventNID
+	for _, t := range r.head.tips {
+		frontier = append(frontier, t.nid)
+	}
+	for _, s := range rs.events {
+		if s.ev.Rejected || s.ev.SoftFailed {
+			continue
+		}
+		for _, p := range s.ev.prevs {
+			followed[p] = true
+		}
+		if s.appears() {
+			frontier = append(frontier, s.ev.NID)
+		}
+	}
+	next := &head{}
+	seen := make(map[storage.EventNID]bool)
+	for n := 0; len(frontier) > 0 && n < maxServedWalk; n++ {
+		nid := frontier[0]
+		frontier = frontier[1:]
+		if seen[nid] || followed[nid] {
+			continue
+		}
+		seen[nid] = true
+		ev, err := r.event(ctx, nid)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case ev.Outlier:
+			continue
+		case ev.Rejected || ev.SoftFailed:
+			frontier = append(frontier, ev.prevs...)
+			continue
+		}
+		after, err := r.treeAfter(ctx, ev)
+		if err != nil {
+			return nil, err
+		}
+		next.tips = append(next.tips, tip{nid: nid, id: ev.ID(), depth: ev.Depth(), after: after, partial: ev.Partial})
+	}
+	if len(next.tips) == 0 {
+		return nil, errors.New("no event of the room is left to follow on")
+	}
+	if len(next.tips) > maxTips {
+		next.tips = deepest(next.tips, maxTips)
+	}
+	var err error
+	next.state, err = r.stateOver(ctx, next.tips)
+	return next, err
+}
+
+// history makes good for the states logged since our join. They have the members that were unknown then, so that those are not
+// taken for people who came or went; and they keep what clients were told, wrong or not, so that what is different from it now is told them.
+func (rs *restatement) history(ctx context.Context) error {
+	r := rs.room
+	first := rs.events[0]
+	rs.completion.Since = first.was.Pos
+	for _, s := range rs.events {
+		if s.was.Pos > 0 {
+			rs.completion.Since = min(rs.completion.Since, s.was.Pos)
+		}
+	}
+	logged, err := storage.RoomStatesFrom(ctx, r.e.db, r.nid, rs.completion.Since)
+	if err != nil {
+		return err
+	}
+	good := first.after
+	was := r.e.forest.At(0)
+	for _, row := range logged {
+		told := r.e.forest.At(statetree.Ref(row.State))
+		if good, err = follow(ctx, good, was, told); err != nil {
+			return err
+		}
+		was = told
+		rs.trees = append(rs.trees, good)
+		rs.states = append(rs.states, storage.RoomState{Room: r.nid, Pos: row.Pos, State: int64(good.Ref())})
+	}
+	return nil
+}
+
+// follow applies to a state what changed from one state to another, but for what was taken away.
+func follow(ctx context.Context, base, from, to statetree.Tree) (statetree.Tree, error) {
+	diffs, err := statetree.Diff(ctx, from, to)
+	if err != nil {
+		return statetree.Tree{}, err
+	}
+	var changes []statetree.Entry
+	for _, d := range diffs {
+		if d.Events[1] != 0 {
+			changes = append(changes, statetree.Entry{Key: d.Key, Event: d.Events[1]})
+		}
+	}
+	return base.With(ctx, changes...)
+}
+
+// place gives events that appear their positions, in the transaction.
+func (rs *restatement) place(tx *storage.Tx, u *roomUpdate, keep func(statetree.Tree)) ([]storage.RelationRow, error) {
+	var related []storage.RelationRow
+	for _, t := range rs.trees {
+		keep(t)
+	}
+	for _, s := range rs.events {
+		keep(s.before)
+		if !s.appears() {
+			continue
+		}
+		pos, err := tx.NextPosition()
+		if err != nil {
+			return nil, err
+		}
+		s.pos = pos
+		if u.first == 0 {
+			u.first = pos
+		}
+		u.Events = append(u.Events, s.ev)
+		if row, ok := relationRow(s.ev, pos); ok {
+			related = append(related, row)
+		}
+	}
+	return related, nil
+}
+
+// store writes all that changes but the head and the members.
+func (rs *restatement) store(ctx context.Context, tx *storage.Tx, en *entry) error {
+	rows := make([]storage.RestatedEvent, len(rs.events))
+	for i, s := range rs.events {
+		rows[i] = storage.RestatedEvent{NID: s.ev.NID, Flags: s.ev.flags(), State: int64(s.before.Ref()), Moved: s.appears() || s.vanishes(), Pos: s.pos}
+		if s.vanishes() {
+			if err := storage.DropEventNotifications(ctx, tx, s.ev.NID); err != nil {
+				return err
+			}
+		}
+		for _, er := range s.erased {
+			if err := storage.EraseEvent(ctx, tx, er.target.NID, er.redaction, er.target.JSON()); err != nil {
+				return err
+			}
+		}
+	}
+	if err := storage.RestateEvents(ctx, tx, rows); err != nil {
+		return err
+	}
+	if err := storage.UpdateRoomStates(ctx, tx, rs.states); err != nil {
+		return err
+	}
+	if err := storage.SetRoomFull(ctx, tx, rs.room.nid, en.pos); err != nil {
+		return err
+	}
+	if rs.completion == nil {
+		return nil
+	}
+	return rs.room.e.completed(ctx, tx, rs.completion)
+}
+
+// publish replaces what is cached of the events. What was stored by a commit just before has been put into the cache by now.
+func (rs *restatement) publish(e *Engine, u *roomUpdate) {
+	for _, s := range rs.events {
+		latest := s.was
+		if cached := e.events.byNumber(s.ev.NID); cached != nil {
+			latest = cached
+		}
+		ev := *latest
+		ev.Partial, ev.stateBefore, ev.Rejected = false, s.ev.stateBefore, s.ev.Rejected
+		switch {
+		case s.appears():
+			ev.Pos = s.pos
+			u.Events[slices.Index(u.Events, s.ev)] = &ev
+		case s.vanishes():
+			ev.Pos = 0
+		}
+		e.events.put(&ev)
+		for _, er := range s.erased {
+			e.events.put(er.target)
+		}
+	}
+}

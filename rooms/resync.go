@@ -1,0 +1,293 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/storage"
+	"hanok/storage/statetree"
+)
+
+// Limits on the fetching of whole states.
+const (
+	maxResyncs       = 16 // rooms at a time
+	resyncServers    = 8  // servers asked before pausing
+	resyncFirstPause = time.Second
+	resyncLastPause  = 10 * time.Minute
+	// resyncStrict is how many rounds insist on every event of the state. Afterwards one is left out that nobody gives, or that nobody's
+	// signature can be had for, as in any state that comes from another server.
+	resyncStrict = 2
+	resyncTries  = 5 // to find no further event that needs a state of its own
+)
+
+// Run fetches the whole states of rooms that were joined without their members, also those that a run before left, until
+// ctx ends.
+func (e *Engine) Run(ctx context.Context) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	slots := make(chan struct{}, maxResyncs)
+	running := make(map[*partialRoom]bool)
+	ended := make(chan *partialRoom)
+	for {
+		for _, pr := range e.partials.all() {
+			if running[pr] {
+				continue
+			}
+			running[pr] = true
+			all.Go(func() {
+				e.resync(ctx, pr, slots)
+				select {
+				case ended <- pr:
+				case <-ctx.Done():
+				}
+			})
+		}
+		select {
+		case <-e.partials.news:
+		case pr := <-ended:
+			// One that has given up stays known, so as not to begin again; it is gone once its room is whole, or joined anew.
+			if e.partials.get(pr.nid) != pr {
+				delete(running, pr)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// errParted: this server is not in the room any more, and nobody who is shows it the state.
+var errParted = errors.New("rooms: this server has left the room")
+
+// resync fetches a room's state until it is whole, joined anew, or out of reach.
+func (e *Engine) resync(ctx context.Context, pr *partialRoom, slots chan struct{}) {
+	s := &resync{e: e, pr: pr, servers: slices.Clone(pr.servers), told: make(map[storage.EventNID]statetree.Tree)}
+	if len(s.servers) > 1 {
+		// First who let us in, then anybody.
+		rest := s.servers[1:]
+		rand.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
+	}
+	for pause := resyncFirstPause; ; pause = min(2*pause, resyncLastPause) {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		err := s.once(ctx)
+		<-slots
+		if err == nil || ctx.Err() != nil || e.partials.get(pr.nid) != pr {
+			return
+		}
+		if errors.Is(err, errParted) {
+			e.log.Info().Int64("room", int64(pr.nid)).Msg("the members of a room that we are not in any more stay unknown")
+			return
+		}
+		e.log.Warn().Err(err).Int64("room", int64(pr.nid)).Dur("pause", pause).Msg("the whole state of a room could not be fetched, another try follows")
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-pr.done:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// resync is the fetching of one room's state.
+type resync struct {
+	e       *Engine
+	pr      *partialRoom
+	servers []matrix.ServerName // in the order in which they are asked
+	round   int
+	told    map[storage.EventNID]statetree.Tree // what was fetched, by the event before which it is the state
+}
+
+// once asks some servers, and makes the room's state whole if one of them answers.
+func (s *resync) once(ctx context.Context) error {
+	r, err := s.e.roomByNID(ctx, s.pr.nid)
+	if err != nil {
+		return err
+	}
+	defer r.release()
+	s.round++
+	for range resyncTries {
+		if err := s.fetch(ctx, r); err != nil {
+			return err
+		}
+		if err := r.lockInbound(ctx); err != nil {
+			return err
+		}
+		err := r.restate(ctx, s.pr, s.told)
+		r.unlockInbound()
+		if !errors.Is(err, errUntold) {
+			return err
+		}
+		// An event came meanwhile of which the state has to be fetched, too.
+	}
+	return errUntold
+}
+
+// fetch fetches the states that cannot be worked out: the one before our join, as a rule.
+func (s *resync) fetch(ctx context.Context, r *room) error {
+	events, err := r.partialEvents(ctx)
+	if err != nil {
+		return err
+	}
+	untold, err := r.untold(ctx, events)
+	if err != nil {
+		return err
+	}
+	for _, ev := range untold {
+		if _, ok := s.told[ev.NID]; ok {
+			continue
+		}
+		if err := s.fetchBefore(ctx, r, ev); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetchBefore asks one server after the other for the state before an event.
+func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
+	var last error
+	refused := true
+	for range min(resyncServers, len(s.servers)) {
+		server := s.servers[0]
+		told, err := s.ask(ctx, r, server, ev)
+		if err == nil {
+			var tree statetree.Tree
+			if tree, err = s.take(ctx, r, ev, told); err == nil {
+				s.told[ev.NID] = tree
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.e.log.Debug().Err(err).Str("server", string(server)).Int64("room", int64(r.nid)).Msg("no whole state")
+		answer, ok := matrix.AsError(err)
+		refused = refused && ok && (answer.Status == http.StatusForbidden || answer.Status == http.StatusNotFound)
+		last = err
+		s.servers = append(s.servers[1:], server)
+	}
+	if last == nil {
+		return errors.New("no server of the room is known")
+	}
+	if resident, err := r.resident(ctx); err != nil {
+		return err
+	} else if refused && !resident {
+		return errParted
+	}
+	return last
+}
+
+// toldState is what a server says of a state, its signatures checked.
+type toldState struct {
+	ids    []matrix.EventID
+	events []*event.Event // those of it and of its auth chain that were not known
+	prev   matrix.EventID // the state is the one before this event, not before the one in question
+}
+
+// ask asks a server for the state before an event. Nothing is stored yet: meanwhile the room takes events.
+//
+// Of a single prev event the state is asked for, and not of the event itself: that one may be known to few servers yet.
+// spec: ss/getRoomStateIds, ss/getRoomState
+func (s *resync) ask(ctx context.Context, r *room, server matrix.ServerName, ev *Event) (*toldState, error) {
+	in := &inbound{e: s.e, r: r, origin: server}
+	told := &toldState{}
+	at := ev.ID()
+	if prevs := ev.PrevEvents(); len(prevs) == 1 {
+		at, told.prev = prevs[0], prevs[0]
+	}
+	var auth []matrix.EventID
+	var err error
+	if told.ids, auth, err = s.e.remote.StateIDs(ctx, server, r.id, at); err != nil {
+		return nil, err
+	}
+	if len(told.ids) == 0 {
+		return nil, nonsense("the state is empty")
+	}
+	wanted := distinctIDs(slices.Concat(told.ids, auth))
+	known, err := r.eventsByID(ctx, wanted)
+	if err != nil {
+		return nil, err
+	}
+	if len(wanted)-len(known) > maxSingleFetch {
+		state, chain, err := s.e.remote.State(ctx, server, r.id, at)
+		if err != nil {
+			return nil, err
+		}
+		all, err := s.e.parseAll(r.version, r.id, append(chain, state...))
+		if err != nil {
+			return nil, err
+		}
+		told.events = slices.DeleteFunc(all, func(ev *event.Event) bool { return known[ev.ID()] != nil })
+		wanted = nil
+	}
+	if told.prev != "" {
+		wanted = append(wanted, told.prev)
+	}
+	if known, err = r.eventsByID(ctx, wanted); err != nil {
+		return nil, err
+	}
+	single, err := in.fetchMissing(ctx, wanted, known)
+	if err == nil {
+		err = in.lost
+	}
+	if err != nil {
+		return nil, err
+	}
+	told.events = leadingTo(append(slices.Clone(told.ids), told.prev), append(told.events, single...))
+	if len(told.events) > maxFetchedEvents {
+		return nil, errTooMuch
+	}
+	told.events = s.e.verified(ctx, told.events)
+	return told, nil
+}
+
+// take stores what a server said, and makes the state before the event of it.
+func (s *resync) take(ctx context.Context, r *room, ev *Event, told *toldState) (none statetree.Tree, err error) {
+	if err := r.lockInbound(ctx); err != nil {
+		return none, err
+	}
+	defer r.unlockInbound()
+	if _, err := r.storeChecked(ctx, told.events, func(checked []*event.Event) []*event.Event { return checked }); err != nil {
+		return none, err
+	}
+	known, err := r.eventsByID(ctx, told.ids)
+	if err != nil {
+		return none, err
+	}
+	if n := len(distinctIDs(told.ids)) - len(known); n > 0 && s.round <= resyncStrict {
+		return none, nonsense("%d events of the state are missing", n)
+	}
+	tree, err := r.treeFrom(ctx, told.ids, known)
+	if err != nil {
+		return none, err
+	}
+	if told.prev != "" {
+		if known, err = r.eventsByID(ctx, []matrix.EventID{told.prev}); err != nil {
+			return none, err
+		}
+		if tree, err = r.apply(ctx, tree, known[told.prev]); err != nil {
+			return none, err
+		}
+	}
+	// Everybody in the room has accepted our join, so a state that does not allow it is not the one before it.
+	if s.e.isLocal(ev.Sender()) {
+		if rejection, err := r.checkEvent(ctx, ev.Event, tree, false); err != nil {
+			return none, err
+		} else if rejection != nil {
+			return none, fmt.Errorf("the state does not allow our join: %w", rejection)
+		}
+	}
+	return tree, nil
+}

@@ -1,0 +1,226 @@
+package sytest
+
+import (
+	stdjson "encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
+	"hanok/sytest/homeserver"
+)
+
+// hostedRoom is a room of a peer, which lets users join without telling them the members, and answers for the state when it is told to.
+type hostedRoom struct {
+	t       *testing.T
+	peer    *homeserver.Peer
+	version *roomversion.Version
+	id      matrix.RoomID
+	creator matrix.UserID
+
+	mu     sync.Mutex
+	state  map[matrix.StateKey]*event.Event
+	events map[matrix.EventID]*event.Event
+	last   *event.Event
+	asked  chan struct{} // gets a token for each request for the state
+	open   chan struct{} // closed when those are answered
+}
+
+func newHostedRoom(t *testing.T, peer *homeserver.Peer, members int) *hostedRoom {
+	version, _ := roomversion.Get("11")
+	h := &hostedRoom{
+		t: t, peer: peer, version: version, id: matrix.RoomID("!room:" + string(peer.Name)), creator: matrix.UserID("@creator:" + string(peer.Name)),
+		state: map[matrix.StateKey]*event.Event{}, events: map[matrix.EventID]*event.Event{}, asked: make(chan struct{}, 100), open: make(chan struct{}),
+	}
+	h.set(h.creator, "m.room.create", "", `{"room_version":"11"}`)
+	h.set(h.creator, "m.room.member", string(h.creator), `{"membership":"join"}`)
+	h.set(h.creator, "m.room.power_levels", "", fmt.Sprintf(`{"users":{%q:100}}`, h.creator))
+	h.set(h.creator, "m.room.join_rules", "", `{"join_rule":"public"}`)
+	h.set(h.creator, "m.room.name", "", `{"name":"Town square"}`)
+	for i := range members {
+		user := matrix.UserID(fmt.Sprintf("@m%d:%s", i, peer.Name))
+		h.set(user, "m.room.member", string(user), `{"membership":"join"}`)
+	}
+	peer.Answer = h.answer
+	return h
+}
+
+// auth lists what authorises an event of a sender.
+func (h *hostedRoom) auth(sender matrix.UserID) (ids []matrix.EventID) {
+	for _, k := range []matrix.StateKey{{Type: "m.room.create"}, {Type: "m.room.power_levels"}, {Type: "m.room.join_rules"}, {Type: "m.room.member", Key: string(sender)}} {
+		if ev := h.state[k]; ev != nil {
+			ids = append(ids, ev.ID())
+		}
+	}
+	return ids
+}
+
+func (h *hostedRoom) set(sender matrix.UserID, eventType, key, content string) {
+	p := event.Proto{RoomID: h.id, Sender: sender, Type: eventType, StateKey: &key, Content: []byte(content), Depth: 1, OriginServerTS: 1}
+	if h.last != nil {
+		p.Depth, p.PrevEvents = h.last.Depth()+1, []matrix.EventID{h.last.ID()}
+		p.AuthEvents = h.auth(sender)
+		if eventType != "m.room.member" {
+			p.AuthEvents = slices.DeleteFunc(p.AuthEvents, func(id matrix.EventID) bool { return h.events[id].Is("m.room.join_rules", "") })
+		}
+	}
+	ev, err := event.Build(h.version, p, h.peer.Name)
+	if err == nil {
+		ev, err = ev.Sign(h.peer.Name, h.peer.Key)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.add(ev)
+}
+
+func (h *hostedRoom) add(ev *event.Event) {
+	h.last, h.events[ev.ID()] = ev, ev
+	if key, ok := ev.StateKey(); ok {
+		h.state[matrix.StateKey{Type: ev.Type(), Key: key}] = ev
+	}
+}
+
+func (h *hostedRoom) answer(w http.ResponseWriter, r *http.Request) bool {
+	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/_matrix/federation/"), "/")
+	reply := func(v any) bool {
+		b, err := stdjson.Marshal(v)
+		if err != nil {
+			h.t.Error(err)
+		}
+		_, _ = w.Write(b)
+		return true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case len(parts) == 4 && parts[1] == "make_join":
+		user := matrix.UserID(parts[3])
+		return reply(json{"room_version": "11", "event": json{
+			"type": "m.room.member", "room_id": h.id, "sender": user, "state_key": user, "content": json{"membership": "join"}, "depth": h.last.Depth() + 1,
+			"prev_events": []matrix.EventID{h.last.ID()}, "auth_events": h.auth(user),
+		}})
+	case len(parts) == 4 && parts[1] == "send_join":
+		if r.URL.Query().Get("omit_members") != "true" {
+			h.t.Error("the members are asked for")
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return false
+		}
+		state, chain := []stdjson.RawMessage{}, []stdjson.RawMessage{}
+		for _, ev := range h.state {
+			if ev.Type() != "m.room.member" {
+				state = append(state, ev.JSON())
+			}
+		}
+		chain = append(chain, h.state[matrix.StateKey{Type: "m.room.member", Key: string(h.creator)}].JSON())
+		join, err := event.Parse(h.version, body)
+		if err != nil {
+			h.t.Error(err)
+			return false
+		}
+		h.add(join)
+		return reply(json{"origin": h.peer.Name, "members_omitted": true, "servers_in_room": []matrix.ServerName{h.peer.Name}, "state": state, "auth_chain": chain})
+	case len(parts) == 3 && (parts[1] == "state_ids" || parts[1] == "state"):
+		h.mu.Unlock()
+		select {
+		case h.asked <- struct{}{}:
+		default:
+		}
+		select {
+		case <-h.open:
+		case <-r.Context().Done():
+		}
+		h.mu.Lock()
+		ids, events := []matrix.EventID{}, []stdjson.RawMessage{}
+		for _, ev := range h.state {
+			if ev.Sender().Server() == h.peer.Name {
+				ids, events = append(ids, ev.ID()), append(events, ev.JSON())
+			}
+		}
+		if parts[1] == "state_ids" {
+			return reply(json{"pdu_ids": ids, "auth_chain_ids": []matrix.EventID{}})
+		}
+		return reply(json{"pdus": events, "auth_chain": []stdjson.RawMessage{}})
+	case len(parts) == 3 && parts[1] == "event":
+		if ev := h.events[matrix.EventID(parts[2])]; ev != nil {
+			return reply(json{"origin": h.peer.Name, "pdus": []stdjson.RawMessage{ev.JSON()}})
+		}
+	case len(parts) == 3 && parts[1] == "send":
+		return reply(json{"pdus": json{}})
+	}
+	return false
+}
+
+const lazyMembers = `filter={"room":{"state":{"lazy_load_members":true},"timeline":{"lazy_load_members":true}}}`
+
+// A server that is killed while it fetches the members of a room goes on with that when it starts again, and tells
+// clients of the room in the way they expect, all the time.
+func TestKillDuringPartialState(t *testing.T) {
+	const members = 60
+	eachEngine(t, func(t *testing.T, start func(o homeserver.Options) *homeserver.Server) {
+		hs := start(homeserver.Options{})
+		alice := hs.Register(t, "alice")
+		h := newHostedRoom(t, hs.Network().NewPeer(), members)
+		room := string(h.id)
+		shown := func(res homeserver.JSON) bool { return homeserver.Dig(res, "rooms", "join", room) != nil }
+		sync := func(query string) homeserver.JSON {
+			t.Helper()
+			return alice.Must("GET", "/v3/sync?timeout=0&"+query, nil)
+		}
+		before := sync("")["next_batch"].(string)
+		alice.Join(room, string(h.peer.Name))
+		<-h.asked
+		for _, killed := range []bool{false, true} {
+			if killed {
+				hs.Kill()
+				hs.Start()
+				<-h.asked
+			}
+			if !shown(sync(lazyMembers)) {
+				t.Errorf("killed %v: a client that loads members lazily does not see the room", killed)
+			}
+			if shown(sync("")) || shown(sync("since="+before)) {
+				t.Errorf("killed %v: a client that wants all members sees the room without them", killed)
+			}
+			alice.Say(room, fmt.Sprint("killed ", killed))
+		}
+		close(h.open)
+		deadline := time.Now().Add(30 * time.Second)
+		res := homeserver.JSON{}
+		for !shown(res) {
+			if time.Now().After(deadline) {
+				t.Fatal("the members do not come")
+			}
+			res = alice.Must("GET", "/v3/sync?timeout=10000&since="+before, nil)
+		}
+		in := map[string]bool{}
+		for _, part := range []string{"state", "timeline"} {
+			for _, ev := range homeserver.Events(res, "rooms", "join", room, part, "events") {
+				if ev["type"] == "m.room.member" {
+					in[ev["state_key"].(string)] = true
+				}
+			}
+		}
+		if len(in) != members+2 {
+			t.Errorf("%d members are told, not %d", len(in), members+2)
+		}
+		joined := alice.Must("GET", "/v3/rooms"+homeserver.Path(room, "joined_members"), nil)["joined"].(map[string]any)
+		if len(joined) != members+2 {
+			t.Errorf("%d members are joined, not %d", len(joined), members+2)
+		}
+		hs.Kill()
+		hs.Start()
+		if !shown(sync("")) {
+			t.Error("the room is gone after another start")
+		}
+	})
+}
