@@ -127,6 +127,9 @@ func (a *API) roomInfo(r *endpoint.Request, room matrix.RoomID, membership strin
 		return nil, err
 	}
 	slices.Reverse(page.Events)
+	if limit == 0 {
+		page.Events = nil // asked for the state only
+	}
 	out.Messages = &messagesChunk{End: end.String()}
 	if page.End != nil {
 		out.Messages.Start = page.End.String()

@@ -12,6 +12,7 @@ import (
 // deviceListChanges collects whom the user met in a room, and whom the user no longer sees in one.
 type deviceListChanges struct {
 	joined, gone map[matrix.UserID]bool
+	invited      []matrix.UserID
 }
 
 func (d *deviceListChanges) met(user matrix.UserID) {
@@ -154,6 +155,9 @@ func (s *syncer) noteMembers(changes []rooms.StateChange, to rooms.State) error 
 			s.lists.met(user)
 		case was && !is:
 			s.lists.parted(user)
+		case !is && c.New != nil && c.New.Membership() == "invite":
+			// Those in the room may want to share keys with who is about to come.
+			s.lists.invited = append(s.lists.invited, user)
 		case was && is:
 			away, err := s.wasAway(c.Old, c.New)
 			if err != nil {
@@ -209,6 +213,7 @@ func (s *syncer) deviceLists() (changed, left []matrix.UserID, err error) {
 			changed = append(changed, u)
 		}
 	}
+	changed = append(changed, s.lists.invited...)
 	for u := range s.lists.gone {
 		if u != s.r.User && !s.shares(u) {
 			left = append(left, u)

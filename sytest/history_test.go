@@ -163,6 +163,10 @@ func TestLegacyEvents(t *testing.T) {
 			t.Errorf("%v", ev)
 		}
 		eve.Refused("GET", "/v3/events"+homeserver.Path(before), nil, http.StatusNotFound, "M_NOT_FOUND")
+		none := alice.Must("GET", "/v3"+roomPath(room, "initialSync")+"?limit=0", nil)
+		if len(homeserver.Events(none, "messages", "chunk")) != 0 || len(homeserver.Events(none, "state")) == 0 || homeserver.Dig(none, "messages", "start") == nil {
+			t.Errorf("initialSync without messages: %v", none["messages"])
+		}
 		eve.Refused("GET", "/v3"+roomPath(room, "initialSync"), nil, http.StatusForbidden, "M_FORBIDDEN")
 		eve.Refused("GET", "/v3/events?room_id="+url.QueryEscape(room), nil, http.StatusForbidden, "M_FORBIDDEN")
 

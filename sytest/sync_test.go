@@ -299,6 +299,14 @@ func TestSyncDeviceListsAfterAbsence(t *testing.T) {
 	alice.Join(room, via)
 	changed("alice was away", alice.Sync(time.Second))
 
+	// Who is invited may be sent keys before they come.
+	carol := here.Register(t, "carol")
+	alice.Invite(room, carol.UserID)
+	res := alice.Sync(time.Second)
+	if list, _ := homeserver.Dig(res, "device_lists", "changed").([]any); !slices.Contains(list, any(carol.UserID)) {
+		t.Errorf("after an invite the changed lists are %v", list)
+	}
+
 	// Who only changes their name was there all the time.
 	alice.Sync(0)
 	bob.Must("PUT", "/v3/profile"+homeserver.Path(bob.UserID, "displayname"), json{"displayname": "Bob B"})

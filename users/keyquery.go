@@ -20,7 +20,7 @@ type QueryResult struct {
 	MasterKeys      map[matrix.UserID]json.RawMessage                     `json:"master_keys,omitempty"`
 	SelfSigningKeys map[matrix.UserID]json.RawMessage                     `json:"self_signing_keys,omitempty"`
 	UserSigningKeys map[matrix.UserID]json.RawMessage                     `json:"user_signing_keys,omitempty"`
-	Failures        RemoteFailures                                        `json:"failures,omitempty"`
+	Failures        RemoteFailures                                        `json:"failures"`
 }
 
 func newQueryResult() *QueryResult {

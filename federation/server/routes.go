@@ -31,6 +31,8 @@ func (s *Server) routes() []endpoint.Route {
 		{Method: get, Path: "/key/v2/server", Operation: "getServerKey", Handle: s.getServerKey},
 		{Method: get, Path: "/key/v2/server/{keyId}", Operation: "getServerKey", Handle: s.getServerKey},
 		{Method: get, Path: "/key/v2/query/{serverName}", Operation: "perspectivesKeyQuery", Handle: s.perspectivesKeyQuery},
+		// Older servers name a key in the path; what is answered is the same.
+		{Method: get, Path: "/key/v2/query/{serverName}/{keyId}", Operation: "perspectivesKeyQuery", Handle: s.perspectivesKeyQuery},
 		{Method: post, Path: "/key/v2/query", Operation: "bulkPerspectivesKeyQuery", Handle: s.bulkPerspectivesKeyQuery},
 
 		{Method: get, Path: "/federation/v1/version", Operation: "getVersion", Handle: s.getVersion},

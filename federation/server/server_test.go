@@ -249,6 +249,7 @@ func TestPublicEndpoints(t *testing.T) {
 	f.expect(200, `{"server":{"name":"Hanok","version":"1"}}`)(f.raw("GET", "/_matrix/federation/v1/version", ""))
 	f.expect(200, `"server_name":"us.example"`)(f.raw("GET", "/_matrix/key/v2/server", ""))
 	f.expect(200, `{"server_keys":[{`)(f.raw("GET", "/_matrix/key/v2/query/a.example", ""))
+	f.expect(200, `{"server_keys":[{`)(f.raw("GET", "/_matrix/key/v2/query/a.example/ed25519:1", ""))
 	f.expect(200, `{"server_keys":[]}`)(f.raw("GET", "/_matrix/key/v2/query/gone.example", ""))
 	f.expect(400, "M_INVALID_PARAM")(f.raw("GET", "/_matrix/key/v2/query/a%20b", ""))
 	f.expect(200, `"server_name":"b.example"`)(f.raw("POST", "/_matrix/key/v2/query", `{"server_keys":{"b.example":{}}}`))
