@@ -16,6 +16,7 @@ import (
 	"hanok/federation"
 	"hanok/federation/fedtest"
 	"hanok/federation/server"
+	"hanok/feed"
 	"hanok/matrix"
 	"hanok/matrix/roomversion"
 	"hanok/matrix/signing"
@@ -40,6 +41,8 @@ type node struct {
 	rooms *rooms.Engine
 	users *users.Service
 	media *media.Repository
+	hub   *feed.Hub
+	feed  *feed.Feed
 	// updates gets every commit.
 	updates chan *rooms.Update
 	unread  []*rooms.Event // of the last update
@@ -88,6 +91,13 @@ func (s *node) start() {
 	})
 	fatal(err)
 	s.updates, s.typing = make(chan *rooms.Update, 100_000), make(chan string, 100)
+	s.hub = feed.NewHub(func(room matrix.RoomID) []matrix.UserID {
+		local, err := s.rooms.LocalUsers(context.Background(), room)
+		if err != nil {
+			s.t.Error(err)
+		}
+		return local
+	})
 	s.rooms, err = rooms.New(rooms.Options{
 		DB: s.db, ServerName: s.name, Key: s.key, Remote: s.out, Listener: listener{s}, Log: log,
 	})
@@ -102,6 +112,7 @@ func (s *node) start() {
 		MaxUpload: 1 << 20, MaxRemote: 1 << 20, MaxPixels: 1 << 20, RemoteMaxAge: time.Hour, Now: time.Now, Log: log,
 	})
 	fatal(err)
+	s.feed = feed.New(feed.Options{DB: s.db, Rooms: s.rooms, Users: s.users, Hub: s.hub, Log: log})
 	inbound := server.New(server.Options{
 		ServerName: s.name, Version: "test", DB: s.db, Keys: s.out.Keys, Peers: s.out.Peers, Rooms: s.rooms, Users: s.users,
 		Media: s.media, Typing: typing{s}, Log: log,
@@ -133,6 +144,7 @@ func (s *node) start() {
 type listener struct{ s *node }
 
 func (l listener) RoomUpdated(u *rooms.Update) {
+	l.s.hub.RoomUpdated(u)
 	l.s.out.Queue.RoomUpdated(u)
 	l.s.updates <- u
 }
