@@ -13,6 +13,7 @@ import (
 	"hanok/internal/endpoint"
 	"hanok/matrix"
 	"hanok/media"
+	"hanok/notices"
 	"hanok/rooms"
 	"hanok/storage"
 	"hanok/users"
@@ -29,7 +30,8 @@ type Options struct {
 	Feed    *feed.Feed
 	Media   *media.Repository
 	Delayed *delayed.Scheduler
-	Remote  Remote // nil: federation is off
+	Notices *notices.Notices // nil: off
+	Remote  Remote           // nil: federation is off
 
 	Registration Registration
 	Encryption   string // the privacy mode: required, default or allowed

@@ -16,10 +16,10 @@ func (a *API) tables() []table {
 		}},
 		{"/_matrix/client", concat(a.serverRoutes(), a.accountRoutes(), a.moderationRoutes(), a.userRoutes(), a.keyRoutes(), a.roomRoutes(), a.syncRoutes())},
 		{"/_matrix", concat(a.mediaRoutes(), a.openIDRoutes())},
-		{"/_synapse/admin", []endpoint.Route{
+		{"/_synapse/admin", concat(a.noticeRoutes(), []endpoint.Route{
 			{Method: "GET", Versions: "v1", Path: "/register", Operation: "sharedSecretNonce", Handle: a.sharedSecretNonce},
 			{Method: "POST", Versions: "v1", Path: "/register", Operation: "sharedSecretRegister", Limit: "login", Handle: a.sharedSecretRegister},
-		}},
+		})},
 	}
 }
 

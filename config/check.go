@@ -121,6 +121,14 @@ func (c *Config) check() Problems {
 			bad("appservices.directory", "Make the folder, or leave the key out.", "%s is not a folder", d)
 		}
 	}
+	if l := c.Notices.Localpart; l != "" {
+		if _, err := matrix.NewUserID(l, matrix.ServerName(c.Server.Name)); err != nil {
+			bad("server_notices.localpart", "Write the part before the colon, as in _server.", "%q cannot be part of a user ID", l)
+		}
+	}
+	if a := c.Notices.Avatar; a != "" && !strings.HasPrefix(a, "mxc://") {
+		bad("server_notices.avatar", "Upload the picture with a client and write its mxc:// address.", "%q is no mxc: URI", a)
+	}
 	if c.TURN.SharedSecret != "" && c.TURN.Username != "" {
 		bad("turn", "Keep the one that your TURN server uses.", "has both shared_secret and username")
 	}

@@ -28,6 +28,7 @@ type Config struct {
 	Appservices  Appservices  `yaml:"appservices" doc:"Bridges and bots that are registered as application services."`
 	TURN         TURN         `yaml:"turn" doc:"Relay for one-to-one calls; without it calls work only where peers reach each other."`
 	RTC          RTC          `yaml:"rtc" doc:"Group calls, as Element Call makes them."`
+	Notices      Notices      `yaml:"server_notices" doc:"Messages of the server to its users, which administrators send at /_synapse/admin/v1/send_server_notice."`
 	Metrics      Metrics      `yaml:"metrics" doc:"Prometheus metrics and profiles, on a listener of their own."`
 	Log          Log          `yaml:"log" doc:"The log goes to standard error. It holds nothing personal."`
 }
@@ -152,6 +153,13 @@ type RTC struct {
 	LiveKitServiceURLs []string `yaml:"livekit_service_urls" doc:"Where clients get access to a LiveKit media server (lk-jwt-service), the preferred one first; announced to clients. That service asks this server who its users are, at server.federation_name or port 8448. Empty: group calls need other servers' transports." example:"https://matrix-rtc.example.org/livekit/jwt"`
 }
 
+// Notices is the `server_notices` section.
+type Notices struct {
+	Localpart string `yaml:"localpart" doc:"The account that the messages come from: @LOCALPART:NAME. It is made when the server starts, nobody can log in to it, and what it says is not encrypted in any privacy mode. Empty: no server notices." example:"_server"`
+	Name      string `yaml:"name" doc:"What that account and its rooms are called. Empty: Server Notices."`
+	Avatar    string `yaml:"avatar" doc:"Their picture, as an mxc: URI. Empty: none."`
+}
+
 // Metrics is the `metrics` section.
 type Metrics struct {
 	Address string `yaml:"address" doc:"IP and port for GET /metrics and /debug/pprof. Keep it private. Empty: off." example:"127.0.0.1:9091"`
@@ -197,6 +205,7 @@ func (c *Config) fill(dir string) {
 	or(&c.Media.MaxPixels, 40_000_000)
 	or(&c.Media.RemoteMaxDays, 30)
 	or(&c.TURN.Lifetime, Duration(24*time.Hour))
+	orString(&c.Notices.Name, "Server Notices")
 	or(&c.Limits.MaxDelay, Duration(24*time.Hour))
 	or(&c.Limits.MaxDelayedEvents, 100)
 	orString(&c.Log.Level, "info")

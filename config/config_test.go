@@ -39,6 +39,7 @@ func TestDefaults(t *testing.T) {
 		Rooms:    Rooms{DefaultVersion: "12"},
 		Privacy:  Privacy{Encryption: "required", UnencryptedUpload: 512 << 10},
 		Media:    Media{MaxUpload: 100 << 20, MaxRemote: 100 << 20, MaxPixels: 40_000_000, RemoteMaxDays: 30},
+		Notices:  Notices{Name: "Server Notices"},
 		Limits:   Limits{MaxDelay: Duration(24 * time.Hour), MaxDelayedEvents: 100},
 		TURN:     TURN{Lifetime: Duration(24 * time.Hour)},
 		Log:      Log{Level: "info"},

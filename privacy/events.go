@@ -14,13 +14,15 @@ import (
 // spec: client-server-api#mmegolmv1aes-sha2
 const megolm = "m.megolm.v1.aes-sha2"
 
-// NewRoom decides about the encryption of a room about to be made. requested is
+// NewRoom decides about the encryption of a room that creator is about to make. requested is
 // the content of the m.room.encryption event that the creator asked for, nil if there is
 // none. The answer is the content that the room gets instead; nil means that
 // the room gets no m.room.encryption at all, even if one was requested.
-func (p *Policy) NewRoom(requested []byte) (content []byte, err error) {
+func (p *Policy) NewRoom(creator matrix.UserID, requested []byte) (content []byte, err error) {
 	algorithm := stringMember(requested, "algorithm")
 	switch {
+	case p.speaks(creator):
+		return nil, nil
 	case p.mode == Allowed:
 		return requested, nil
 	case p.mode == Default:
@@ -42,7 +44,7 @@ func (p *Policy) NewRoom(requested []byte) (content []byte, err error) {
 // CheckLocal decides whether a local user's event may be sent; a refusal is a
 // *matrix.Error that tells the user what to do. encrypted says whether the room is.
 func (p *Policy) CheckLocal(_ context.Context, e *event.Event, encrypted bool) error {
-	if p.mode != Required {
+	if p.mode != Required || p.speaks(e.Sender()) {
 		return nil
 	}
 	if e.Is("m.room.encryption", "") {
@@ -61,6 +63,9 @@ func (p *Policy) CheckLocal(_ context.Context, e *event.Event, encrypted bool) e
 	}
 	return matrix.Forbidden("This server relays encrypted messages only, and this room is not encrypted. Turn on encryption in the room's settings, then send it again.")
 }
+
+// speaks says whether a user is the account for server notices: the server has no keys, and could not encrypt them.
+func (p *Policy) speaks(user matrix.UserID) bool { return p.notices != "" && user == p.notices }
 
 // CheckRemote decides about an event of another server that was accepted otherwise. redact
 // means: keep its redacted form only, and soft-fail it.

@@ -11,6 +11,8 @@ package privacy
 import (
 	"fmt"
 	"strings"
+
+	"hanok/matrix"
 )
 
 // Mode says how strict the server is about encryption.
@@ -35,6 +37,9 @@ type Options struct {
 	UnencryptedUpload int64
 	// KeepIP allows client addresses and user agents in the log and beside devices.
 	KeepIP bool
+	// Notices is the account that speaks for the server, "" for none: what it says is the operator's word to one user, no
+	// conversation, and stays in the clear. spec: client-server-api#server-notices
+	Notices matrix.UserID
 }
 
 // Policy answers what may be done. It is immutable and safe for concurrent use.
@@ -44,6 +49,7 @@ type Policy struct {
 	prefixes []string
 	upload   int64
 	keepIP   bool
+	notices  matrix.UserID
 }
 
 // neverEncrypted are the message-like types that clients send in the clear even in
@@ -61,7 +67,7 @@ var neverEncrypted = []string{
 
 // New makes a policy.
 func New(o Options) (*Policy, error) {
-	p := &Policy{mode: o.Mode, exact: map[string]bool{}, upload: o.UnencryptedUpload, keepIP: o.KeepIP}
+	p := &Policy{mode: o.Mode, exact: map[string]bool{}, upload: o.UnencryptedUpload, keepIP: o.KeepIP, notices: o.Notices}
 	switch o.Mode {
 	case "":
 		p.mode = Required

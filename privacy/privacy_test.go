@@ -128,7 +128,7 @@ func TestNewRoom(t *testing.T) {
 		if tt.requested != "" {
 			requested = []byte(tt.requested)
 		}
-		got, err := policy(t, Options{Mode: tt.mode}).NewRoom(requested)
+		got, err := policy(t, Options{Mode: tt.mode}).NewRoom("@a:b.c", requested)
 		if string(got) != tt.want || (err != nil) != tt.refused {
 			t.Errorf("%s, asked for %q: got %q, %v", tt.mode, tt.requested, got, err)
 		}
@@ -210,5 +210,23 @@ func TestUploads(t *testing.T) {
 func TestUnknownMode(t *testing.T) {
 	if _, err := New(Options{Mode: "off"}); err == nil {
 		t.Error("an unknown mode was accepted")
+	}
+}
+
+// What the server says to its users is not encrypted, and nobody else may speak so.
+func TestServerNotices(t *testing.T) {
+	const on = `{"algorithm":"m.megolm.v1.aes-sha2"}`
+	message := build(t, "m.room.message", nil, `{"body":"hi","msgtype":"m.server_notice"}`)
+	for _, tt := range []struct {
+		notices matrix.UserID
+		may     bool
+	}{{"@alice:test", true}, {"@bob:test", false}, {"", false}} {
+		p := policy(t, Options{Mode: Required, Notices: tt.notices})
+		if err := p.CheckLocal(t.Context(), message, false); (err == nil) != tt.may {
+			t.Errorf("notices from %q, a message of @alice:test: %v", tt.notices, err)
+		}
+		if content, err := p.NewRoom("@alice:test", nil); err != nil || (string(content) != on) != tt.may {
+			t.Errorf("notices from %q, a room of @alice:test: %s %v", tt.notices, content, err)
+		}
 	}
 }

@@ -43,6 +43,8 @@ type CreateRequest struct {
 	InitialState  []StateInput    `json:"initial_state"`
 
 	Timestamp matrix.Timestamp `json:"-"` // 0 means now
+	// Commit, unless nil, is run in the transaction that stores the room.
+	Commit func(ctx context.Context, tx *storage.Tx, room matrix.RoomID) error `json:"-"`
 }
 
 // preset is what createRoom's presets set. spec: cs/createRoom
@@ -94,7 +96,7 @@ func (c *creation) commit(ctx context.Context) (*room, error) {
 		return nil, invalidState(err)
 	}
 	if err := en.wait(ctx); err != nil {
-		if matrix.HasCode(err, "M_ROOM_IN_USE") {
+		if _, refused := matrix.AsError(err); refused {
 			c.e.abandon(r)
 		}
 		r.release()
@@ -449,7 +451,12 @@ func (c *creation) store(ctx context.Context, tx *storage.Tx) error {
 		}
 	}
 	if c.q.Published {
-		return storage.SetPublished(ctx, tx, c.room.nid, true)
+		if err := storage.SetPublished(ctx, tx, c.room.nid, true); err != nil {
+			return err
+		}
+	}
+	if c.q.Commit != nil {
+		return c.q.Commit(ctx, tx, c.room.id)
 	}
 	return nil
 }

@@ -28,7 +28,9 @@ type Options struct {
 	Remote     Remote          // nil: federation is off
 	Identity   IdentityServers // nil: nobody is invited by e-mail address or phone number
 	Policy     Policy          // nil: everything is allowed
-	Listener   Listener        // nil: nobody listens
+	// Notices is who sends server notices, whose invites nobody can turn down; "" for nobody. spec: client-server-api#server-notices
+	Notices  matrix.UserID
+	Listener Listener // nil: nobody listens
 	// DefaultVersion is that of rooms whose creator names none; "" means roomversion.Default.
 	DefaultVersion roomversion.ID
 	// Profile gives a local user's display name and avatar URL for membership events; nil means none.
@@ -186,6 +188,7 @@ type Engine struct {
 	identity       IdentityServers
 	policy         Policy
 	listener       Listener
+	notices        matrix.UserID
 	profile        func(context.Context, matrix.UserID) (string, string, error)
 	mayInvite      func(ctx context.Context, invited, inviter matrix.UserID) error
 	completed      func(ctx context.Context, tx *storage.Tx, c *Completion) error
@@ -271,7 +274,7 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("intern server name: %w", err)
 	}
 	e := &Engine{
-		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener,
+		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener, notices: o.Notices,
 		profile: o.Profile, mayInvite: o.MayInvite, completed: o.StateCompleted, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, random: o.Random, log: o.Log, defaultVersion: o.DefaultVersion,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),

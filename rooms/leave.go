@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 
 	"hanok/matrix"
@@ -33,6 +34,18 @@ func (e *Engine) Leave(ctx context.Context, q MemberRequest) (matrix.EventID, er
 	return id, err
 }
 
+// mayReject refuses to reject an invite to the room in which the server speaks to a user. spec: client-server-api#server-notices
+func (e *Engine) mayReject(ctx context.Context, invite storage.MembershipRow) error {
+	if e.notices == "" {
+		return nil
+	}
+	inviter, err := e.users(ctx, []storage.NameNID{invite.Sender})
+	if err == nil && inviter[0] == e.notices {
+		err = matrix.Errorf(http.StatusForbidden, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM", "this is the room in which the server tells you what you have to know: you cannot reject the invite")
+	}
+	return err
+}
+
 // leave is Leave where this server takes part in the room. Where it does not, it goes through other servers if away is
 // set, else it fails with errElsewhere.
 func (e *Engine) leave(ctx context.Context, q MemberRequest, away bool) (matrix.EventID, error) {
@@ -59,6 +72,11 @@ func (e *Engine) leave(ctx context.Context, q MemberRequest, away bool) (matrix.
 	case storage.MembershipJoin, storage.MembershipInvite, storage.MembershipKnock:
 	default:
 		return "", matrix.Forbidden("you are not in this room")
+	}
+	if m.Membership == storage.MembershipInvite {
+		if err := e.mayReject(ctx, m); err != nil {
+			return "", err
+		}
 	}
 	content, err := e.memberContent(ctx, q, "leave", q.Sender)
 	if err != nil {

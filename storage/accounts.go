@@ -70,6 +70,7 @@ var purgeUser = []string{
 	`DELETE FROM key_signatures WHERE target_user = $1`,
 	`DELETE FROM key_signatures WHERE signer = $1`,
 	`DELETE FROM login_tokens WHERE user_id = $1`,
+	`DELETE FROM notices_rooms WHERE user_id = $1`,
 	`DELETE FROM openid_tokens WHERE user_id = $1`,
 	`DELETE FROM private_key_changes WHERE observer = $1`,
 	`DELETE FROM profiles WHERE user_id = $1`,

@@ -30,6 +30,8 @@ const (
 	KindBot   Kind = "bot"
 	// KindService is a user of an application service: no password, no login but by its token.
 	KindService Kind = "appservice"
+	// KindNotices is the account that speaks for the server: no password, no login. spec: client-server-api#server-notices
+	KindNotices Kind = "notices"
 )
 
 // Account is one local user.

@@ -35,6 +35,7 @@ const maxInvitePatterns = 1000
 type InviteRules struct {
 	blockAll bool
 	rules    []inviteRule // the first that matches counts
+	notices  matrix.UserID
 }
 
 type inviteRule struct {
@@ -45,7 +46,7 @@ type inviteRule struct {
 
 // InviteRules returns a user's rules; without any, everything is allowed.
 func (a *Accounts) InviteRules(ctx context.Context, q storage.Querier, user matrix.UserID) (*InviteRules, error) {
-	r := &InviteRules{}
+	r := &InviteRules{notices: a.Notices}
 	for _, dataType := range []string{typeInviteBlocking, typeInviteBlockingUnstable, typeInviteFiltering} {
 		d, err := storage.GetAccountData(ctx, q, user, "", dataType)
 		if errors.Is(err, storage.ErrNotFound) || err == nil && d.Content == nil {
@@ -93,6 +94,9 @@ func (r *InviteRules) filter(content []byte) {
 
 // For decides about an inviter.
 func (r *InviteRules) For(inviter matrix.UserID) InvitePermission {
+	if inviter == r.notices {
+		return InviteAllowed // what the server has to say is no invite of a stranger
+	}
 	if r.blockAll {
 		return InviteBlocked
 	}

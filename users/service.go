@@ -84,6 +84,8 @@ type Options struct {
 	RegistrationTokens []string
 	// RegistrationSecret allows shared-secret registration; empty turns it off.
 	RegistrationSecret string
+	// Notices is who sends server notices, whose invites everybody gets; "" for nobody.
+	Notices matrix.UserID
 	// AccessTokenLifetime is the life of access tokens of clients that can refresh; 5 minutes if zero.
 	AccessTokenLifetime time.Duration
 	// MinPasswordLength is in characters; 0 refuses the empty password only.

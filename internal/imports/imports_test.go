@@ -18,7 +18,7 @@ var layers = [][]string{
 	{"sytest", "bench"},
 	{"cmd"},
 	{"api", "federation"},
-	{"feed", "delayed"},
+	{"feed", "delayed", "notices"},
 	{"rooms", "users", "media", "privacy", "config", "web"},
 	{"storage"},
 	{"internal"},

@@ -273,6 +273,12 @@ CREATE TABLE thread_subscriptions (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX thread_subscriptions_position ON thread_subscriptions (user_id, position);
 
+-- notices_rooms are the rooms in which the server speaks to a user.
+CREATE TABLE notices_rooms (
+    user_id TEXT NOT NULL PRIMARY KEY,
+    room_id TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- delayed_events are events to be sent later, and for a while those that are done with. spec: MSC4140
 CREATE TABLE delayed_events (
     delay_id     TEXT    NOT NULL PRIMARY KEY,

@@ -32,7 +32,7 @@ func (p roomPolicy) InitialState(_ context.Context, r *rooms.CreateRequest) ([]r
 		}
 		kept = append(kept, in)
 	}
-	content, err := p.NewRoom(requested)
+	content, err := p.NewRoom(r.Creator, requested)
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,7 @@ import (
 	"hanok/matrix"
 	"hanok/matrix/signing"
 	"hanok/media"
+	"hanok/notices"
 	"hanok/privacy"
 	"hanok/rooms"
 	"hanok/storage"
@@ -63,7 +64,8 @@ type Server struct {
 	feed    *feed.Feed
 	media   *media.Repository
 	delayed *delayed.Scheduler
-	client  http.Handler // the client-server API
+	notices *notices.Notices // nil: off
+	client  http.Handler     // the client-server API
 
 	outbound   *federation.Outbound // nil: federation is off
 	federation *fedserver.Server
@@ -98,7 +100,7 @@ func (s *Server) open(ctx context.Context) (err error) {
 	}
 	if s.policy, err = privacy.New(privacy.Options{
 		Mode: privacy.Mode(cfg.Privacy.Encryption), AllowTypes: cfg.Privacy.AllowEventTypes,
-		UnencryptedUpload: int64(cfg.Privacy.UnencryptedUpload), KeepIP: cfg.Privacy.LogIP,
+		UnencryptedUpload: int64(cfg.Privacy.UnencryptedUpload), KeepIP: cfg.Privacy.LogIP, Notices: s.noticesSender(),
 	}); err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"hanok/matrix"
 	"hanok/matrix/roomversion"
 	"hanok/media"
+	"hanok/notices"
 	"hanok/rooms"
 	"hanok/storage"
 	"hanok/users"
@@ -33,6 +34,9 @@ func (s *Server) wire(ctx context.Context) (err error) {
 		s.metrics.watchOutbox(s.outbound.Queue)
 	}
 	if err := s.openDomain(); err != nil {
+		return err
+	}
+	if err := s.openNotices(ctx); err != nil {
 		return err
 	}
 	s.client = s.clientAPI()
@@ -58,7 +62,7 @@ func (s *Server) openDomain() (err error) {
 		return local
 	})
 	roomOptions := rooms.Options{
-		DB: s.db, ServerName: s.name, Key: s.key, Policy: roomPolicy{s.policy}, Listener: listeners{s.hub, deviceLists{s}}, Log: s.part("rooms"),
+		DB: s.db, ServerName: s.name, Key: s.key, Policy: roomPolicy{s.policy}, Notices: s.noticesSender(), Listener: listeners{s.hub, deviceLists{s}}, Log: s.part("rooms"),
 		DefaultVersion: roomversion.ID(cfg.Rooms.DefaultVersion),
 		Profile: func(ctx context.Context, user matrix.UserID) (string, string, error) {
 			return s.users.Profiles.Local(ctx, user)
@@ -75,7 +79,7 @@ func (s *Server) openDomain() (err error) {
 		},
 	}
 	userOptions := users.Options{
-		DB: s.db, ServerName: s.name, Log: s.part("users"), Policy: s.policy, Notifier: s.hub,
+		DB: s.db, ServerName: s.name, Log: s.part("users"), Policy: s.policy, Notices: s.noticesSender(), Notifier: s.hub,
 		LocalOnly: cfg.Registration.LocalOnly, RegistrationTokens: cfg.Registration.Tokens, RegistrationSecret: cfg.Registration.SharedSecret, KeepAddresses: s.policy.KeepIP(), Remote: noRemote{}, Outbox: noOutbox{},
 	}
 	feedOptions := feed.Options{DB: s.db, Hub: s.hub, Log: s.part("feed")}
@@ -104,6 +108,22 @@ func (s *Server) openDomain() (err error) {
 		MaxDelay: time.Duration(cfg.Limits.MaxDelay), MaxScheduled: cfg.Limits.MaxDelayedEvents, Log: s.part("delayed"),
 	})
 	s.media, err = media.New(mediaOptions)
+	return err
+}
+
+// noticesSender is who sends server notices, "" if nobody does.
+func (s *Server) noticesSender() matrix.UserID {
+	if s.cfg.Notices.Localpart == "" {
+		return ""
+	}
+	return matrix.UserID("@" + s.cfg.Notices.Localpart + ":" + string(s.name))
+}
+
+func (s *Server) openNotices(ctx context.Context) (err error) {
+	if sender := s.noticesSender(); sender != "" {
+		cfg := s.cfg.Notices
+		s.notices, err = notices.Open(ctx, notices.Options{DB: s.db, Rooms: s.rooms, Users: s.users, Sender: sender, Name: cfg.Name, Avatar: cfg.Avatar})
+	}
 	return err
 }
 
@@ -144,7 +164,7 @@ func (s *Server) clientAPI() http.Handler {
 	cfg := s.cfg
 	o := api.Options{
 		ServerName: s.name, BaseURL: strings.TrimSuffix(cfg.Server.PublicBaseURL, "/"),
-		DB: s.db, Rooms: s.rooms, Users: s.users, Feed: s.feed, Media: s.media, Delayed: s.delayed,
+		DB: s.db, Rooms: s.rooms, Users: s.users, Feed: s.feed, Media: s.media, Delayed: s.delayed, Notices: s.notices,
 		Registration: api.Registration{
 			Open: cfg.Registration.Open, RequireToken: !cfg.Registration.Open && len(cfg.Registration.Tokens) > 0,
 			Guests: cfg.Registration.Guests, PasswordLogin: true,
