@@ -196,14 +196,7 @@ func (s *syncer) dressWork(work map[matrix.RoomID]*roomWork, joined *joinedRooms
 
 // notifiedRooms marks the rooms whose notification counts changed.
 func (s *syncer) notifiedRooms(of func(matrix.RoomID) *roomWork, joined *joinedRooms) error {
-	user, err := s.DB.Intern(s.ctx, string(s.r.User))
-	if err != nil {
-		return err
-	}
-	if s.DB.UnchangedIn(storage.Subject{Topic: storage.TopicNotified, UserNID: user[0]}, s.since, s.until) {
-		return nil
-	}
-	list, err := storage.NotifiedRooms(s.ctx, s.DB, user[0], s.since, s.until)
+	list, err := s.notifiedIn()
 	if err != nil {
 		return err
 	}
@@ -215,6 +208,18 @@ func (s *syncer) notifiedRooms(of func(matrix.RoomID) *roomWork, joined *joinedR
 		}
 	}
 	return nil
+}
+
+// notifiedIn lists the rooms in which the user got notifications in (since, until].
+func (s *syncer) notifiedIn() ([]storage.RoomNID, error) {
+	user, err := s.DB.Intern(s.ctx, string(s.r.User))
+	if err != nil {
+		return nil, err
+	}
+	if s.DB.UnchangedIn(storage.Subject{Topic: storage.TopicNotified, UserNID: user[0]}, s.since, s.until) {
+		return nil, nil
+	}
+	return storage.NotifiedRooms(s.ctx, s.DB, user[0], s.since, s.until)
 }
 
 // wholeRoom collects what a client that is new to the room must know besides its events.

@@ -118,8 +118,11 @@ func (f *Feed) buildSliding(ctx context.Context, q *SlidingRequest, base *connec
 	r := &Request{User: q.User, Device: q.Device, Since: At(since), Filter: &Filter{}}
 	s := &slider{
 		syncer: &syncer{Feed: f, ctx: ctx, r: r, since: since, until: until, now: nowMS(), ignored: ignored},
-		q:      q, base: base, draft: newDraft(base),
-		moved: make(map[matrix.RoomID]bool), results: make(map[storage.RoomNID]*roomResult), children: make(map[matrix.RoomID][]matrix.RoomID), covered: make(map[[2]*requiredState]bool),
+		q:      q, base: base, draft: newDraft(base), list: &roomList{},
+		moved:    make(map[matrix.RoomID]bool),
+		results:  make(map[storage.RoomNID]*roomResult),
+		children: make(map[matrix.RoomID][]matrix.RoomID),
+		covered:  make(map[[2]*requiredState]bool),
 	}
 	if s.data, err = s.accountData(); err != nil {
 		return nil, err
@@ -134,7 +137,6 @@ func (f *Feed) buildSliding(ctx context.Context, q *SlidingRequest, base *connec
 			s.moved[room] = true
 		}
 	}
-	s.list = &roomList{}
 	if len(q.Lists) > 0 || len(q.Subscriptions) > 0 || len(base.rooms) > 0 { // in the last case, to note what falls behind
 		if s.list, err = s.roomList(); err != nil {
 			return nil, err
@@ -219,11 +221,7 @@ func (s *slider) countedRooms() (map[storage.RoomNID]bool, error) {
 	if s.q.Dialect != Unstable || s.r.initial() {
 		return nil, nil
 	}
-	user, err := s.DB.Intern(s.ctx, string(s.r.User))
-	if err != nil {
-		return nil, err
-	}
-	list, err := storage.NotifiedRooms(s.ctx, s.DB, user[0], s.since, s.until)
+	list, err := s.notifiedIn()
 	if err != nil {
 		return nil, err
 	}

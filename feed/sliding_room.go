@@ -70,7 +70,8 @@ func (s *slider) tell(r *listedRoom, counted bool) (*roomResult, error) {
 	var err error
 	switch {
 	case r.Membership.Membership == "join":
-		told, err = s.tellJoined(r, from, res, &sent, counted)
+		told, err = s.tellJoined(r, from, res, &sent)
+		told = told || counted
 	case r.Membership.Membership == "invite", r.Membership.Membership == "knock":
 		told, err = s.tellStripped(r, from, res)
 	case !r.everJoined():
@@ -90,6 +91,12 @@ func (s *slider) tell(r *listedRoom, counted bool) (*roomResult, error) {
 	if dm := direct[r.Room]; dm != r.sent.dm || res.initial && dm {
 		res.dm, sent.dm = &dm, dm
 		told = true
+	}
+	if told && s.q.Dialect == Unstable && r.Membership.Membership == "join" {
+		// Always: a client takes what is missing for zero.
+		if res.unread, err = s.unread(&roomWork{room: r.Room, nid: r.RoomNID}); err != nil {
+			return nil, err
+		}
 	}
 	sent.events = live
 	s.draft.set(r.RoomNID, sent)
@@ -180,7 +187,7 @@ func (s *slider) tellLeft(r *listedRoom, from storage.Position, res *roomResult,
 }
 
 // tellJoined tells of a room that the user is in.
-func (s *slider) tellJoined(r *listedRoom, from storage.Position, res *roomResult, sent *sentRoom, counted bool) (told bool, err error) {
+func (s *slider) tellJoined(r *listedRoom, from storage.Position, res *roomResult, sent *sentRoom) (told bool, err error) {
 	res.initial = r.sent.events == never
 	if !res.initial {
 		if res.initial, err = s.membershipChanged(r.Membership, from); err != nil {
@@ -190,14 +197,7 @@ func (s *slider) tellJoined(r *listedRoom, from storage.Position, res *roomResul
 	if err := s.tellContents(r, from, s.until, res, sent); err != nil {
 		return false, err
 	}
-	told = counted || !res.empty()
-	if told && s.q.Dialect == Unstable {
-		// Always: a client takes what is missing for zero.
-		if res.unread, err = s.unread(&roomWork{room: r.Room, nid: r.RoomNID}); err != nil {
-			return false, err
-		}
-	}
-	return told, nil
+	return !res.empty(), nil
 }
 
 // empty reports that nothing of a room's contents changed.

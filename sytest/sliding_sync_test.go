@@ -243,6 +243,15 @@ func TestSlidingSyncPos(t *testing.T) {
 			if rooms := res["rooms"].(json); !onlyCounts(slidRoom(res, ids[0])) || slidRoom(res, fresh) != nil || slidRoom(res, ids[1])["initial"] != nil || !slices.Equal(eventIDs(slidRoom(res, ids[1]), "timeline"), []string{third}) {
 				t.Errorf("after a restart: %v", rooms)
 			}
+			if err := hs.Stop(); err != nil {
+				t.Errorf("stopping: %v", err)
+			}
+			hs.Start()
+			for id, r := range c.sync(0, body)["rooms"].(json) {
+				if !onlyCounts(r.(json)) {
+					t.Errorf("nothing happened in %s while the server was stopped: %v", id, r)
+				}
+			}
 			// The pos is a token for the history, too.
 			page := alice.Must("GET", "/v3/rooms"+homeserver.Path(ids[0], "messages")+"?dir=b&limit=1&from="+url.QueryEscape(c.pos), nil)
 			if got := eventIDs(page, "chunk"); !slices.Equal(got, []string{second}) {
@@ -624,6 +633,9 @@ func TestSlidingSyncFilters(t *testing.T) {
 		r := c.until("the change of m.direct", body, func(res json) bool { return slidRoom(res, secret) != nil })
 		if slidRoom(r, secret)["is_dm"] != false || slidRoom(r, plain)["is_dm"] != true {
 			t.Errorf("is_dm changed: %v", r["rooms"])
+		}
+		if !c.stable && slidRoom(r, secret)["notification_count"] == nil {
+			t.Errorf("a room without its counts: %v", slidRoom(r, secret))
 		}
 	})
 }
