@@ -48,7 +48,7 @@ func (a *API) versions(*endpoint.Request) (any, error) {
 // spec: cs/getCapabilities
 func (a *API) capabilities(r *endpoint.Request) (any, error) {
 	available := make(map[roomversion.ID]string)
-	for _, id := range roomversion.Supported() {
+	for _, id := range append(roomversion.Supported(), roomversion.Experimental()...) {
 		available[id] = "stable"
 		if v, _ := roomversion.Get(id); !v.Stable {
 			available[id] = "unstable"

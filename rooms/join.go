@@ -369,7 +369,9 @@ func worse(a, b error) error {
 }
 
 // supportedVersions is what we tell a server that makes an event for us.
-func supportedVersions() []roomversion.ID { return roomversion.Supported() }
+func supportedVersions() []roomversion.ID {
+	return append(roomversion.Supported(), roomversion.Experimental()...)
+}
 
 // template is an event made by another server for our user, checked.
 type template struct {

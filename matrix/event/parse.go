@@ -16,8 +16,9 @@ import (
 // Limits on events, in bytes and entries.
 // spec: client-server-api#size-limits, server-server-api#pdus
 const (
-	MaxSize       = 65536 // canonical form with signatures, without unsigned
-	MaxFieldSize  = 255   // sender, room_id, type, state_key, event_id
+	MaxSize       = 65536              // canonical form with signatures, without unsigned
+	MaxFieldSize  = 255                // sender, room_id, type, state_key, event_id
+	MaxOwnedKey   = 2*MaxFieldSize + 1 // state_key in rooms where it may have a user ID before it. spec: MSC3757
 	MaxPrevEvents = 20
 	MaxAuthEvents = 10
 )
@@ -271,11 +272,15 @@ func (e *Event) check(seen fields) error {
 	if missing := required &^ seen; missing != 0 {
 		return invalid("%s is missing", fieldNames[bits.TrailingZeros16(uint16(missing))])
 	}
+	maxKey := MaxFieldSize
+	if v.OwnedState {
+		maxKey = MaxOwnedKey
+	}
 	switch {
 	case len(e.eventType) > MaxFieldSize:
 		return tooLarge("type", len(e.eventType), MaxFieldSize)
-	case len(e.stateKey) > MaxFieldSize:
-		return tooLarge("state_key", len(e.stateKey), MaxFieldSize)
+	case len(e.stateKey) > maxKey:
+		return tooLarge("state_key", len(e.stateKey), maxKey)
 	case len(e.sender) > MaxFieldSize:
 		return tooLarge("sender", len(e.sender), MaxFieldSize)
 	case len(e.roomID) > MaxFieldSize:

@@ -145,7 +145,11 @@ func (k *Checker) Check(e *event.Event, state State) error {
 		return c.reject(ruleRequiredLevel, "the sender's level does not suffice to send events of this type")
 	}
 	// spec: rooms/v12#authorisation-rules 9
-	if isState && strings.HasPrefix(stateKey, "@") && stateKey != string(e.Sender()) {
+	if isState && c.v.OwnedState {
+		if err := c.ownedState(stateKey, level); err != nil {
+			return err
+		}
+	} else if isState && strings.HasPrefix(stateKey, "@") && stateKey != string(e.Sender()) {
 		return c.reject(ruleUserStateKey, "the state key is the ID of another user")
 	}
 	switch {
@@ -153,6 +157,37 @@ func (k *Checker) Check(e *event.Event, state State) error {
 		return c.powerLevels()
 	case e.Type() == typeRedaction && c.v.RedactionAuth:
 		return c.redaction()
+	}
+	return nil
+}
+
+// ownedState lets users have many state events of a type that are theirs, and those above them change these. spec: MSC3757
+func (c *check) ownedState(stateKey string, level int64) error {
+	malformed := func(reason string) error {
+		r := reject(c.v, ruleUserStateKey, reason)
+		r.Malformed = true
+		return r
+	}
+	if !strings.HasPrefix(stateKey, "@") {
+		if len(stateKey) > event.MaxFieldSize {
+			return malformed("the state key is too long for one without a user ID in front")
+		}
+		return nil
+	}
+	owner := stateKey
+	if colon := strings.IndexByte(stateKey, ':'); colon >= 0 {
+		if end := strings.IndexByte(stateKey[colon:], '_'); end >= 0 {
+			owner = stateKey[:colon+end]
+		}
+	}
+	if _, err := matrix.ParseUserID(owner); err != nil {
+		return malformed("the state key begins with an @ that does not begin a user ID")
+	}
+	if len(stateKey)-len(owner) > event.MaxFieldSize+1 {
+		return malformed("the state key is too long behind its user ID")
+	}
+	if matrix.UserID(owner) != c.e.Sender() && level <= c.levels.User(matrix.UserID(owner)) {
+		return c.reject(ruleUserStateKey, "the state key is of another user, who is not below the sender")
 	}
 	return nil
 }

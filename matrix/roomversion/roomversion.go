@@ -31,6 +31,7 @@ type Version struct {
 	RedactsInContent   bool // v11: redacts moved from the top level into content
 	PrivilegedCreators bool // v12: creators have infinite power; additional_creators
 	RoomIDIsCreateHash bool // v12: room ID is the create event's ID; no create in auth_events
+	OwnedState         bool // MSC3757: a state key that begins with a user ID and "_" is that user's
 }
 
 // EventIDFormat says how events are identified.

@@ -85,6 +85,22 @@ func TestSupported(t *testing.T) {
 	}
 }
 
+// A version of a proposal is one of the specification with its name and what the proposal changes.
+func TestExperimental(t *testing.T) {
+	for _, id := range Experimental() {
+		v, ok := Get(id)
+		if !ok || v.ID != id || v.Stable || !ValidID(string(id)) {
+			t.Fatalf("Get(%q) = %+v, %v", id, v, ok)
+		}
+		base, _ := Get(id[strings.LastIndexByte(string(id), '.')+1:])
+		want := *base
+		want.ID, want.Stable, want.OwnedState = id, false, true
+		if diff := cmp.Diff(want, *v); diff != "" || base.OwnedState {
+			t.Errorf("%s: %s", id, diff)
+		}
+	}
+}
+
 func TestValidID(t *testing.T) {
 	good := []string{"1", "1.2", "1.2-beta", "com.example.version", strings.Repeat("a", 32)}
 	bad := []string{"", "A", "1 ", "ü", "a_b", "1/2", strings.Repeat("a", 33)}

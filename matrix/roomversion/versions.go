@@ -45,6 +45,17 @@ var versions, order = table([]step{
 	}},
 })
 
+// experiments are versions of proposals, each made from one of the specification.
+var experiments = []experiment{
+	{"org.matrix.msc3757.10", "10", func(v *Version) { v.OwnedState = true }}, // spec: MSC3757
+	{"org.matrix.msc3757.11", "11", func(v *Version) { v.OwnedState = true }},
+}
+
+type experiment struct {
+	id, base ID
+	change   func(*Version)
+}
+
 // step is what one version changes in the one before it.
 type step struct {
 	id     ID
@@ -62,6 +73,12 @@ func table(steps []step) (map[ID]*Version, []ID) {
 		byID[s.id] = &each
 		ids = append(ids, s.id)
 	}
+	for _, e := range experiments {
+		each := *byID[e.base]
+		each.ID, each.Stable = e.id, false
+		e.change(&each)
+		byID[e.id] = &each
+	}
 	return byID, ids
 }
 
@@ -71,8 +88,17 @@ func Get(id ID) (v *Version, ok bool) {
 	return v, ok
 }
 
-// Supported lists the versions we know, in order.
+// Supported lists the versions of the specification, in order.
 func Supported() []ID { return slices.Clone(order) }
+
+// Experimental lists the versions of proposals. They work, but rooms of them may have no future.
+func Experimental() []ID {
+	ids := make([]ID, len(experiments))
+	for i, e := range experiments {
+		ids[i] = e.id
+	}
+	return ids
+}
 
 // ValidID reports whether s is a room version identifier by its grammar,
 // known or not.
