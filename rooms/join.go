@@ -330,9 +330,8 @@ func (e *Engine) throughServers(ctx context.Context, q MemberRequest, try func(m
 		}
 		e.log.Debug().Err(err).Str("server", string(s)).Msg("a server refused, or could not be asked")
 		refused = worse(refused, err)
-		// A server that cannot let the user in says that another one may. spec: ss/makeJoin M_UNABLE_TO_GRANT_JOIN
 		answer, ok := matrix.AsError(err)
-		answered = answered || ok && answer.Status < http.StatusInternalServerError && answer.Code != "M_UNABLE_TO_GRANT_JOIN" && answer.Code != "M_UNABLE_TO_AUTHORISE_JOIN"
+		answered = answered || ok && answer.Status < http.StatusInternalServerError
 	}
 	if refused == nil {
 		return matrix.NotFound("no server that is in the room is known")
