@@ -347,3 +347,30 @@ func TestServersBeforeJoin(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// What its sender does not say about an event is asked of another server in the room.
+func TestStateFromAnotherServer(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	c := n.server("c.example")
+	c.join(c.user("carol"), room, a)
+	n.settle()
+	// a misses a message of c and the one of b that builds on it.
+	n.split(a, c, true)
+	c.say(c.user("carol"), room, "missed")
+	c.flush()
+	b.say(b.user("bob"), room, "built on it")
+	b.mu.Lock()
+	news := b.outbox[len(b.outbox)-1]
+	b.outbox = nil
+	b.mu.Unlock()
+	n.split(a, c, false)
+	n.split(a, b, true) // b sends, and answers nothing
+	for _, r := range a.receive(b, room, news.JSON()) {
+		if r.Err != nil {
+			t.Error(r.Err)
+		}
+	}
+	if texts := a.texts(a.user("alice"), room); len(texts) == 0 || texts[len(texts)-1] != "built on it" {
+		t.Error(texts)
+	}
+}

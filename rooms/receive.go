@@ -157,7 +157,9 @@ type inbound struct {
 	relay   bool  // accepted events are ours to send on
 	entries []*entry
 	fetches int
-	fetched int   // events that came by requests
+	fetched int // events that came by requests
+	asides  int // requests to others than the origin
+	others  []matrix.ServerName
 	failure error // of the last request for a single event, nil if none failed
 	// behind are events of which it is known that something stored comes after them: history, not news.
 	behind  map[matrix.EventID]bool
@@ -184,6 +186,37 @@ func (in *inbound) fetch() error {
 		return errTooMuch
 	}
 	return nil
+}
+
+// maxAsides is how often a batch may have us ask servers that did not send it, for what its sender does not have. They
+// must not be made to answer for a server that sends nonsense.
+const maxAsides = 5
+
+// ask puts a question to the origin, and to two other servers in the room if it has no answer.
+func (in *inbound) ask(ctx context.Context, question func(matrix.ServerName) error) error {
+	if err := in.fetch(); err != nil {
+		return err
+	}
+	err := question(in.origin)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if in.others == nil {
+		servers, listErr := in.e.JoinedServers(ctx, in.r.id)
+		if listErr != nil {
+			return listErr
+		}
+		in.others = slices.DeleteFunc(in.e.answeringFirst(servers), func(s matrix.ServerName) bool { return s == in.origin || s == in.e.server })
+	}
+	for _, s := range in.others[:min(2, len(in.others))] {
+		if in.asides++; in.asides > maxAsides {
+			break
+		}
+		if question(s) == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // handle takes one event through all checks. gaps says whether missing events may be asked for.
@@ -371,10 +404,11 @@ func (in *inbound) ensureAuth(ctx context.Context, ev *event.Event) error {
 		if attempt == 1 {
 			break
 		}
-		if err := in.fetch(); err != nil {
+		var raw [][]byte
+		err = in.ask(ctx, func(s matrix.ServerName) (err error) {
+			raw, err = in.e.remote.EventAuth(ctx, s, r.id, ev.ID())
 			return err
-		}
-		raw, err := in.e.remote.EventAuth(ctx, in.origin, r.id, ev.ID())
+		})
 		if err != nil {
 			if _, err := in.obtain(ctx, ev.AuthEvents()); err != nil {
 				return errNoAuthEvents.Because(err)
@@ -504,10 +538,16 @@ func (r *room) apply(ctx context.Context, before statetree.Tree, ev *Event) (sta
 // remoteStateBefore asks the origin for the state before an event. spec: ss/getRoomStateIds, ss/getRoomState
 func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (statetree.Tree, error) {
 	r := in.r
-	if err := in.fetch(); err != nil {
+	var stateIDs, authIDs []matrix.EventID
+	from := in.origin
+	err := in.ask(ctx, func(s matrix.ServerName) (err error) {
+		from = s
+		stateIDs, authIDs, err = in.e.remote.StateIDs(ctx, s, r.id, id)
+		return err
+	})
+	if errors.Is(err, errTooMuch) {
 		return statetree.Tree{}, err
 	}
-	stateIDs, authIDs, err := in.e.remote.StateIDs(ctx, in.origin, r.id, id)
 	if err != nil {
 		return statetree.Tree{}, errNoState.Because(err)
 	}
@@ -520,7 +560,7 @@ func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (st
 		if err := in.fetch(); err != nil {
 			return statetree.Tree{}, err
 		}
-		state, auth, err := in.e.remote.State(ctx, in.origin, r.id, id)
+		state, auth, err := in.e.remote.State(ctx, from, r.id, id)
 		if err != nil {
 			return statetree.Tree{}, errNoState.Because(err)
 		}
@@ -570,10 +610,14 @@ func (in *inbound) fetchMissing(ctx context.Context, ids []matrix.EventID, known
 				continue
 			}
 			asked[id] = true
-			if err := in.fetch(); err != nil {
+			var pdu []byte
+			err := in.ask(ctx, func(s matrix.ServerName) (err error) {
+				pdu, err = in.e.remote.Event(ctx, s, id)
+				return err
+			})
+			if errors.Is(err, errTooMuch) {
 				return nil, err
 			}
-			pdu, err := in.e.remote.Event(ctx, in.origin, id)
 			if err != nil {
 				in.failure = err
 				if answer, ok := matrix.AsError(err); !ok || answer.Status >= http.StatusInternalServerError {
