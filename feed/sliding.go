@@ -90,6 +90,7 @@ type slider struct {
 	children     map[matrix.RoomID][]matrix.RoomID // of spaces, filled by spaceChildren
 	tagged       map[matrix.RoomID]map[string]bool // loaded by tags
 	joinedNIDs   map[matrix.RoomID]storage.RoomNID // filled by joinedNID
+	partial      map[storage.RoomNID]bool          // rooms whose members are not known yet
 	receipts     []users.Receipt                   // loaded by changedReceipts
 	receiptsRead bool
 	covered      map[[2]*requiredState]bool
@@ -123,6 +124,10 @@ func (f *Feed) buildSliding(ctx context.Context, q *SlidingRequest, base *connec
 		results:  make(map[storage.RoomNID]*roomResult),
 		children: make(map[matrix.RoomID][]matrix.RoomID),
 		covered:  make(map[[2]*requiredState]bool),
+	}
+	s.partial = f.Rooms.PartialAt(until)
+	if !r.initial() {
+		s.completed = f.Rooms.CompletedIn(since, until)
 	}
 	if s.data, err = s.accountData(); err != nil {
 		return nil, err

@@ -63,6 +63,9 @@ func (r *roomResult) size() int {
 
 // tell makes the result of a room, nil if there is nothing to tell, and notes in the draft what the client is told by it.
 func (s *slider) tell(r *listedRoom, counted bool) (*roomResult, error) {
+	if s.partial[r.RoomNID] && r.sent.events == never && r.Membership.Membership == "join" && r.config.state.allMembers() {
+		return nil, nil // it is new to the client when its members are known
+	}
 	from := r.sent.events.from(s.since)
 	res := &roomResult{room: r.Room, membership: r.Membership.Membership, lists: r.lists}
 	sent := r.sent
@@ -402,6 +405,16 @@ func (s *slider) tellLazyMembers(r *listedRoom, end rooms.State, res *roomResult
 	if err != nil {
 		return fmt.Errorf("members in the timeline: %w", err)
 	}
+	for _, ev := range res.events {
+		i := slices.Index(keys, matrix.StateKey{Type: "m.room.member", Key: string(ev.Sender())})
+		if i < 0 || events[i] != nil || !ev.Partial {
+			continue
+		}
+		// The state is partial: a sender's event is what there is to say that they are a member.
+		if events[i], err = s.Rooms.SenderMember(s.ctx, ev); err != nil {
+			return err
+		}
+	}
 	events = slices.DeleteFunc(events, func(ev *rooms.Event) bool { return ev == nil })
 	room := lazyRoom{s.r.User, s.r.Device, "c" + s.q.ConnID, r.Room}
 	since := s.since
@@ -433,7 +446,7 @@ func (s *slider) tellSummary(r *listedRoom, end rooms.State, delta []rooms.State
 		return v
 	}
 	name, avatar := text(0, "name"), text(1, "url")
-	renamed, members := changed("m.room.name"), changed("m.room.member")
+	renamed, members := changed("m.room.name"), changed("m.room.member") || s.completed[r.RoomNID]
 	res.name = changedText{renamed || res.initial && name != "", name}
 	res.avatar = changedText{changed("m.room.avatar") || res.initial && avatar != "", avatar}
 	if r.Membership.Membership != "join" || !res.initial && !members && !renamed {

@@ -191,6 +191,13 @@ func (s *requiredState) lazy() bool {
 	return lazy
 }
 
+// allMembers reports whether a rule asks for the memberships of everybody.
+func (s *requiredState) allMembers() bool {
+	return slices.ContainsFunc(s.rules, func(r preparedRule) bool {
+		return !r.LazyMembers && (r.include.all || r.include.types["m.room.member"])
+	})
+}
+
 // covers reports whether everything that o asks for is surely asked for by s too; a nil s covers nothing.
 func (s *requiredState) covers(o *requiredState) bool {
 	switch {

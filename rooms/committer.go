@@ -483,7 +483,7 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 		if last != 0 {
 			u.Position, u.pos = last, last
 		}
-		u.gaps = u.gaps || len(en.missing)+len(en.found) > 0
+		u.gaps = u.gaps || len(en.missing)+len(en.found) > 0 || en.whole != nil
 		if en.pos = last; en.whole != nil {
 			en.room.e.partials.completing(en.room.nid, last)
 		}

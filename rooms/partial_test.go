@@ -527,3 +527,24 @@ func TestPartialRejoinAtOnce(t *testing.T) {
 	p.complete(bob)
 	p.agree()
 }
+
+// The last event before our join is of a server that is gone, so that nobody can check it.
+func TestPartialJoinAfterDeadServer(t *testing.T) {
+	p := newPartialJoin(t, rooms.CreateRequest{}, func(p *partialJoin) {
+		d := p.n.server("d.example")
+		d.join(d.user("dan"), p.room, p.a)
+		p.n.settle()
+		p.n.mu.Lock()
+		delete(p.n.servers, d.name)
+		p.n.mu.Unlock()
+	})
+	// Dan's membership has to be left out, as in a join with all members.
+	if got := len(p.complete(p.b.user("bob"))); got != 3 {
+		t.Errorf("%d members", got)
+	}
+	p.b.say(p.b.user("bob"), p.room, "hello")
+	p.n.settle()
+	if d := cmp.Diff([]string{"hello"}, p.a.texts(p.a.user("alice"), p.room)); d != "" {
+		t.Error(d)
+	}
+}

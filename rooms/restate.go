@@ -106,7 +106,8 @@ func topological(events []*Event) []*Event {
 	return out
 }
 
-// untold lists those of some events that follow on a missing event of which no state is known.
+// untold lists those of some events of which the state before them has to be asked for: our joins, as a rule. Others that follow on a
+// missing event have the state after that with them, or make do with their other prev events.
 func (r *room) untold(ctx context.Context, events []*Event) ([]*Event, error) {
 	var out []*Event
 	for _, ev := range events {
@@ -122,7 +123,8 @@ func (r *room) untold(ctx context.Context, events []*Event) ([]*Event, error) {
 		if err != nil {
 			return nil, err
 		}
-		if slices.ContainsFunc(missing, func(id matrix.EventID) bool { return states[id] == 0 }) {
+		alone := len(missing) == len(distinctIDs(ev.PrevEvents()))
+		if (alone || r.e.isLocal(ev.Sender())) && slices.ContainsFunc(missing, func(id matrix.EventID) bool { return states[id] == 0 }) {
 			out = append(out, ev)
 		}
 	}
@@ -224,6 +226,7 @@ func (rs *restatement) before(ctx context.Context, ev *Event) (statetree.Tree, e
 		return statetree.Tree{}, err
 	}
 	var told map[matrix.EventID]statetree.Ref
+	untold := false
 	var trees []statetree.Tree
 	for _, id := range ev.PrevEvents() {
 		var t statetree.Tree
@@ -239,7 +242,8 @@ func (rs *restatement) before(ctx context.Context, ev *Event) (statetree.Tree, e
 				}
 			}
 			if told[id] == 0 {
-				return t, errUntold
+				untold = true
+				continue
 			}
 			t = r.e.forest.At(told[id])
 		}
@@ -247,6 +251,9 @@ func (rs *restatement) before(ctx context.Context, ev *Event) (statetree.Tree, e
 			return t, err
 		}
 		trees = append(trees, t)
+	}
+	if untold && (len(trees) == 0 || r.e.isLocal(ev.Sender())) {
+		return statetree.Tree{}, errUntold
 	}
 	return r.resolve(ctx, trees)
 }
@@ -450,6 +457,12 @@ func (rs *restatement) store(ctx context.Context, tx *storage.Tx, en *entry) err
 	rows := make([]storage.RestatedEvent, len(rs.events))
 	for i, s := range rs.events {
 		rows[i] = storage.RestatedEvent{NID: s.ev.NID, Flags: s.ev.flags(), State: int64(s.before.Ref()), Moved: s.appears() || s.vanishes(), Pos: s.pos}
+		if s.ev.Rejected {
+			// What comes before it is no history of the room.
+			if err := storage.DeleteMissingPrevsOf(ctx, tx, rs.room.nid, s.ev.NID); err != nil {
+				return err
+			}
+		}
 		if s.vanishes() {
 			if err := storage.DropEventNotifications(ctx, tx, s.ev.NID); err != nil {
 				return err

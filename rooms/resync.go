@@ -22,8 +22,7 @@ const (
 	resyncServers    = 8  // servers asked before pausing
 	resyncFirstPause = time.Second
 	resyncLastPause  = 10 * time.Minute
-	// resyncStrict is how many rounds insist on every event of the state. Afterwards one is left out that nobody gives, or that nobody's
-	// signature can be had for, as in any state that comes from another server.
+	// resyncStrict is how many rounds insist on being given every event of the state.
 	resyncStrict = 2
 	resyncTries  = 5 // to find no further event that needs a state of its own
 )
@@ -161,13 +160,10 @@ func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
 	refused := true
 	for range min(resyncServers, len(s.servers)) {
 		server := s.servers[0]
-		told, err := s.ask(ctx, r, server, ev)
+		tree, err := s.tree(ctx, r, server, ev)
 		if err == nil {
-			var tree statetree.Tree
-			if tree, err = s.take(ctx, r, ev, told); err == nil {
-				s.told[ev.NID] = tree
-				return nil
-			}
+			s.told[ev.NID] = tree
+			return nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -189,23 +185,45 @@ func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
 	return last
 }
 
+// tree is the state before an event as a server tells it.
+//
+// Of a single prev event the state is asked for first, and not of the event itself: that one may be known to few servers yet. The
+// prev event is of no use where its signature cannot be checked, because its server is gone.
+func (s *resync) tree(ctx context.Context, r *room, server matrix.ServerName, ev *Event) (tree statetree.Tree, err error) {
+	ask := func(prev matrix.EventID) error {
+		told, err := s.ask(ctx, r, server, ev, prev)
+		if err != nil {
+			return err
+		}
+		tree, err = s.take(ctx, r, ev, told)
+		return err
+	}
+	err = errNoState
+	if prevs := ev.PrevEvents(); len(prevs) == 1 {
+		err = ask(prevs[0])
+	}
+	if errors.Is(err, errNoState) {
+		err = ask("")
+	}
+	return tree, err
+}
+
 // toldState is what a server says of a state, its signatures checked.
 type toldState struct {
 	ids    []matrix.EventID
 	events []*event.Event // those of it and of its auth chain that were not known
 	prev   matrix.EventID // the state is the one before this event, not before the one in question
+	lacks  int            // events of the state that were not given
 }
 
-// ask asks a server for the state before an event. Nothing is stored yet: meanwhile the room takes events.
-//
-// Of a single prev event the state is asked for, and not of the event itself: that one may be known to few servers yet.
+// ask asks a server for the state before an event, or before its prev event. Nothing is stored yet: meanwhile the room takes events.
 // spec: ss/getRoomStateIds, ss/getRoomState
-func (s *resync) ask(ctx context.Context, r *room, server matrix.ServerName, ev *Event) (*toldState, error) {
+func (s *resync) ask(ctx context.Context, r *room, server matrix.ServerName, ev *Event, prev matrix.EventID) (*toldState, error) {
 	in := &inbound{e: s.e, r: r, origin: server}
-	told := &toldState{}
+	told := &toldState{prev: prev}
 	at := ev.ID()
-	if prevs := ev.PrevEvents(); len(prevs) == 1 {
-		at, told.prev = prevs[0], prevs[0]
+	if prev != "" {
+		at = prev
 	}
 	var auth []matrix.EventID
 	var err error
@@ -249,12 +267,27 @@ func (s *resync) ask(ctx context.Context, r *room, server matrix.ServerName, ev 
 	if len(told.events) > maxFetchedEvents {
 		return nil, errTooMuch
 	}
+	if known, err = r.eventsByID(ctx, told.ids); err != nil {
+		return nil, err
+	}
+	given := make(map[matrix.EventID]bool, len(told.events))
+	for _, ev := range told.events {
+		given[ev.ID()] = true
+	}
+	for _, id := range distinctIDs(told.ids) {
+		if known[id] == nil && !given[id] {
+			told.lacks++
+		}
+	}
 	told.events = s.e.verified(ctx, told.events)
 	return told, nil
 }
 
 // take stores what a server said, and makes the state before the event of it.
 func (s *resync) take(ctx context.Context, r *room, ev *Event, told *toldState) (none statetree.Tree, err error) {
+	if told.lacks > 0 && s.round <= resyncStrict {
+		return none, nonsense("%d events of the state are missing", told.lacks)
+	}
 	if err := r.lockInbound(ctx); err != nil {
 		return none, err
 	}
@@ -265,9 +298,6 @@ func (s *resync) take(ctx context.Context, r *room, ev *Event, told *toldState) 
 	known, err := r.eventsByID(ctx, told.ids)
 	if err != nil {
 		return none, err
-	}
-	if n := len(distinctIDs(told.ids)) - len(known); n > 0 && s.round <= resyncStrict {
-		return none, nonsense("%d events of the state are missing", n)
 	}
 	tree, err := r.treeFrom(ctx, told.ids, known)
 	if err != nil {

@@ -78,6 +78,12 @@ func MissingPrevsOf(ctx context.Context, q Querier, room RoomNID, child EventNID
 	return out, rows.Err()
 }
 
+// DeleteMissingPrevsOf forgets the missing prev events of one event.
+func DeleteMissingPrevsOf(ctx context.Context, tx *Tx, room RoomNID, child EventNID) error {
+	_, err := tx.Exec(ctx, `DELETE FROM missing_prevs WHERE room_nid = $1 AND child_nid = $2`, int64(room), int64(child))
+	return err
+}
+
 // RestatedEvent is what becomes of an event once the whole state before it is known.
 type RestatedEvent struct {
 	NID   EventNID

@@ -176,6 +176,13 @@ func TestKillDuringPartialState(t *testing.T) {
 			t.Helper()
 			return alice.Must("GET", "/v3/sync?timeout=0&"+query, nil)
 		}
+		sliding := func(member string) bool {
+			t.Helper()
+			res := alice.Must("POST", "/unstable/org.matrix.simplified_msc3575/sync", json{"conn_id": member, "lists": json{
+				"all": json{"ranges": [][]int{{0, 20}}, "timeline_limit": 5, "required_state": [][]string{{"m.room.member", member}}},
+			}})
+			return homeserver.Dig(res, "rooms", room) != nil
+		}
 		before := sync("")["next_batch"].(string)
 		alice.Join(room, string(h.peer.Name))
 		<-h.asked
@@ -190,6 +197,9 @@ func TestKillDuringPartialState(t *testing.T) {
 			}
 			if shown(sync("")) || shown(sync("since="+before)) {
 				t.Errorf("killed %v: a client that wants all members sees the room without them", killed)
+			}
+			if !sliding("$LAZY") || sliding("*") {
+				t.Errorf("killed %v: sliding sync shows the room to those who want all members, or not to those who do not", killed)
 			}
 			alice.Say(room, fmt.Sprint("killed ", killed))
 		}
@@ -209,6 +219,9 @@ func TestKillDuringPartialState(t *testing.T) {
 					in[ev["state_key"].(string)] = true
 				}
 			}
+		}
+		if !sliding("*") {
+			t.Error("sliding sync does not show the room")
 		}
 		if len(in) != members+2 {
 			t.Errorf("%d members are told, not %d", len(in), members+2)
