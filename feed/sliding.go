@@ -85,7 +85,6 @@ type slider struct {
 	moved map[matrix.RoomID]bool // rooms with events, or a membership of the user, in (since, until]
 
 	list         *roomList
-	results      map[storage.RoomNID]*roomResult
 	directRooms  map[matrix.RoomID]bool            // loaded by direct
 	children     map[matrix.RoomID][]matrix.RoomID // of spaces, filled by spaceChildren
 	tagged       map[matrix.RoomID]map[string]bool // loaded by tags
@@ -121,7 +120,6 @@ func (f *Feed) buildSliding(ctx context.Context, q *SlidingRequest, base *connec
 		syncer: &syncer{Feed: f, ctx: ctx, r: r, since: since, until: until, now: nowMS(), ignored: ignored},
 		q:      q, base: base, draft: newDraft(base), list: &roomList{},
 		moved:    make(map[matrix.RoomID]bool),
-		results:  make(map[storage.RoomNID]*roomResult),
 		children: make(map[matrix.RoomID][]matrix.RoomID),
 		covered:  make(map[[2]*requiredState]bool),
 	}
@@ -151,26 +149,15 @@ func (f *Feed) buildSliding(ctx context.Context, q *SlidingRequest, base *connec
 			return nil, err
 		}
 	}
-	return res, s.extensions(&res.extensions)
-}
-
-// wanted are the rooms of the list that the request asks for, in order of activity.
-func (l *roomList) wanted(fn func(*listedRoom) error) error {
-	for _, r := range l.byNID {
-		if r.config != nil && r.lists.empty() { // only subscribed to
-			if err := fn(r); err != nil {
-				return err
-			}
-		}
+	if err := s.extensions(&res.extensions); err != nil {
+		return nil, err
 	}
-	for _, r := range l.all {
-		if !r.lists.empty() {
-			if err := fn(r); err != nil {
-				return err
-			}
+	return res, s.list.each(func(r *listedRoom) error {
+		if r.next != r.sent {
+			s.draft.changed[r.RoomNID] = r.next
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // maxSlidingResponse is from how many bytes of events on a response is full. The rooms that do not fit are told by the next one, for which
@@ -190,12 +177,15 @@ func (s *slider) rooms(res *slidingResponse) error {
 		}
 	}
 	size := 0
-	err = s.list.wanted(func(r *listedRoom) error {
-		if !s.due(r, counted) {
+	return s.list.each(func(r *listedRoom) error {
+		switch {
+		case r.config == nil:
+			s.leaveBehind(r, counted)
 			return nil
-		}
-		if size > maxSlidingResponse {
-			s.postpone(r.RoomNID)
+		case !s.due(r, counted):
+			return nil
+		case size > maxSlidingResponse:
+			r.next = r.sent.behind(s.since)
 			return nil
 		}
 		result, err := s.tell(r, counted[r.RoomNID])
@@ -204,21 +194,16 @@ func (s *slider) rooms(res *slidingResponse) error {
 				return s.ctx.Err()
 			}
 			s.Log.Error().Err(err).Str("room", string(r.Room)).Msg("sliding sync of a room")
-			s.postpone(r.RoomNID)
+			r.next = r.sent.behind(s.since)
 			return nil
 		}
 		if result != nil {
-			s.results[r.RoomNID] = result
+			r.result = result
 			res.rooms = append(res.rooms, result)
 			size += result.size()
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	s.leaveBehind(counted)
-	return nil
 }
 
 // countedRooms are the rooms whose notification counts changed, which only the unstable dialect tells.
@@ -272,27 +257,20 @@ func (s *slider) covers(known, wanted *requiredState) bool {
 	return c
 }
 
-// leaveBehind notes the rooms that the client knows, that changed, and that the request does not ask for.
-func (s *slider) leaveBehind(counted map[storage.RoomNID]bool) {
-	for nid, r := range s.list.byNID {
-		if r.config != nil || r.sent.events != live {
-			continue
-		}
-		if s.moved[r.Room] || counted[nid] || s.directRooms != nil && s.directRooms[r.Room] != r.sent.dm {
-			sent := s.draft.room(nid)
-			sent.events = sent.events.behind(s.since)
-			s.draft.set(nid, sent)
-		}
+// leaveBehind notes if something happened in a room that the client knows and the request does not ask for.
+func (s *slider) leaveBehind(r *listedRoom, counted map[storage.RoomNID]bool) {
+	if s.moved[r.Room] || counted[r.RoomNID] || s.directRooms != nil && s.directRooms[r.Room] != r.sent.dm {
+		r.next.events = r.sent.events.behind(s.since)
 	}
 }
 
 // joinedNID is the number of a room that the user is in.
 func (s *slider) joinedNID(room matrix.RoomID) (storage.RoomNID, bool) {
 	if s.joinedNIDs == nil {
-		s.joinedNIDs = make(map[matrix.RoomID]storage.RoomNID, len(s.list.byNID))
-		for nid, r := range s.list.byNID {
+		s.joinedNIDs = make(map[matrix.RoomID]storage.RoomNID, len(s.list.all))
+		for _, r := range s.list.all {
 			if r.Membership.Membership == "join" {
-				s.joinedNIDs[r.Room] = nid
+				s.joinedNIDs[r.Room] = r.RoomNID
 			}
 		}
 	}

@@ -86,6 +86,12 @@ type sentRoom struct {
 	config int // whose required_state the client has: index into configs plus one
 }
 
+// behind is the room when nothing of what happened in it since is told.
+func (r sentRoom) behind(since storage.Position) sentRoom {
+	r.events, r.receipts, r.accountData = r.events.behind(since), r.receipts.behind(since), r.accountData.behind(since)
+	return r
+}
+
 const noEvents = storage.Position(math.MaxInt64)
 
 // connection is a version of a connection. It is immutable once it is stored.
@@ -113,15 +119,8 @@ func newDraft(base *connection) *draft {
 	return &draft{base: base, changed: make(map[storage.RoomNID]sentRoom), configs: slices.Clip(base.configs)}
 }
 
-func (d *draft) room(nid storage.RoomNID) sentRoom {
-	if r, ok := d.changed[nid]; ok {
-		return r
-	}
-	return d.base.rooms[nid]
-}
-
 func (d *draft) set(nid storage.RoomNID, r sentRoom) {
-	if d.room(nid) != r {
+	if d.base.rooms[nid] != r {
 		d.changed[nid] = r
 	}
 }

@@ -156,14 +156,17 @@ func (s *slider) e2ee(res *extensionResults) error {
 
 // inExtension reports whether an extension is to tell of a room.
 func (s *slider) inExtension(sel *roomSelection, r *listedRoom) bool {
-	if sel == nil || r.config == nil || s.draft.room(r.RoomNID).events == never { // the client knows no room that it was not told of
+	switch {
+	case sel == nil, r.config == nil, r.next.events == never: // the client knows no room that it was not told of
 		return false
+	case sel.lists["*"] && !r.lists.empty():
+		return true
 	}
 	if sel.rooms[string(r.Room)] || r.subscribed && sel.rooms["*"] {
 		return true
 	}
 	for n := range s.q.Lists {
-		if r.lists.has(n) && (sel.lists["*"] || sel.lists[s.q.Lists[n].key]) {
+		if r.lists.has(n) && sel.lists[s.q.Lists[n].key] {
 			return true
 		}
 	}
@@ -184,19 +187,18 @@ func (s *slider) accountDataExtension(res *extensionResults) error {
 			changed[d.Room] = append(changed[d.Room], d)
 		}
 	}
-	for nid, r := range s.list.byNID {
-		sent := s.draft.room(nid)
-		if result := s.results[nid]; result != nil && result.initial {
+	return s.list.each(func(r *listedRoom) error {
+		sent := &r.next
+		if r.result != nil && r.result.initial {
 			sent.accountData = never // the client begins anew with the room
 		}
+		data := changed[r.Room]
 		if !s.inExtension(s.q.extensions.accountData, r) {
-			if len(changed[r.Room]) > 0 {
+			if len(data) > 0 {
 				sent.accountData = sent.accountData.behind(s.since)
 			}
-			s.draft.set(nid, sent)
-			continue
+			return nil
 		}
-		data := changed[r.Room]
 		if sent.accountData != live {
 			all, err := s.Users.AccountData.InRoom(s.ctx, s.DB, s.r.User, r.Room)
 			if err != nil {
@@ -206,21 +208,20 @@ func (s *slider) accountDataExtension(res *extensionResults) error {
 			data = slices.DeleteFunc(all, func(d users.AccountDatum) bool { return d.Position <= from || d.Position > s.until })
 		}
 		sent.accountData = live
-		s.draft.set(nid, sent)
 		for _, d := range data {
 			out.rooms[r.Room] = append(out.rooms[r.Room], accountDataEvent(d))
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // changedReceipts are the receipts in rooms of the user that moved in (since, until].
 func (s *slider) changedReceipts() ([]users.Receipt, error) {
-	if s.receiptsRead || s.r.initial() {
+	if s.receiptsRead || s.r.initial() || s.DB.UnchangedIn(storage.Subject{Topic: storage.TopicReceipts}, s.since, s.until) {
 		return s.receipts, nil
 	}
-	ids := make([]matrix.RoomID, 0, len(s.list.byNID))
-	for _, r := range s.list.byNID {
+	ids := make([]matrix.RoomID, 0, len(s.list.all))
+	for _, r := range s.list.all {
 		if r.Membership.Membership == "join" {
 			ids = append(ids, r.Room)
 		}
@@ -247,53 +248,51 @@ func (s *slider) receiptsExtension(res *extensionResults) error {
 	for _, rc := range moved {
 		changed[rc.Room] = append(changed[rc.Room], rc)
 	}
-	for nid, r := range s.list.byNID {
-		sent := s.draft.room(nid)
-		result := s.results[nid]
-		if r.Membership.Membership != "join" || result != nil && (result.initial || result.expanded) {
+	return s.list.each(func(r *listedRoom) error {
+		sent := &r.next
+		joined := r.Membership.Membership == "join"
+		if !joined || r.result != nil && (r.result.initial || r.result.expanded) {
 			sent.receipts = never // what the client has of the room changes
 		}
-		if r.Membership.Membership != "join" || !s.inExtension(s.q.extensions.receipts, r) {
-			if len(changed[r.Room]) > 0 {
+		list := changed[r.Room]
+		if !joined || !s.inExtension(s.q.extensions.receipts, r) {
+			if len(list) > 0 {
 				sent.receipts = sent.receipts.behind(s.since)
 			}
-			s.draft.set(nid, sent)
-			continue
+			return nil
 		}
-		list := changed[r.Room]
 		if sent.receipts != live {
-			if list, err = s.olderReceipts(r, sent, result); err != nil {
+			if list, err = s.olderReceipts(r); err != nil {
 				return err
 			}
 		}
 		sent.receipts = live
-		s.draft.set(nid, sent)
 		if len(list) == 0 {
-			continue
+			return nil
 		}
 		content, err := canonicaljson.Marshal(receiptContent(list))
 		if err != nil {
 			return fmt.Errorf("receipts: %w", err)
 		}
 		res.receipts[r.Room] = typedContent("m.receipt", content)
-	}
-	return nil
+		return nil
+	})
 }
 
 // olderReceipts are those in a room that moved since the client was told of them; if it never was, those of the user and those on
 // events that it has.
-func (s *slider) olderReceipts(r *listedRoom, sent sentRoom, result *roomResult) ([]users.Receipt, error) {
+func (s *slider) olderReceipts(r *listedRoom) ([]users.Receipt, error) {
 	all, err := s.Users.Receipts.InRoom(s.ctx, s.DB, r.Room, s.r.User)
 	if err != nil {
 		return nil, fmt.Errorf("receipts: %w", err)
 	}
 	shown := make(map[matrix.EventID]bool)
-	if result != nil {
-		for _, ev := range result.events {
+	if r.result != nil {
+		for _, ev := range r.result.events {
 			shown[ev.ID()] = true
 		}
 	}
-	from := sent.receipts.from(s.since)
+	from := r.next.receipts.from(s.since)
 	return slices.DeleteFunc(all, func(rc users.Receipt) bool {
 		switch {
 		case rc.Position > s.until:
@@ -301,30 +300,30 @@ func (s *slider) olderReceipts(r *listedRoom, sent sentRoom, result *roomResult)
 		case from != 0 && rc.Position > from:
 			return false
 		}
-		return sent.receipts != never || rc.User != s.r.User && !shown[rc.EventID] && storage.Position(rc.Order) < sent.low
+		return r.next.receipts != never || rc.User != s.r.User && !shown[rc.EventID] && storage.Position(rc.Order) < r.next.low
 	}), nil
 }
 
 // typingExtension tells who types. spec: MSC3961
 func (s *slider) typingExtension(res *extensionResults) error {
 	res.typing = make(map[matrix.RoomID]json.RawMessage)
-	for nid, r := range s.list.byNID {
-		if r.Membership.Membership != "join" || !s.inExtension(s.q.extensions.typing, r) {
-			continue
+	changed := make(map[matrix.RoomID]bool)
+	for _, room := range s.Typing.Changed(s.since) {
+		changed[room] = true
+	}
+	return s.list.each(func(r *listedRoom) error {
+		fresh := s.r.initial() || r.result != nil && r.result.initial
+		if !fresh && !changed[r.Room] || r.Membership.Membership != "join" || !s.inExtension(s.q.extensions.typing, r) {
+			return nil
 		}
 		typing, at := s.Typing.Users(r.Room)
-		result := s.results[nid]
-		fresh := s.r.initial() || result != nil && result.initial
 		if at == 0 || at > s.until || fresh && len(typing) == 0 || !fresh && at <= s.since {
-			continue
+			return nil
 		}
 		event, err := typingEvent(typing)
-		if err != nil {
-			return err
-		}
 		res.typing[r.Room] = event
-	}
-	return nil
+		return err
+	})
 }
 
 // ThreadChanges are threads that a user began or ceased to follow. spec: MSC4308
@@ -403,21 +402,24 @@ func (s *slider) stickyExtension(res *extensionResults) error {
 		out.next = events[len(events)-1].Position
 	}
 	told := make(map[storage.EventNID]bool)
-	for nid, result := range s.results {
-		for _, ev := range result.events {
+	if err := s.list.each(func(r *listedRoom) error {
+		if r.result == nil {
+			return nil
+		}
+		for _, ev := range r.result.events {
 			told[ev.NID] = true
 		}
-		if r := s.list.byNID[nid]; !result.initial || q.Since == 0 || r.Membership.Membership != "join" || r.Position <= s.since {
-			continue
+		if !r.result.initial || q.Since == 0 || r.Membership.Membership != "join" || r.Position <= s.since {
+			return nil
 		}
-		older, more, err := s.Rooms.StickyEvents(s.ctx, nid, rooms.StickyRequest{Until: s.until, Limit: maxSticky})
-		if err != nil {
-			return fmt.Errorf("sticky events: %w", err)
-		}
+		older, more, err := s.Rooms.StickyEvents(s.ctx, r.RoomNID, rooms.StickyRequest{Until: s.until, Limit: maxSticky})
 		if more {
 			out.next = min(out.next, older[len(older)-1].Position) // some of other rooms are told again with the rest
 		}
 		events = append(events, older...)
+		return err
+	}); err != nil {
+		return fmt.Errorf("sticky events: %w", err)
 	}
 	out.found = len(events) > 0
 	for _, ev := range events {

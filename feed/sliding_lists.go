@@ -19,6 +19,8 @@ type listedRoom struct {
 	*rooms.Membership
 	activity storage.Position
 	sent     sentRoom // as of the request's pos
+	next     sentRoom // as it will be after this response
+	result   *roomResult
 
 	lists      listSet // those in whose window the room is
 	subscribed bool
@@ -46,8 +48,20 @@ type mergedConfig struct {
 // roomList is the server's list: rooms by activity, the latest first. spec: MSC4186#lists
 type roomList struct {
 	all    []*listedRoom
-	byNID  map[storage.RoomNID]*listedRoom
-	counts []int // of rooms that pass the filters of each list
+	apart  []*listedRoom // rooms that are not in the list, but subscribed to
+	counts []int         // of rooms that pass the filters of each list
+}
+
+// each goes through all rooms.
+func (l *roomList) each(fn func(*listedRoom) error) error {
+	for _, rooms := range [][]*listedRoom{l.apart, l.all} {
+		for _, r := range rooms {
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // roomList makes the list of the user's rooms, and finds out what the request wants of each.
@@ -58,13 +72,13 @@ func (s *slider) roomList() (*roomList, error) {
 		return nil, err
 	}
 	l.all = make([]*listedRoom, 0, len(memberships))
-	l.byNID = make(map[storage.RoomNID]*listedRoom, len(memberships))
 	block := make([]listedRoom, len(memberships))
-	var apart []*listedRoom // not in the list, but subscribed to
-	var joined []storage.RoomNID
+	joined := make([]*listedRoom, 0, len(memberships))
+	nids := make([]storage.RoomNID, 0, len(memberships))
 	for i, m := range memberships {
 		r := &block[i]
 		*r = listedRoom{Membership: m, activity: m.Position, sent: s.base.rooms[m.RoomNID]}
+		r.next = r.sent
 		_, r.subscribed = s.q.Subscriptions[m.Room]
 		listed, err := s.isListed(r)
 		if err != nil {
@@ -74,21 +88,19 @@ func (s *slider) roomList() (*roomList, error) {
 		case listed:
 			l.all = append(l.all, r)
 		case r.subscribed && !m.Forgotten && r.LeftPosition != 0:
-			apart = append(apart, r)
+			l.apart = append(l.apart, r)
 		default:
 			continue
 		}
-		l.byNID[m.RoomNID] = r
 		if m.Membership == "join" {
-			joined = append(joined, m.RoomNID)
+			joined, nids = append(joined, r), append(nids, m.RoomNID)
 		}
 	}
-	last, err := s.lastPositions(s.ctx, s.r.User, joined)
+	last, err := s.lastPositions(s.ctx, s.r.User, nids)
 	if err != nil {
 		return nil, err
 	}
-	for i, nid := range joined {
-		r := l.byNID[nid]
+	for i, r := range joined {
 		r.activity = max(r.activity, last[i])
 	}
 	slices.SortFunc(l.all, func(a, b *listedRoom) int {
@@ -97,7 +109,8 @@ func (s *slider) roomList() (*roomList, error) {
 	if err := s.applyLists(l); err != nil {
 		return nil, err
 	}
-	s.configure(append(apart, l.all...))
+	s.configure(l.apart)
+	s.configure(l.all)
 	return l, nil
 }
 
@@ -139,9 +152,7 @@ func (s *slider) memberships() ([]*rooms.Membership, error) {
 
 // postpone leaves a room for the next response, with everything that this one would have told of it.
 func (s *slider) postpone(nid storage.RoomNID) {
-	r := s.draft.room(nid)
-	r.events, r.receipts, r.accountData = r.events.behind(s.since), r.receipts.behind(s.since), r.accountData.behind(s.since)
-	s.draft.set(nid, r)
+	s.draft.set(nid, s.base.rooms[nid].behind(s.since))
 }
 
 // isListed reports whether a room is in the server's list. spec: MSC4186#lists

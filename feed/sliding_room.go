@@ -102,7 +102,7 @@ func (s *slider) tell(r *listedRoom, counted bool) (*roomResult, error) {
 		}
 	}
 	sent.events = live
-	s.draft.set(r.RoomNID, sent)
+	r.next = sent
 	if !told {
 		return nil, nil
 	}
