@@ -29,6 +29,7 @@ func (s *syncer) ephemeral(j *joinedRoom, w *roomWork) error {
 		}
 		j.ephemeral = append(j.ephemeral, event)
 	}
+	j.ephemeral = filter.newest(j.ephemeral)
 	return nil
 }
 

@@ -127,10 +127,13 @@ func (s *syncer) lastChange(j *joinedRoom, w *roomWork) (*joinedRoom, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.r.StateAfter {
+	filter := &s.r.Filter.Room
+	if s.r.StateAfter && filter.State.AcceptsRoom(w.room) && filter.State.AcceptsEvent(ev.Event) {
 		j.state = append(j.state, raw)
 	}
-	j.timeline = append(j.timeline, raw)
+	if filter.Timeline.AcceptsRoom(w.room) && filter.Timeline.AcceptsEvent(ev.Event) && filter.Timeline.Most(1, 1) > 0 {
+		j.timeline = append(j.timeline, raw)
+	}
 	token, err := s.Rooms.TokenAt(s.ctx, w.nid, w.membership.Position)
 	if err != nil {
 		return nil, err

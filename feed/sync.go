@@ -212,9 +212,16 @@ func (s *syncer) room(res *response, w *roomWork) error {
 		if err != nil {
 			return err
 		}
-		if l != nil {
-			return res.joined(w.section, l)
+		if l == nil {
+			return nil
 		}
+		if s.r.initial() {
+			if w.accountData, err = s.Users.AccountData.InRoom(s.ctx, s.DB, s.r.User, w.room); err != nil {
+				return fmt.Errorf("room account data: %w", err)
+			}
+		}
+		s.roomAccountData(l, w)
+		return res.joined(w.section, l)
 	case "invite", "knock":
 		if w.section == "invite" {
 			shown, err := s.showsInvite(w.membership.Sender)
