@@ -299,3 +299,7 @@ func (c *Client) SyncUntilJoined(room, user string) {
 		return false
 	})
 }
+
+// Token is where the next Sync goes on, SetToken sets it.
+func (c *Client) Token() string         { return c.since }
+func (c *Client) SetToken(token string) { c.since = token }
