@@ -1,10 +1,15 @@
 package sytest
 
 import (
+	"bytes"
+	"flag"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,7 +18,8 @@ import (
 )
 
 // BenchmarkSend sends messages through HTTP, durable, from 16 clients into 16 rooms and into one.
-// cpu-ms/op is what the server process spends on each, the client's side not included.
+// cpu-ms/op is what the server process spends on each, the client's side not included; disk-B/op what each takes on disk, which
+// says something from some 10,000 messages on.
 func BenchmarkSend(b *testing.B) {
 	for name, count := range map[string]int{"one-room": 1, "16-rooms": 16} {
 		b.Run(name, func(b *testing.B) {
@@ -26,6 +32,7 @@ func BenchmarkSend(b *testing.B) {
 			http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = 64
 			var n atomic.Int64
 			before := hs.Metric("process_cpu_seconds_total")
+			disk := diskUse(b, hs.DataDir())
 			b.SetParallelism(8)
 			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {
@@ -42,8 +49,83 @@ func BenchmarkSend(b *testing.B) {
 			b.ReportMetric(cpu*1000/float64(b.N), "cpu-ms/op")
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "sends/s")
 			b.ReportMetric(hs.Metric("process_resident_memory_bytes")/1e6, "MB")
+			if err := hs.Stop(); err != nil { // what is in the write-ahead log goes where it belongs
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(diskUse(b, hs.DataDir())-disk)/float64(b.N), "disk-B/op")
 		})
 	}
+}
+
+// diskUse is the size of all files in a folder.
+func diskUse(b *testing.B, dir string) (total int64) {
+	err := filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil {
+			total += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return total
+}
+
+var (
+	benchPolls   = flag.Int("polls", 300, "long polls in BenchmarkLongPolls")
+	benchPollers = flag.Int("pollers", 30, "users who make them")
+)
+
+// BenchmarkLongPolls is the time from sending one message until the last of many long polls was answered, all through HTTP.
+// cpu-ms/op is what the server process spends, the client's side not included.
+func BenchmarkLongPolls(b *testing.B) {
+	hs := homeserver.NewNetwork(b).Start(homeserver.Options{})
+	sender := hs.Register(b, "sender")
+	room := sender.CreateRoom(json{"preset": "public_chat"})
+	pollers := make([]*homeserver.Client, *benchPollers)
+	for i := range pollers {
+		pollers[i] = hs.Register(b, "poller")
+		pollers[i].Join(room)
+		// Counts come after the event, and would end the next polls.
+		pollers[i].Must("PUT", "/v3/pushrules/global/room"+homeserver.Path(room), json{"actions": []any{}})
+	}
+	http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = *benchPolls
+	var cpu float64
+	var took time.Duration
+	for b.Loop() {
+		for _, p := range pollers {
+			for { // until there is nothing to tell
+				if res := p.Sync(10*time.Millisecond, "set_presence", "offline"); res["rooms"] == nil {
+					break
+				}
+			}
+		}
+		var answered sync.WaitGroup
+		for i := range *benchPolls {
+			p := pollers[i%len(pollers)]
+			answered.Go(func() {
+				status, raw := p.Raw("GET", "/v3/sync?set_presence=offline&timeout=60000&since="+p.Token(), nil)
+				if status != http.StatusOK || !bytes.Contains(raw, []byte(room)) {
+					b.Errorf("%d %s", status, raw)
+				}
+			})
+		}
+		for hs.Metric("hanok_http_requests_in_flight") < float64(*benchPolls) {
+		}
+		time.Sleep(50 * time.Millisecond) // the last ones look for news before they wait
+		before, start := hs.Metric("process_cpu_seconds_total"), time.Now()
+		sender.Say(room, "one of many messages")
+		answered.Wait()
+		took += time.Since(start)
+		cpu += hs.Metric("process_cpu_seconds_total") - before
+	}
+	b.ReportMetric(float64(took.Microseconds())/1000/float64(b.N), "ms-to-last")
+	b.ReportMetric(cpu*1000/float64(b.N), "cpu-ms/op")
+	b.ReportMetric(hs.Metric("process_resident_memory_bytes")/1e6, "MB")
 }
 
 // BenchmarkSendToSync is the time from sending to the answer of another user's waiting /sync.
