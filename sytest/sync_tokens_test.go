@@ -110,7 +110,7 @@ func TestSyncStrippedState(t *testing.T) {
 	}
 }
 
-// spec: client-server-api#e2e-extensions-to-sync
+// spec: cs/sync device_one_time_keys_count
 func TestSyncKeyCounts(t *testing.T) {
 	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})
 	alice, bob := hs.Register(t, "alice"), hs.Register(t, "bob")
