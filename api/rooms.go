@@ -101,6 +101,9 @@ func (a *API) mutualRooms(r *endpoint.Request) (any, error) {
 	if other == me {
 		return nil, matrix.InvalidParam("Ask for another user than yourself.")
 	}
+	if r.Query("from") != "" {
+		return nil, matrix.InvalidParam("from is not a token of this list, which comes as a whole.")
+	}
 	shared, err := a.Rooms.SharedRooms(r.Ctx(), me, other)
 	if err != nil {
 		return nil, err

@@ -209,7 +209,8 @@ func (a *API) roomRoutes() []endpoint.Route {
 		{Method: "PUT", Versions: v3, Path: "/rooms/{roomId}/typing/{userId}", Operation: "setTyping", Auth: user, Handle: a.typing},
 		{Method: "POST", Versions: v3, Path: "/rooms/{roomId}/receipt/{receiptType}/{eventId}", Operation: "postReceipt", Auth: user, Handle: a.receipt},
 		{Method: "POST", Versions: v3, Path: "/rooms/{roomId}/read_markers", Operation: "setReadMarker", Auth: user, Handle: a.readMarkers},
-		{Method: "GET", Versions: "v1", Path: "/user/mutual_rooms", Operation: "getMutualRooms", Auth: user, Handle: a.mutualRooms},
+		{Method: "GET", Versions: "v1", Path: "/mutual_rooms", Operation: "getMutualRooms", Auth: user, Handle: a.mutualRooms},
+		{Method: "GET", Versions: "unstable/uk.half-shot.msc2666", Path: "/user/mutual_rooms", Operation: "getMutualRooms", Auth: user, Handle: a.mutualRooms},
 	}
 }
 

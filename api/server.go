@@ -24,23 +24,24 @@ func (a *API) versions(*endpoint.Request) (any, error) {
 			"v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 		},
 		Unstable: map[string]bool{
-			"org.matrix.msc2285.stable":              true, // private read receipts
-			"org.matrix.msc3440.stable":              true, // threads
-			"org.matrix.msc4140":                     true, // delayed events
-			"org.matrix.msc4140.stable":              true,
-			"org.matrix.msc4143":                     true, // transports of calls
-			"org.matrix.msc4155":                     true, // filtering of invites
-			"org.matrix.msc4222":                     true, // state_after in /sync
-			"org.matrix.msc4354":                     true, // sticky events
-			"org.matrix.msc4306":                     true, // thread subscriptions
-			"org.matrix.simplified_msc3575":          true, // sliding sync
-			"org.matrix.msc4380.stable":              true, // blocking of invites
-			"uk.tcpip.msc4133":                       true, // custom profile fields
-			"uk.tcpip.msc4133.stable":                true,
-			"org.matrix.e2e_cross_signing":           true,
-			"io.element.e2ee_forced.public":          a.Encryption == "required",
-			"io.element.e2ee_forced.private":         a.Encryption == "required",
-			"io.element.e2ee_forced.trusted_private": a.Encryption == "required",
+			"org.matrix.msc2285.stable":               true, // private read receipts
+			"org.matrix.msc3440.stable":               true, // threads
+			"org.matrix.msc4140":                      true, // delayed events
+			"org.matrix.msc4140.stable":               true,
+			"org.matrix.msc4143":                      true, // transports of calls
+			"org.matrix.msc4155":                      true, // filtering of invites
+			"org.matrix.msc4222":                      true, // state_after in /sync
+			"org.matrix.msc4354":                      true, // sticky events
+			"org.matrix.msc4306":                      true, // thread subscriptions
+			"org.matrix.simplified_msc3575":           true, // sliding sync
+			"org.matrix.msc4380.stable":               true, // blocking of invites
+			"uk.half-shot.msc2666.query_mutual_rooms": true, // mutual rooms
+			"uk.tcpip.msc4133":                        true, // custom profile fields
+			"uk.tcpip.msc4133.stable":                 true,
+			"org.matrix.e2e_cross_signing":            true,
+			"io.element.e2ee_forced.public":           a.Encryption == "required",
+			"io.element.e2ee_forced.private":          a.Encryption == "required",
+			"io.element.e2ee_forced.trusted_private":  a.Encryption == "required",
 		},
 	}, nil
 }
