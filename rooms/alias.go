@@ -139,7 +139,7 @@ func (e *Engine) Aliases(ctx context.Context, user matrix.UserID, room matrix.Ro
 		return nil, err
 	}
 	if m.Membership != storage.MembershipJoin {
-		if err := r.mayRead(ctx, &viewer{e: e, user: user}); err != nil {
+		if err := r.mayPeek(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -18,6 +18,8 @@ type viewer struct {
 	user   matrix.UserID
 	member storage.MembershipRow // now
 	memo   map[statetree.Ref]atState
+	// stranger is somebody who sees only what everybody may see.
+	stranger bool
 }
 
 // atState is what matters of a state to one user.
@@ -90,7 +92,11 @@ func (v *viewer) sees(ctx context.Context, ev *Event) (bool, error) {
 		}
 	}
 	switch {
-	case s.visibility == "world_readable", s.membership == "join":
+	case s.visibility == "world_readable":
+		return true, nil
+	case v.stranger:
+		return false, nil
+	case s.membership == "join":
 		return true, nil
 	case s.visibility == "invited":
 		return s.membership == "invite", nil
@@ -145,12 +151,13 @@ func (e *Engine) VisibleEvent(ctx context.Context, user matrix.UserID, room matr
 	if in != room {
 		return nil, hidden
 	}
-	visible, err := e.Visible(ctx, user, []*Event{ev})
+	v, err := e.viewer(ctx, ev.RoomNID, user)
 	if err != nil {
 		return nil, err
 	}
-	if len(visible) > 0 {
-		return ev, nil
+	v.stranger = v.member.Forgotten // spec: cs/forgetRoom
+	if visible, err := v.sees(ctx, ev); err != nil || visible {
+		return ev, err
 	}
 	if ev.Pos == 0 && ev.IsState() {
 		// State that came with our join has no place in the timeline; who sees the state sees its events.

@@ -73,12 +73,14 @@ func (e *Engine) Messages(ctx context.Context, q MessagesRequest) (*Page, error)
 
 // mayRead refuses those who see nothing of a room: never joined, and not world-readable.
 func (r *room) mayRead(ctx context.Context, v *viewer) error {
-	if v.member.Forgotten {
-		return matrix.Forbidden("you are not in this room")
-	}
-	if v.member.Membership == storage.MembershipJoin || v.member.LeftPos != 0 {
+	if v.member.Membership == storage.MembershipJoin || v.member.LeftPos != 0 && !v.member.Forgotten {
 		return nil
 	}
+	return r.mayPeek(ctx)
+}
+
+// mayPeek refuses those who are not in a room unless everybody may look into it.
+func (r *room) mayPeek(ctx context.Context) error {
 	c, err := r.current(ctx)
 	if err != nil {
 		return err

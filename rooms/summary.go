@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"context"
+	"math"
 
 	"hanok/matrix"
 	"hanok/storage"
@@ -61,15 +62,7 @@ func (e *Engine) Members(ctx context.Context, q MembersRequest) ([]*Event, error
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case q.Place != nil && q.Place.Seen != 0:
-		state, err = e.stateThen(ctx, q.Room, q.Place.Seen, state)
-	case q.Place != nil:
-		state, err = e.stateAtToken(ctx, q.Room, *q.Place, state)
-	case q.Position != 0:
-		state, err = e.stateThen(ctx, q.Room, q.Position, state)
-	}
-	if err != nil {
+	if state, err = e.stateAsked(ctx, q, state); err != nil {
 		return nil, err
 	}
 	events, err := state.OfType(ctx, "m.room.member")
@@ -86,8 +79,31 @@ func (e *Engine) Members(ctx context.Context, q MembersRequest) ([]*Event, error
 	return out, nil
 }
 
-// stateAtToken is the state after the last event before a place, or the given one if the place is later than that.
-func (e *Engine) stateAtToken(ctx context.Context, room matrix.RoomID, t Token, latest State) (State, error) {
+// stateAsked is the state at the point in time asked for; latest is the one that the reader may see now. Who has left does not see
+// what became of the room since.
+func (e *Engine) stateAsked(ctx context.Context, q MembersRequest, latest State) (State, error) {
+	if q.Place == nil && q.Position == 0 {
+		return latest, nil
+	}
+	m, err := e.MembershipOf(ctx, q.Room, q.User)
+	if err != nil {
+		return State{}, err
+	}
+	last := storage.Position(math.MaxInt64)
+	if m.Membership != "join" && m.LeftPosition != 0 {
+		last = m.LeftPosition
+	}
+	switch {
+	case q.Place != nil && q.Place.Seen != 0:
+		return e.stateThen(ctx, q.Room, min(q.Place.Seen, last), latest)
+	case q.Place != nil:
+		return e.stateAtToken(ctx, q.Room, *q.Place, last, latest)
+	}
+	return e.stateThen(ctx, q.Room, min(q.Position, last), latest)
+}
+
+// stateAtToken is the state after the last event before a place, or the given one if there is none, or it came after the last position.
+func (e *Engine) stateAtToken(ctx context.Context, room matrix.RoomID, t Token, last storage.Position, latest State) (State, error) {
 	nid, err := e.RoomNID(ctx, room)
 	if err != nil {
 		return State{}, err
@@ -99,6 +115,9 @@ func (e *Engine) stateAtToken(ctx context.Context, room matrix.RoomID, t Token, 
 	ev, err := e.eventByNID(ctx, nids[0])
 	if err != nil {
 		return State{}, err
+	}
+	if ev.Pos > last {
+		return latest, nil
 	}
 	return e.StateAfter(ctx, ev)
 }
