@@ -61,7 +61,7 @@ func (a *API) receipt(r *endpoint.Request) (any, error) {
 		return nil, err
 	}
 	var req struct {
-		ThreadID *string `json:"thread_id"`
+		ThreadID any `json:"thread_id"`
 	}
 	if err := r.DecodeOptional(&req); err != nil {
 		return nil, err
@@ -72,11 +72,10 @@ func (a *API) receipt(r *endpoint.Request) (any, error) {
 	default:
 		return nil, matrix.InvalidParam("Unknown receipt type %q.", kind)
 	}
-	var thread string
+	thread, ok := req.ThreadID.(string)
 	if req.ThreadID != nil {
-		thread = *req.ThreadID
-		if thread == "" {
-			return nil, matrix.InvalidParam("thread_id must not be empty.")
+		if !ok || thread == "" {
+			return nil, matrix.InvalidParam("thread_id must be a string that is not empty.")
 		}
 		if kind == users.ReceiptFullyRead {
 			return nil, matrix.InvalidParam("The fully-read marker has no thread.")
@@ -98,6 +97,13 @@ func (a *API) setReceipts(r *endpoint.Request, room matrix.RoomID, marks map[str
 		}
 		if err != nil || ev.RoomID() != room {
 			return matrix.Errorf(http.StatusBadRequest, "M_UNKNOWN", "There is no event %s in this room.", id)
+		}
+		if thread != "" {
+			if in, err := a.Rooms.InThread(r.Ctx(), ev, thread); err != nil {
+				return err
+			} else if !in {
+				return matrix.InvalidParam("The event %s is not in the thread %s.", id, thread)
+			}
 		}
 		list = append(list, users.Receipt{
 			Room: room, User: me, Type: kind, EventID: id, Thread: thread,

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"slices"
 
 	"hanok/feed"
 	"hanok/internal/endpoint"
@@ -185,6 +186,9 @@ func (a *API) context(r *endpoint.Request) (any, error) {
 	state, err := page.State.All(r.Ctx())
 	if err != nil {
 		return nil, err
+	}
+	if keep != nil {
+		state = slices.DeleteFunc(state, func(ev *rooms.Event) bool { return !keep(ev) })
 	}
 	out.State, err = a.renderAll(r, state)
 	return out, err

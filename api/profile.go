@@ -1,7 +1,10 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
+
+	"golang.org/x/sync/errgroup"
 
 	"hanok/internal/endpoint"
 	"hanok/matrix"
@@ -53,11 +56,10 @@ func (a *API) setProfileField(r *endpoint.Request) (any, error) {
 	if !ok {
 		return nil, matrix.MissingParam("The body must have the member %q.", name)
 	}
-	changed, err := a.Users.Profiles.Set(r.Ctx(), me, name, value)
-	if err != nil {
+	if _, err := a.Users.Profiles.Set(r.Ctx(), me, name, value); err != nil {
 		return nil, err
 	}
-	return nil, a.showProfile(r, me, name, changed)
+	return nil, a.showProfile(r, me, name)
 }
 
 // spec: cs/deleteProfileField
@@ -66,24 +68,28 @@ func (a *API) deleteProfileField(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	changed, err := a.Users.Profiles.Delete(r.Ctx(), me, name)
-	if err != nil {
+	if _, err := a.Users.Profiles.Delete(r.Ctx(), me, name); err != nil {
 		return nil, err
 	}
-	return nil, a.showProfile(r, me, name, changed)
+	return nil, a.showProfile(r, me, name)
 }
 
-// showProfile renews the user's membership events, which carry the name and the avatar.
+// profileRooms is how many rooms are told of a new name or avatar at a time.
+const profileRooms = 16
+
+// showProfile renews the user's membership events, which carry the name and the avatar. Rooms that show them already are left
+// alone; so a request that was broken off in between is made good by repeating it, though the profile is changed by then.
 // spec: client-server-api#events-on-change-of-profile-information
-func (a *API) showProfile(r *endpoint.Request, me matrix.UserID, field string, changed bool) error {
-	if !changed || field != users.FieldDisplayName && field != users.FieldAvatarURL {
+func (a *API) showProfile(r *endpoint.Request, me matrix.UserID, field string) error {
+	if field != users.FieldDisplayName && field != users.FieldAvatarURL {
 		return nil
 	}
-	joined, err := a.Rooms.JoinedRooms(r.Ctx(), me)
+	ctx := context.WithoutCancel(r.Ctx()) // in all rooms, even if the client has given up
+	joined, err := a.Rooms.JoinedRooms(ctx, me)
 	if err != nil {
 		return err
 	}
-	name, avatar, err := a.Users.Profiles.Local(r.Ctx(), me)
+	name, avatar, err := a.Users.Profiles.Local(ctx, me)
 	if err != nil {
 		return err
 	}
@@ -94,12 +100,17 @@ func (a *API) showProfile(r *endpoint.Request, me matrix.UserID, field string, c
 	if err != nil {
 		return err
 	}
+	var g errgroup.Group
+	g.SetLimit(profileRooms)
 	for _, room := range joined {
-		_, err := a.Rooms.Join(r.Ctx(), rooms.MemberRequest{Room: room, Sender: me, Content: content, ProfileInContent: true, Renew: true})
-		// A room that refuses the change keeps the old name; the profile itself is changed.
-		if _, refused := matrix.AsError(err); err != nil && !refused {
+		g.Go(func() error {
+			_, err := a.Rooms.Join(ctx, rooms.MemberRequest{Room: room, Sender: me, Content: content, ProfileInContent: true, Renew: true})
+			// A room that refuses the change keeps the old name; the profile itself is changed.
+			if _, refused := matrix.AsError(err); refused {
+				return nil
+			}
 			return err
-		}
+		})
 	}
-	return nil
+	return g.Wait()
 }

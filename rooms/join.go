@@ -19,12 +19,7 @@ import (
 // Join joins a room, by itself or through a resident server. Who is joined already stays so. spec: cs/joinRoomById
 func (e *Engine) Join(ctx context.Context, q MemberRequest) (matrix.EventID, error) {
 	if q.Renew {
-		return e.changeMember(ctx, q, "join", func(current string) error {
-			if current != "join" {
-				return matrix.Forbidden("you are not in this room")
-			}
-			return nil
-		})
+		return e.renew(ctx, q)
 	}
 	if err := e.mayEnter(ctx, q.Sender, q.Room); err != nil {
 		return "", err
@@ -54,6 +49,37 @@ func (e *Engine) Join(ctx context.Context, q MemberRequest) (matrix.EventID, err
 		}
 	}
 	return "", ctx.Err()
+}
+
+// renew changes the name and the avatar that a room shows of a user who is in it, unless it shows them already.
+func (e *Engine) renew(ctx context.Context, q MemberRequest) (matrix.EventID, error) {
+	absent := matrix.Forbidden("you are not in this room")
+	snap, err := e.Snapshot(ctx, q.Room)
+	if err != nil {
+		return "", hideRoom(err)
+	}
+	now, err := snap.State.Event(ctx, "m.room.member", string(q.Sender))
+	if err != nil {
+		return "", err
+	}
+	if now == nil || now.Membership() != "join" {
+		return "", absent
+	}
+	same := true
+	for _, field := range []string{"displayname", "avatar_url"} {
+		shown, _ := now.ContentString(field)
+		wanted, _ := canonicaljson.GetString(q.Content, field)
+		same = same && shown == wanted
+	}
+	if same {
+		return now.ID(), nil
+	}
+	return e.changeMember(ctx, q, "join", func(current string) error {
+		if current != "join" {
+			return absent
+		}
+		return nil
+	})
 }
 
 // joinAnywhere joins a room by itself, or else through other servers.

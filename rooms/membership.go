@@ -20,7 +20,7 @@ type MemberRequest struct {
 	// displayname or avatar_url, or ProfileInContent is true, the user's profile is not added.
 	Content          []byte
 	ProfileInContent bool
-	// Renew is a join that only changes the content of one that there is: M_FORBIDDEN for those who are not in the room.
+	// Renew is a join that only changes the name and the avatar of one that there is: M_FORBIDDEN for those who are not in the room.
 	Renew bool
 	// Via are servers to try when this server is not in the room.
 	Via       []matrix.ServerName

@@ -52,6 +52,9 @@ func (r *room) redactable(ctx context.Context, q SendRequest, d *draft) error {
 		if target, err = matrix.ParseEventID(id); err != nil {
 			return err
 		}
+		if !r.version.RedactsInContent {
+			d.redacts = target // or it would redact nothing for anybody else
+		}
 	}
 	ev, err := r.e.Event(ctx, target)
 	unknown := matrix.HasCode(err, "M_NOT_FOUND")

@@ -120,26 +120,43 @@ func (p *pendingEvents) any(match func(*Event) bool) bool {
 // ThreadOf is the root of the thread that an event is in, "" if it is in none: it relates to the root as part of the
 // thread, or to something that does. spec: client-server-api#threaded-read-receipts
 func (e *Engine) ThreadOf(ctx context.Context, ev *Event) (matrix.EventID, error) {
+	root, _, err := e.threadOf(ctx, ev)
+	return root, err
+}
+
+// InThread says whether a receipt for an event can be about a thread, "main" being what is in none. It can be about the thread that the
+// event is in or would start, or that something it relates to would. spec: client-server-api#threaded-read-receipts
+func (e *Engine) InThread(ctx context.Context, ev *Event, thread string) (bool, error) {
+	root, passed, err := e.threadOf(ctx, ev)
+	if err != nil || thread == "main" {
+		return root == "", err
+	}
+	return string(root) == thread || slices.Contains(passed, matrix.EventID(thread)), nil
+}
+
+// threadOf is ThreadOf that also lists the event itself and those that led to the thread, or nowhere.
+func (e *Engine) threadOf(ctx context.Context, ev *Event) (root matrix.EventID, passed []matrix.EventID, err error) {
 	const maxHops = 3
 	for range maxHops {
+		passed = append(passed, ev.ID())
 		rel, _ := ev.Relation()
 		switch rel.Type {
 		case relThread:
-			return rel.EventID, nil
+			return rel.EventID, passed, nil
 		case "":
-			return "", nil
+			return "", passed, nil
 		}
 		parents, err := e.eventsByID(ctx, []matrix.EventID{rel.EventID})
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		parent := parents[rel.EventID]
 		if parent == nil || parent.RoomNID != ev.RoomNID {
-			return "", nil
+			return "", append(passed, rel.EventID), nil
 		}
 		ev = parent
 	}
-	return "", nil
+	return "", passed, nil
 }
 
 // Reader is somebody who is told of events.
@@ -206,8 +223,12 @@ func (e *Engine) Relations(ctx context.Context, rd Reader, q RelationsRequest) (
 		return nil, err
 	}
 	page := &RelationsPage{Events: w.events}
-	if !w.exhausted && len(w.events) > 0 {
+	switch {
+	case w.exhausted:
+	case len(w.events) == w.q.Limit:
 		page.Next = &w.end
+	default: // there was too much else to go on looking
+		page.Next = &w.at
 	}
 	return page, nil
 }
