@@ -32,6 +32,7 @@ func (f Finding) Hint() string {
 		unknown  x509.UnknownAuthorityError
 		hostname x509.HostnameError
 		invalid  x509.CertificateInvalidError
+		plain    tls.RecordHeaderError
 		dns      *net.DNSError
 		timeout  net.Error
 		refusal  *client.Error
@@ -47,6 +48,8 @@ func (f Finding) Hint() string {
 		return "The certificate must be valid for the name that discovery ends with, not for that of the machine."
 	case errors.As(f.Err, &invalid) && invalid.Reason == x509.Expired:
 		return "The certificate must be renewed, or the clock of this machine is wrong."
+	case errors.As(f.Err, &plain):
+		return "What answers there does not speak TLS: set tls_certificate for the listener, or let a reverse proxy do it."
 	case errors.As(f.Err, &dns):
 		return "The name has no address: look at the DNS records, and at the resolver of this machine."
 	case errors.Is(f.Err, syscall.ECONNREFUSED):
