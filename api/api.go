@@ -23,15 +23,16 @@ import (
 type Options struct {
 	ServerName matrix.ServerName
 	// BaseURL is where clients reach this server, without a slash at the end: for .well-known. "" leaves it out.
-	BaseURL string
-	DB      *storage.DB
-	Rooms   *rooms.Engine
-	Users   *users.Service
-	Feed    *feed.Feed
-	Media   *media.Repository
-	Delayed *delayed.Scheduler
-	Notices *notices.Notices // nil: off
-	Remote  Remote           // nil: federation is off
+	BaseURL  string
+	DB       *storage.DB
+	Rooms    *rooms.Engine
+	Users    *users.Service
+	Feed     *feed.Feed
+	Media    *media.Repository
+	Delayed  *delayed.Scheduler
+	Notices  *notices.Notices // nil: off
+	Previews *media.Previews  // nil: off
+	Remote   Remote           // nil: federation is off
 
 	Registration Registration
 	Encryption   string // the privacy mode: required, default or allowed

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"hanok/internal/endpoint"
+	"hanok/matrix"
 	"hanok/media"
 )
 
@@ -118,6 +119,24 @@ func (a *API) serveThumbnail(r *endpoint.Request, legacy bool) (any, error) {
 	defer f.Close()
 	f.Serve(r.W, r.Request)
 	return endpoint.Written{}, nil
+}
+
+// spec: cs/getUrlPreviewAuthed, cs/getUrlPreview
+func (a *API) urlPreview(r *endpoint.Request) (any, error) {
+	if a.Previews == nil {
+		return nil, matrix.Forbidden("This server makes no previews of links.") // spec: MSC4452
+	}
+	if r.Query("url") == "" {
+		return nil, matrix.MissingParam("url is missing.")
+	}
+	if _, err := r.QueryInt("ts", 0); err != nil { // what is kept is never older than an hour, whatever time was asked for
+		return nil, err
+	}
+	answer, err := a.Previews.Get(r.Ctx(), r.Query("url"))
+	if err != nil {
+		return nil, err
+	}
+	return endpoint.Raw(answer), nil
 }
 
 // spec: cs/getConfigAuthed, cs/getConfig

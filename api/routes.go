@@ -235,6 +235,8 @@ func (a *API) mediaRoutes() []endpoint.Route {
 		{Method: "GET", Versions: "client/v1", Path: "/media/download/{serverName}/{mediaId}", Operation: "getContentAuthed", Auth: guest, Handle: a.download},
 		{Method: "GET", Versions: "client/v1", Path: "/media/download/{serverName}/{mediaId}/{fileName}", Operation: "getContentOverrideNameAuthed", Auth: guest, Handle: a.download},
 		{Method: "GET", Versions: "client/v1", Path: "/media/thumbnail/{serverName}/{mediaId}", Operation: "getContentThumbnailAuthed", Auth: guest, Handle: a.thumbnail},
+		{Method: "GET", Versions: "client/v1", Path: "/media/preview_url", Operation: "getUrlPreviewAuthed", Auth: user, Limit: "search", Handle: a.urlPreview},
+		{Method: "GET", Versions: "media/v3 media/r0", Path: "/preview_url", Operation: "getUrlPreview", Auth: user, Limit: "search", Handle: a.urlPreview},
 		{Method: "GET", Versions: "client/v1", Path: "/media/config", Operation: "getConfigAuthed", Auth: guest, Handle: a.mediaConfig},
 		{Method: "GET", Versions: "media/v3 media/r0", Path: "/config", Operation: "getConfig", Auth: guest, Handle: a.mediaConfig},
 		{Method: "GET", Versions: "media/v3 media/r0", Path: "/download/{serverName}/{mediaId}", Operation: "getContent", Handle: a.legacyDownload},

@@ -62,6 +62,8 @@ func (a *API) capabilities(r *endpoint.Request) (any, error) {
 	capabilities := map[string]any{
 		"m.delayed_events":                  delays, // spec: MSC4140#delayed-event-limits-as-a-capability
 		"org.matrix.msc4140.delayed_events": delays,
+		"m.preview_url":                     enabled{a.Previews != nil}, // spec: MSC4452
+		"io.element.msc4452.preview_url":    enabled{a.Previews != nil},
 		"m.change_password":                 enabled{a.Registration.PasswordLogin},
 		"m.room_versions": map[string]any{
 			"default":   a.Rooms.DefaultVersion(),

@@ -124,6 +124,7 @@ type Media struct {
 	UserQuota     Bytes `yaml:"user_quota" doc:"How much one user may keep here. Empty: no limit."`
 	MaxPixels     int64 `yaml:"max_pixels" doc:"The largest image, in pixels, to make a thumbnail of. Empty: 40,000,000."`
 	ServeLegacy   bool  `yaml:"serve_legacy" doc:"Serve media to everybody at the retired paths without access token too. Off, those paths know nothing."`
+	URLPreviews   bool  `yaml:"url_previews" doc:"Fetch the web pages that clients ask about, to show title and picture beside a link. Users then tell this server which links they were sent, in encrypted rooms too."`
 	RemoteMaxDays int   `yaml:"remote_max_days" doc:"Days to keep a copy of a remote file that nobody asks for. Empty: 30."`
 }
 

@@ -55,17 +55,18 @@ type Server struct {
 	name    matrix.ServerName
 	key     signing.Key
 
-	metrics *metrics
-	db      *storage.DB
-	policy  *privacy.Policy
-	hub     *feed.Hub
-	rooms   *rooms.Engine
-	users   *users.Service
-	feed    *feed.Feed
-	media   *media.Repository
-	delayed *delayed.Scheduler
-	notices *notices.Notices // nil: off
-	client  http.Handler     // the client-server API
+	metrics  *metrics
+	db       *storage.DB
+	policy   *privacy.Policy
+	hub      *feed.Hub
+	rooms    *rooms.Engine
+	users    *users.Service
+	feed     *feed.Feed
+	media    *media.Repository
+	previews *media.Previews // nil: off
+	delayed  *delayed.Scheduler
+	notices  *notices.Notices // nil: off
+	client   http.Handler     // the client-server API
 
 	outbound   *federation.Outbound // nil: federation is off
 	federation *fedserver.Server

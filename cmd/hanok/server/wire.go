@@ -13,6 +13,7 @@ import (
 	"hanok/api"
 	"hanok/delayed"
 	"hanok/federation"
+	"hanok/federation/discovery"
 	"hanok/federation/identity"
 	fedserver "hanok/federation/server"
 	"hanok/feed"
@@ -107,8 +108,17 @@ func (s *Server) openDomain() (err error) {
 		DB: s.db, Rooms: s.rooms, MaySend: s.users.Accounts.CheckMaySend,
 		MaxDelay: time.Duration(cfg.Limits.MaxDelay), MaxScheduled: cfg.Limits.MaxDelayedEvents, Log: s.part("delayed"),
 	})
-	s.media, err = media.New(mediaOptions)
-	return err
+	if s.media, err = media.New(mediaOptions); err != nil {
+		return err
+	}
+	if cfg.Media.URLPreviews {
+		resolver := discovery.New(discovery.Options{})
+		if s.outbound != nil {
+			resolver = s.outbound.Resolver
+		}
+		s.previews = media.NewPreviews(s.media, resolver.HTTPClient())
+	}
+	return nil
 }
 
 // noticesSender is who sends server notices, "" if nobody does.
@@ -164,7 +174,7 @@ func (s *Server) clientAPI() http.Handler {
 	cfg := s.cfg
 	o := api.Options{
 		ServerName: s.name, BaseURL: strings.TrimSuffix(cfg.Server.PublicBaseURL, "/"),
-		DB: s.db, Rooms: s.rooms, Users: s.users, Feed: s.feed, Media: s.media, Delayed: s.delayed, Notices: s.notices,
+		DB: s.db, Rooms: s.rooms, Users: s.users, Feed: s.feed, Media: s.media, Delayed: s.delayed, Notices: s.notices, Previews: s.previews,
 		Registration: api.Registration{
 			Open: cfg.Registration.Open, RequireToken: !cfg.Registration.Open && len(cfg.Registration.Tokens) > 0,
 			Guests: cfg.Registration.Guests, PasswordLogin: true,
