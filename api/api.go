@@ -39,6 +39,7 @@ type Options struct {
 	// ForgetOnLeave: rooms are forgotten by whoever leaves them. spec: client-server-api#mforget_forced_upon_leave-capability
 	ForgetOnLeave bool
 	TURN          TURN
+	ServeOpenID   bool     // the endpoint by which third parties learn who a user is: where there is no federation, whose it is
 	LiveKit       []string // where clients get access to the media server of calls, the preferred one first
 	RateLimits    bool
 	BehindProxy   bool // take a client's address from X-Forwarded-For

@@ -32,7 +32,7 @@ func (a *API) openIDToken(r *endpoint.Request) (any, error) {
 // openIDRoutes serve the one endpoint for third parties that is the federation API's, where there is no federation:
 // the service that lets users of this server into calls asks it who they are.
 func (a *API) openIDRoutes() []endpoint.Route {
-	if a.Remote != nil {
+	if !a.ServeOpenID {
 		return nil
 	}
 	return []endpoint.Route{

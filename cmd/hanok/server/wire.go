@@ -180,7 +180,8 @@ func (s *Server) clientAPI() http.Handler {
 			Guests: cfg.Registration.Guests, PasswordLogin: true,
 		},
 		Encryption: cfg.Privacy.Encryption, ForgetOnLeave: cfg.Rooms.ForgetOnLeave,
-		LiveKit: cfg.RTC.LiveKitServiceURLs,
+		ServeOpenID: s.outbound == nil,
+		LiveKit:     cfg.RTC.LiveKitServiceURLs,
 		TURN: api.TURN{
 			URIs: cfg.TURN.URIs, Secret: cfg.TURN.SharedSecret, Username: cfg.TURN.Username, Password: cfg.TURN.Password,
 			TTL: time.Duration(cfg.TURN.Lifetime),
