@@ -10,7 +10,7 @@
 //
 //   - into a room: append.go (local), sendable.go (what may be scheduled), receive.go and place.go (remote), redact.go, sticky.go, committer.go
 //   - states: resolve.go, state.go, history.go (who may see what)
-//   - memberships: create.go, join.go, invite.go, third_party_invite.go, leave.go, membership.go, upgrade.go, userrooms.go
+//   - memberships: create.go, join.go, enter.go (through another server), invite.go, third_party_invite.go, leave.go, membership.go, upgrade.go, userrooms.go
 //   - pages: messages.go, backfill.go, timestamp.go, relations.go, aggregations.go, search.go
 //   - for other servers: serve.go, serve_join.go
 //   - the directory: alias.go, directory.go, summary.go, spaces.go, hierarchy.go

@@ -1,0 +1,286 @@
+package rooms
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
+	"hanok/storage"
+	"hanok/storage/statetree"
+)
+
+// joinThrough joins a room through a server that is in it. spec: ss/makeJoin, ss/sendJoinV2
+func (e *Engine) joinThrough(ctx context.Context, server matrix.ServerName, q MemberRequest, content []byte) (matrix.EventID, error) {
+	made, err := e.remote.MakeJoin(ctx, server, q.Room, q.Sender, supportedVersions())
+	if err != nil {
+		return "", err
+	}
+	t, err := readTemplate(made, q.Room, q.Sender, "join")
+	if err != nil {
+		return "", err
+	}
+	join, err := e.complete(t, content, q.Timestamp)
+	if err != nil {
+		return "", err
+	}
+	if err := e.barred(ctx, t, q.Sender); err != nil {
+		return "", err
+	}
+	sent, err := e.remote.SendJoin(ctx, server, q.Room, join.ID(), join.JSON())
+	if err != nil {
+		return "", err
+	}
+	if sent.Event != nil {
+		signed, err := event.Parse(t.version, sent.Event)
+		if err != nil || signed.ID() != join.ID() {
+			return "", nonsense("another event came back")
+		}
+		join = signed
+	}
+	// From here on the room counts us in: finish even if the client has gone away.
+	ctx = context.WithoutCancel(ctx)
+	if r, err := e.room(ctx, q.Room); err == nil {
+		resident, err := r.resident(ctx)
+		if err == nil && resident {
+			// A restricted room that we are in, or one whose members we do not know yet: another server let the user in.
+			defer r.release()
+			results := e.receive(ctx, server, r, []*event.Event{join})
+			return join.ID(), results[0]
+		}
+		r.release()
+		if err != nil {
+			return "", err
+		}
+	}
+	if err := e.enter(ctx, server, t.version, q.Room, join, sent); err != nil {
+		return "", fmt.Errorf("send_join: %w", err)
+	}
+	return join.ID(), nil
+}
+
+// enter makes a room ours from the answer to a join.
+func (e *Engine) enter(ctx context.Context, server matrix.ServerName, v *roomversion.Version, id matrix.RoomID, join *event.Event, sent SentJoin) error {
+	states, err := e.parseAll(v, id, sent.State)
+	if err != nil {
+		return err
+	}
+	chain, err := e.parseAll(v, id, sent.AuthChain)
+	if err != nil {
+		return err
+	}
+	r, err := e.claimRoom(ctx, id, v)
+	if err != nil {
+		return err
+	}
+	defer r.release()
+	if err := r.lockInbound(ctx); err != nil {
+		return err
+	}
+	defer r.unlockInbound()
+	wanted := slices.Clone(join.AuthEvents())
+	for _, ev := range states {
+		wanted = append(wanted, ev.ID())
+	}
+	known, err := r.storeOutliers(ctx, leadingTo(wanted, append(slices.Clone(chain), states...)))
+	if err != nil {
+		return err
+	}
+	tree, err := r.treeOf(ctx, states, known)
+	if err != nil {
+		return err
+	}
+	create, err := e.lookup(ctx, tree, "m.room.create", "")
+	if err != nil {
+		return err
+	}
+	if create == 0 {
+		return nonsense("the state has no valid m.room.create")
+	}
+	if ev := known[matrixIDOf(known, create)]; ev != nil {
+		if stated, ok := ev.ContentString("room_version"); ok && stated != string(v.ID) || !ok && v.ID != "1" {
+			return nonsense("m.room.create and make_join disagree about the room version")
+		}
+	}
+	rejection, err := r.checkEvent(ctx, join, tree, sent.MembersOmitted)
+	if err != nil {
+		return err
+	}
+	if rejection != nil {
+		return nonsense("our join is not allowed by the state that came with it").Because(rejection)
+	}
+	if !sent.MembersOmitted {
+		return r.takeOver(ctx, join, tree, nil)
+	}
+	return r.takeOver(ctx, join, tree, e.partialRoom(r, server, sent.Servers))
+}
+
+// barred looks at the template of a join: if it goes back on a ban that we know, the state that comes with the answer need not say so.
+func (e *Engine) barred(ctx context.Context, t *template, user matrix.UserID) error {
+	known, err := e.eventsByID(ctx, t.proto.AuthEvents)
+	if err != nil {
+		return err
+	}
+	for _, ev := range known {
+		if ev.Is("m.room.member", string(user)) && ev.Membership() == "ban" && !ev.Rejected {
+			return matrix.Forbidden("you are banned from this room")
+		}
+	}
+	return nil
+}
+
+func matrixIDOf(known map[matrix.EventID]*Event, nid storage.EventNID) matrix.EventID {
+	for id, ev := range known {
+		if ev.NID == nid {
+			return id
+		}
+	}
+	return ""
+}
+
+// treeState is a stored state as the auth rules see it.
+type treeState struct {
+	ctx  context.Context
+	r    *room
+	tree statetree.Tree
+}
+
+// StateEvent implements eventauth.State.
+func (s treeState) StateEvent(eventType, stateKey string) (*event.Event, error) {
+	nid, err := s.r.e.lookup(s.ctx, s.tree, eventType, stateKey)
+	if err != nil || nid == 0 {
+		return nil, err
+	}
+	ev, err := s.r.event(s.ctx, nid)
+	if err != nil {
+		return nil, err
+	}
+	return ev.Event, nil
+}
+
+// claimRoom is ensureRoom for who has been let in by a server of the room, which knows its version. An invite can have come
+// before that claimed another version: it must not keep everybody out.
+func (e *Engine) claimRoom(ctx context.Context, id matrix.RoomID, v *roomversion.Version) (*room, error) {
+	r, err := e.room(ctx, id)
+	if err == nil {
+		nid, version := r.nid, r.version.ID
+		r.release()
+		if version != v.ID {
+			if err := e.freeRoomID(ctx, id, nid); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return e.ensureRoom(ctx, id, v)
+}
+
+// freeRoomID makes the ID of a room free, unless this server was joined to it.
+func (e *Engine) freeRoomID(ctx context.Context, id matrix.RoomID, nid storage.RoomNID) error {
+	var nids []storage.NameNID
+	for _, m := range []storage.Membership{storage.MembershipInvite, storage.MembershipKnock, storage.MembershipLeave, storage.MembershipBan} {
+		rows, err := storage.MembershipsIn(ctx, e.db, nid, m)
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			nids = append(nids, row.User)
+		}
+	}
+	members, err := e.users(ctx, nids)
+	if err != nil {
+		return err
+	}
+	e.userRooms.hold(members)
+	defer e.userRooms.release(members)
+	err = e.db.Write(ctx, func(tx *storage.Tx) error { return storage.AbandonRoom(ctx, tx, nid) })
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.byID, id)
+	delete(e.byNID, nid)
+	return nil
+}
+
+// ensureRoom returns a room, pinned, storing it if it is new.
+func (e *Engine) ensureRoom(ctx context.Context, id matrix.RoomID, v *roomversion.Version) (*room, error) {
+	r, err := e.room(ctx, id)
+	if err == nil {
+		if r.version.ID != v.ID {
+			r.release()
+			return nil, matrix.InvalidParam("the room is known here as one of version %s, not %s", r.version.ID, v.ID)
+		}
+		return r, nil
+	}
+	if !matrix.HasCode(err, "M_NOT_FOUND") {
+		return nil, err
+	}
+	nid, err := e.db.AllocateRoom()
+	if err != nil {
+		return nil, err
+	}
+	err = e.db.Write(ctx, func(tx *storage.Tx) error { return storage.InsertRoom(ctx, tx, nid, id, string(v.ID)) })
+	if err != nil {
+		return nil, err
+	}
+	return e.room(ctx, id)
+}
+
+// takeOver sets the room's head to our join and its state to what came with it, which is partial if the room is to be so.
+func (r *room) takeOver(ctx context.Context, join *event.Event, tree statetree.Tree, partial *partialRoom) error {
+	ev, promote, err := r.newEvent(ctx, join)
+	if err != nil {
+		return err
+	}
+	ev.Outlier, ev.Partial = false, partial != nil
+	ev.stateBefore = tree.Ref()
+	after, err := tree.With(ctx, ev.entry())
+	if err != nil {
+		return err
+	}
+	prevs, err := r.eventsByID(ctx, join.PrevEvents())
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	if err := r.load(ctx); err != nil {
+		r.mu.Unlock()
+		return err
+	}
+	changes, err := r.memberChanges(ctx, r.head.state, after, ev)
+	if err != nil {
+		r.mu.Unlock()
+		return err
+	}
+	en := &entry{
+		room: r, line: r.line, members: changes,
+		head:  &head{state: after, tips: []tip{{nid: ev.NID, id: join.ID(), depth: join.Depth(), after: after, partial: ev.Partial}}},
+		items: []*item{{ev: ev, before: tree, timeline: forward, promote: promote, current: after.Ref(), moved: true}},
+	}
+	for _, p := range missingPrevs(join, prevs) {
+		en.missing = append(en.missing, storage.MissingPrev{ID: p, Child: ev.NID, Depth: join.Depth()})
+	}
+	r.pending.add(ev, after)
+	r.head = en.head
+	var before *partialRoom
+	switch {
+	case partial != nil:
+		en.partial, before = partial, r.e.partials.begin(partial)
+	case r.e.partials.get(r.nid) != nil:
+		// We were in the room before, left without ever knowing its members, and know them now.
+		en.whole = &restatement{room: r}
+	}
+	r.e.committer.add(en)
+	r.mu.Unlock()
+	err = en.wait(ctx)
+	if partial != nil {
+		if err != nil {
+			r.e.partials.restore(r.nid, before)
+		}
+		r.e.partials.start()
+	}
+	return err
+}
