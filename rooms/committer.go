@@ -88,6 +88,7 @@ type entry struct {
 // committer stores entries of all rooms in batches, in the order they were queued.
 type committer struct {
 	e       *Engine
+	gather  func() // may be nil
 	mu      sync.Mutex
 	queue   []*entry
 	closed  bool
@@ -96,8 +97,8 @@ type committer struct {
 	flying  sync.WaitGroup // batches committed but not yet visible
 }
 
-func newCommitter(e *Engine) *committer {
-	c := &committer{e: e, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+func newCommitter(e *Engine, gather func()) *committer {
+	c := &committer{e: e, gather: gather, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 	go c.run()
 	return c
 }
@@ -146,6 +147,9 @@ func (c *committer) run() {
 				return
 			}
 			<-c.wake
+			if c.gather != nil {
+				c.gather()
+			}
 			continue
 		}
 		c.commit(batch)

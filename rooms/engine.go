@@ -54,6 +54,8 @@ type Options struct {
 	Now func() matrix.Timestamp
 	// Random is where the IDs of new rooms come from; nil means crypto/rand.
 	Random io.Reader
+	// Gather, if set, is called before a batch of what is to be committed is closed; see storage.Options.
+	Gather func()
 	Log    zerolog.Logger
 
 	CacheBytes int64 // memory for events and state nodes; 0 means 64 MiB
@@ -288,7 +290,7 @@ func New(o Options) (*Engine, error) {
 	if e.partials, err = loadPartials(context.Background(), o.DB); err != nil {
 		return nil, err
 	}
-	e.committer = newCommitter(e)
+	e.committer = newCommitter(e, o.Gather)
 	return e, nil
 }
 

@@ -36,6 +36,7 @@ func (w *world) check() {
 			for _, s := range w.residents(ctx, r) {
 				if u := s.current().joinedUsers(ctx, r.id); len(u) > 0 {
 					w.say(u[0], r)
+					w.pause(time.Microsecond, time.Millisecond)
 				}
 			}
 		}
@@ -45,6 +46,7 @@ func (w *world) check() {
 		if s := w.residents(ctx, r); len(s) > 0 {
 			if u := s[0].current().joinedUsers(ctx, r.id); len(u) > 0 {
 				w.say(u[0], r)
+				w.pause(time.Microsecond, time.Millisecond)
 			}
 		}
 	}

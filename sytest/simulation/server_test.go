@@ -196,7 +196,7 @@ func (p *process) open() (err error) {
 		MayInvite: func(ctx context.Context, invited, inviter matrix.UserID) error {
 			return p.users.Accounts.CheckInvite(ctx, invited, inviter)
 		},
-		CacheBytes: 1 << 20,
+		Gather: settle, CacheBytes: 1 << 20,
 	})
 	if err != nil {
 		return err
@@ -280,7 +280,7 @@ type listener struct{ p *process }
 
 func (l listener) RoomUpdated(u *rooms.Update) {
 	p := l.p
-	if p.dieAt.Load() > 0 && p.dieAt.Add(-1) == 0 {
+	if n := int32(len(u.Events)); p.dieAt.Load() > 0 && p.dieAt.Add(-n) <= 0 {
 		// What else goes on in this instant comes to its end; what follows from this commit does not begin.
 		settle()
 		p.kill()
