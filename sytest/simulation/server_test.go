@@ -167,7 +167,7 @@ func (p *process) open() (err error) {
 	if w.log != nil {
 		log = zerolog.New(w.log).With().Str("on", s.short).Logger().Hook(virtualTime{w})
 	}
-	if p.db, err = storage.Open(p.life, storage.Options{DSN: "sqlite:" + filepath.Join(p.dir, databaseFile), NoSync: true, Gather: settle, Log: log}); err != nil {
+	if p.db, err = storage.Open(p.life, storage.Options{DSN: "sqlite:" + filepath.Join(p.dir, databaseFile), NoSync: true, Gather: commits.await, Log: log}); err != nil {
 		return err
 	}
 	p.out, err = federation.NewOutbound(p.life, federation.Options{
@@ -196,13 +196,13 @@ func (p *process) open() (err error) {
 		MayInvite: func(ctx context.Context, invited, inviter matrix.UserID) error {
 			return p.users.Accounts.CheckInvite(ctx, invited, inviter)
 		},
-		Gather: settle, CacheBytes: 1 << 20,
+		Gather: batches.await, CacheBytes: 1 << 20,
 	})
 	if err != nil {
 		return err
 	}
 	p.users = users.New(users.Options{
-		DB: p.db, ServerName: s.name, Log: log, Remote: p.out, Outbox: p.out.Queue, Rooms: p.rooms, Notifier: p.hub, Policy: policy,
+		DB: p.db, ServerName: s.name, Log: log, Remote: p.out, Outbox: p.out.Queue, Rooms: sharing{p.rooms}, Notifier: p.hub, Policy: policy,
 	})
 	p.feed = feed.New(feed.Options{DB: p.db, Rooms: p.rooms, Users: p.users, Hub: p.hub, Log: log})
 	p.inbound = fedserver.New(fedserver.Options{
@@ -212,18 +212,49 @@ func (p *process) open() (err error) {
 	return nil
 }
 
-// settle returns when nothing else moves in the world. A database that waits for that before each commit makes everything
-// run in steps: what was released by one commit runs until it waits for the next or for something else, and then
-// all that has to be written is written at once. What happens within a step does not depend on the order in which
-// goroutines get to run, as nobody sees what another one writes in it.
-func settle() { time.Sleep(step) }
+// A phase is a nanosecond of four. Each is for one kind of thing, so that what begins in one instant is of one kind, and when
+// it begins nothing else moves: all that was released before has run until it waits for the next phase, a message or a timer. What
+// happens in one instant does not depend, then, on the order in which goroutines get to run.
+type phase int64
 
 const (
-	step = time.Nanosecond
-	// tick is the grain of the network's time: in one tick there is room for all steps that follow from one message, so that
-	// it does not matter for what comes later how many there were.
-	tick = 200 * time.Nanosecond
+	messages phase = iota // arrive, and users act
+	commits               // of databases
+	batches               // of rooms, on their way there
+	readings              // of who shares a room with whom, for device lists
+	phases
 )
+
+// tick is the grain of the network's time: in one tick there is room for all steps that follow from one message, so that
+// it does not matter for what comes later how many there were.
+const tick = 400 * time.Nanosecond
+
+// await returns in the next phase of its kind.
+func (p phase) await() {
+	d := (p - phase(time.Now().UnixNano())%phases + phases) % phases
+	if d == 0 {
+		d = phases
+	}
+	time.Sleep(time.Duration(d))
+}
+
+// sharing reads who shares a room in a phase of its own: what is remembered of rooms changes right after a commit, while others look.
+type sharing struct{ *rooms.Engine }
+
+func (s sharing) Sharing(ctx context.Context, user matrix.UserID) ([]matrix.UserID, error) {
+	readings.await()
+	return s.Engine.Sharing(ctx, user)
+}
+
+func (s sharing) JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error) {
+	readings.await()
+	return s.Engine.JoinedServers(ctx, room)
+}
+
+func (s sharing) JoinedUsers(ctx context.Context, room matrix.RoomID) ([]matrix.UserID, error) {
+	readings.await()
+	return s.Engine.JoinedUsers(ctx, room)
+}
 
 // kill ends the process as the kernel would: what it has committed stays, and nothing else. It must be called
 // while nothing else happens.
@@ -282,7 +313,7 @@ func (l listener) RoomUpdated(u *rooms.Update) {
 	p := l.p
 	if n := int32(len(u.Events)); p.dieAt.Load() > 0 && p.dieAt.Add(-n) <= 0 {
 		// What else goes on in this instant comes to its end; what follows from this commit does not begin.
-		settle()
+		messages.await()
 		p.kill()
 	}
 	p.hub.RoomUpdated(u)

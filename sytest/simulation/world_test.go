@@ -328,7 +328,7 @@ func (w *world) crash(s *server, down time.Duration, after int, patience time.Du
 		w.trace.add("%s is going to die", s.short)
 		p.dieAt.Store(int32(after))
 	} else {
-		settle()
+		messages.await()
 		p.kill()
 	}
 	w.act(func(context.Context) {
