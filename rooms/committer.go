@@ -447,6 +447,11 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 				keep(t)
 			}
 			if it.promote {
+				if it.ev.was != 0 {
+					if err := storage.RenumberEvent(ctx, tx, row.Room, it.ev.skey, it.ev.was, it.ev.NID); err != nil {
+						return err
+					}
+				}
 				updates = append(updates, row)
 			} else {
 				inserts = append(inserts, row)

@@ -178,6 +178,7 @@ type Event struct {
 	auths       []storage.EventNID
 	typ, skey   storage.NameNID // skey is 0 for message-like events
 	sender      storage.NameNID
+	was         storage.EventNID // the number it had before this commit, 0 if the same or none
 }
 
 // Engine is the room engine of one server.

@@ -40,6 +40,22 @@ type missingPrev struct {
 	after statetree.Tree
 }
 
+// apart says whether an event was stored without what authorises it: an invite to a room that this server is not in, and the like.
+func (ev *Event) apart() bool {
+	return ev.Outlier && len(ev.auths) < len(distinctIDs(ev.AuthEvents()))
+}
+
+// renumber gives an event that was stored apart a number above those of its auth events, which resolutions of states go by. It
+// has to be done before the event becomes part of a state.
+func (r *room) renumber(ev, old *Event) (err error) {
+	if !old.apart() || !slices.ContainsFunc(ev.auths, func(a storage.EventNID) bool { return a > old.NID }) {
+		return nil
+	}
+	ev.was = old.NID
+	ev.NID, err = r.e.db.AllocateEvent(ev.auths...)
+	return err
+}
+
 // newEvent gives a parsed event its numbers. stored is true if it is in the database already, as an outlier: then its number stays.
 func (r *room) newEvent(ctx context.Context, parsed *event.Event) (ev *Event, stored bool, err error) {
 	e := r.e
@@ -66,7 +82,7 @@ func (r *room) newEvent(ctx context.Context, parsed *event.Event) (ev *Event, st
 		if old.RedactedBy != "" {
 			ev.Event = old.Event
 		}
-		return ev, true, nil
+		return ev, true, r.renumber(ev, old)
 	}
 	if taken, err := r.takenElsewhere(ctx, parsed); err != nil {
 		return nil, false, err
@@ -358,7 +374,7 @@ func (r *room) storeChecked(ctx context.Context, events []*event.Event, check fu
 	fresh := make([]*event.Event, 0, len(events))
 	listed := make(map[matrix.EventID]bool, len(events))
 	for _, ev := range events {
-		if known[ev.ID()] == nil && !listed[ev.ID()] {
+		if old := known[ev.ID()]; (old == nil || old.apart()) && !listed[ev.ID()] {
 			listed[ev.ID()] = true
 			fresh = append(fresh, ev)
 		}
@@ -397,11 +413,18 @@ func (r *room) storeChecked(ctx context.Context, events []*event.Event, check fu
 		for _, id := range parsed.AuthEvents() {
 			ev.auths = append(ev.auths, known[id].NID)
 		}
-		if ev.NID, err = e.db.AllocateEvent(ev.auths...); err != nil {
+		old := known[ev.ID()]
+		if old != nil {
+			ev.NID, ev.ReceivedTS = old.NID, old.ReceivedTS
+			err = r.renumber(ev, old)
+		} else {
+			ev.NID, err = e.db.AllocateEvent(ev.auths...)
+		}
+		if err != nil {
 			return nil, err
 		}
 		known[ev.ID()] = ev
-		en.items = append(en.items, &item{ev: ev, before: e.forest.At(0)})
+		en.items = append(en.items, &item{ev: ev, before: e.forest.At(0), promote: old != nil})
 	}
 	if len(en.items) == 0 {
 		return known, nil
@@ -519,7 +542,7 @@ func (r *room) treeFrom(ctx context.Context, ids []matrix.EventID, known map[mat
 	seen := make(map[statetree.Key]int64, len(ids))
 	for _, id := range ids {
 		ev := known[id]
-		if ev == nil || ev.Rejected {
+		if ev == nil || ev.Rejected || ev.apart() {
 			continue
 		}
 		if ev.skey == 0 {

@@ -523,7 +523,7 @@ func (in *inbound) remoteStateAfter(ctx context.Context, id matrix.EventID) (sta
 
 // apply returns the state after an event, known if at all by reference only, given the one before it.
 func (r *room) apply(ctx context.Context, before statetree.Tree, ev *Event) (statetree.Tree, error) {
-	if ev == nil {
+	if ev == nil || ev.apart() {
 		return statetree.Tree{}, errNoState
 	}
 	if ev.skey == 0 || ev.Rejected {
@@ -601,9 +601,19 @@ func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix
 
 // fetchMissing fetches one by one those events that are not known, with what they depend on.
 func (in *inbound) fetchMissing(ctx context.Context, ids []matrix.EventID, known map[matrix.EventID]*Event) ([]*event.Event, error) {
+	// What was stored apart gets its auth events now, and its place among them.
 	var events []*event.Event
+	for _, id := range ids {
+		if ev := known[id]; ev != nil && ev.apart() {
+			events = append(events, ev.Event)
+		}
+	}
 	asked := make(map[matrix.EventID]bool)
-	for wanted := ids; len(wanted) > 0; {
+	more, err := in.unknownAuth(ctx, events, asked)
+	if err != nil {
+		return nil, err
+	}
+	for wanted := append(slices.Clone(ids), more...); len(wanted) > 0; {
 		var raw [][]byte
 		for _, id := range wanted {
 			if known[id] != nil || asked[id] {

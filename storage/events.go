@@ -125,6 +125,19 @@ func UpdateEvent(ctx context.Context, tx *Tx, r *EventRow) error {
 	return err
 }
 
+// RenumberEvent gives a membership event that no state holds another number, wherever the old one is.
+func RenumberEvent(ctx context.Context, tx *Tx, room RoomNID, user NameNID, from, to EventNID) error {
+	if _, err := tx.Exec(ctx, `UPDATE events SET nid = $2 WHERE nid = $1`, int64(from), int64(to)); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `UPDATE memberships SET event_nid = $2 WHERE room_nid = $3 AND user_nid = $4 AND event_nid = $1`,
+		int64(from), int64(to), int64(room), int64(user)); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `UPDATE notifications SET event_nid = $2 WHERE event_nid = $1`, int64(from), int64(to))
+	return err
+}
+
 // EraseEvent replaces an event's bytes by its redacted form, in which it relates to nothing and is not sticky.
 func EraseEvent(ctx context.Context, tx *Tx, nid, redaction EventNID, redacted []byte) error {
 	if _, err := tx.Exec(ctx, `UPDATE events SET json = $2, redacted_by = $3 WHERE nid = $1`, int64(nid), redacted, nullable(redaction)); err != nil {
