@@ -69,11 +69,9 @@ func (r *room) maySee(ctx context.Context, origin matrix.ServerName, about []mat
 	if err := r.allowsServer(ctx, origin); err != nil {
 		return err
 	}
-	in := false
-	if resident {
-		if in, err = r.hasServer(ctx, origin); err != nil {
-			return err
-		}
+	in, err := r.hasServer(ctx, origin) // after our last user left: as of then
+	if err != nil {
+		return err
 	}
 	if !in {
 		if in, err = r.hadServer(ctx, origin, about); err != nil {

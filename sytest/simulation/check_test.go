@@ -87,8 +87,8 @@ func (w *world) checkHistory(ctx context.Context, r *room) {
 			w.fail("%s lost %s, what %s %s: %v", a.by.s.short, a.id, a.by, a.what, err)
 			continue
 		}
-		if r.excluded[a.by.s] || ev.Outlier {
-			continue
+		if len(r.excluded) > 0 || ev.Outlier {
+			continue // whom a server ACL excludes may have been the one to send it on
 		}
 		then, err := home.rooms.ServersAt(ctx, ev)
 		if err != nil {
