@@ -244,8 +244,12 @@ func (r *room) extend(ctx context.Context, en *entry, it *item, after statetree.
 	h := r.head
 	ev := it.ev
 	next := &head{}
+	before, err := r.directlyBefore(ctx, ev)
+	if err != nil {
+		return err
+	}
 	for _, t := range h.tips {
-		if !slices.Contains(ev.prevs, t.nid) {
+		if !before[t.nid] {
 			next.tips = append(next.tips, t)
 		}
 	}
@@ -253,7 +257,6 @@ func (r *room) extend(ctx context.Context, en *entry, it *item, after statetree.
 	if len(next.tips) > maxTips {
 		next.tips = deepest(next.tips, maxTips)
 	}
-	var err error
 	if next.state, err = r.stateOver(ctx, next.tips); err != nil {
 		return fmt.Errorf("state after an event: %w", err)
 	}
@@ -283,6 +286,44 @@ func (r *room) stateOver(ctx context.Context, tips []tip) (statetree.Tree, error
 		}
 	}
 	return r.merge(ctx, whole, partial)
+}
+
+// maxUnaccepted bounds the walk through events that were not accepted.
+const maxUnaccepted = 100
+
+// directlyBefore finds the events that come before another with nothing accepted in between: its prev events, and what comes before those of
+// them that were rejected or soft-failed. Else their parents would stay ends of branches, and their old state be resolved with what came of it.
+func (r *room) directlyBefore(ctx context.Context, ev *Event) (map[storage.EventNID]bool, error) {
+	before := make(map[storage.EventNID]bool, len(ev.prevs))
+	isTip := func(nid storage.EventNID) bool {
+		return slices.ContainsFunc(r.head.tips, func(t tip) bool { return t.nid == nid })
+	}
+	walked := 0
+	for frontier := ev.prevs; len(frontier) > 0 && walked < maxUnaccepted; {
+		var look []storage.EventNID
+		for _, nid := range frontier {
+			if !before[nid] && !isTip(nid) {
+				look = append(look, nid)
+			}
+			before[nid] = true
+		}
+		walked += len(look)
+		frontier = nil
+		for _, nid := range look {
+			p := r.pending.get(nid)
+			if p == nil {
+				stored, err := r.e.eventMap(ctx, []storage.EventNID{nid})
+				if err != nil {
+					return nil, err
+				}
+				p = stored[nid]
+			}
+			if p != nil && (p.Rejected || p.SoftFailed) {
+				frontier = append(frontier, p.prevs...)
+			}
+		}
+	}
+	return before, nil
 }
 
 // memberChanges lists the memberships in which two states differ. extra is an event not in any cache yet.
