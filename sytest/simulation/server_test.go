@@ -145,7 +145,7 @@ func (s *server) start() {
 		w.t.Fatal(err)
 	}
 	for _, run := range []func(context.Context) error{
-		p.users.Run, p.feed.Run, p.inbound.Run, func(ctx context.Context) error { return p.out.Queue.Run(ctx, p.rooms) },
+		p.users.Run, p.feed.Run, p.inbound.Run, p.rooms.Run, func(ctx context.Context) error { return p.out.Queue.Run(ctx, p.rooms) },
 	} {
 		p.running.Go(func() {
 			if err := run(p.life); err != nil && !errors.Is(err, context.Canceled) && !p.dead.Load() {
