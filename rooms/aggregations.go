@@ -191,7 +191,7 @@ func (a *aggregator) shown(ctx context.Context, ev *Event) (bool, error) {
 	if ev == nil || ev.RedactedBy != "" || a.rd.ignores(ev) {
 		return false, nil
 	}
-	return a.v.sees(ctx, ev)
+	return a.v.showsWhole(ctx, ev)
 }
 
 // references lists the events that refer to one. spec: client-server-api#server-side-aggregation-of-mreference
@@ -420,7 +420,8 @@ func (w *threadWalk) meet(ctx context.Context, row storage.RelationRow) error {
 	if above, _ := root.Relation(); above.Type != "" {
 		return nil
 	}
-	if ok, err := w.v.sees(ctx, root); err != nil || !ok {
+	root, err = w.v.show(ctx, root)
+	if err != nil || root == nil {
 		return err
 	}
 	latest, err := w.latestIn(ctx, row.Parent)
@@ -437,9 +438,7 @@ func (w *threadWalk) meet(ctx context.Context, row storage.RelationRow) error {
 		return nil
 	}
 	if w.rd.ignores(root) {
-		redacted := *root
-		redacted.Event = root.Redact()
-		root = &redacted
+		root = blank(root)
 	}
 	w.page.Events = append(w.page.Events, root)
 	return nil

@@ -35,6 +35,8 @@ type Options struct {
 	DefaultVersion roomversion.ID
 	// Profile gives a local user's display name and avatar URL for membership events; nil means none.
 	Profile func(ctx context.Context, user matrix.UserID) (displayName, avatarURL string, err error)
+	// Erased reports whether a local user has asked for what they sent to be erased; nil means nobody has. spec: cs/deactivateAccount
+	Erased func(ctx context.Context, user matrix.UserID) (bool, error)
 	// MayInvite refuses an invite that a local user does not want; nil means all may be invited. spec: client-server-api#invite-permission
 	MayInvite func(ctx context.Context, invited, inviter matrix.UserID) error
 	// ForgetOnLeave makes rooms forgotten by whoever leaves them or is removed. spec: client-server-api#mforget_forced_upon_leave-capability
@@ -204,6 +206,7 @@ type Engine struct {
 	random         io.Reader
 	log            zerolog.Logger
 	defaultVersion roomversion.ID
+	erased         func(ctx context.Context, user matrix.UserID) (bool, error)
 
 	forest    *statetree.Forest
 	events    *eventCache
@@ -278,7 +281,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener, notices: o.Notices,
-		profile: o.Profile, mayInvite: o.MayInvite, completed: o.StateCompleted, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, random: o.Random, log: o.Log, defaultVersion: o.DefaultVersion,
+		profile: o.Profile, mayInvite: o.MayInvite, completed: o.StateCompleted, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, random: o.Random, log: o.Log, defaultVersion: o.DefaultVersion, erased: o.Erased,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),
 		forms:    newClientForms(),

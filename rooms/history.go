@@ -20,6 +20,8 @@ type viewer struct {
 	memo   map[statetree.Ref]atState
 	// stranger is somebody who sees only what everybody may see.
 	stranger bool
+
+	erasures erasures
 }
 
 // atState is what matters of a state to one user.
@@ -107,16 +109,16 @@ func (v *viewer) sees(ctx context.Context, ev *Event) (bool, error) {
 	return false, nil
 }
 
-// keep returns those events that the user may see.
+// keep returns those events that the user may see, as they may see them.
 func (v *viewer) keep(ctx context.Context, events []*Event) ([]*Event, error) {
 	out := make([]*Event, 0, len(events))
 	for _, ev := range events {
-		ok, err := v.sees(ctx, ev)
+		shown, err := v.show(ctx, ev)
 		if err != nil {
 			return nil, err
 		}
-		if ok {
-			out = append(out, ev)
+		if shown != nil {
+			out = append(out, shown)
 		}
 	}
 	return out, nil
@@ -156,8 +158,8 @@ func (e *Engine) VisibleEvent(ctx context.Context, user matrix.UserID, room matr
 		return nil, err
 	}
 	v.stranger = v.member.Forgotten // spec: cs/forgetRoom
-	if visible, err := v.sees(ctx, ev); err != nil || visible {
-		return ev, err
+	if shown, err := v.show(ctx, ev); err != nil || shown != nil {
+		return shown, err
 	}
 	if ev.Pos == 0 && ev.IsState() {
 		// State that came with our join has no place in the timeline; who sees the state sees its events.

@@ -193,14 +193,14 @@ func (w *historyWalk) take(ctx context.Context, chunk []*Event) error {
 		if w.q.Backward && bound != 0 && ev.Pos > bound {
 			continue
 		}
-		ok, err := w.v.sees(ctx, ev)
+		shown, err := w.v.show(ctx, ev)
 		if err != nil {
 			return err
 		}
-		if !ok || !w.q.Filter.keeps(ev) {
+		if shown == nil || !w.q.Filter.keeps(shown) {
 			continue
 		}
-		w.events = append(w.events, ev)
+		w.events = append(w.events, shown)
 		if len(w.events) == w.q.Limit {
 			w.exhausted = false
 			return nil

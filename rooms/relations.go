@@ -307,7 +307,7 @@ func (w *relationWalk) take(ctx context.Context, rows []storage.RelationRow) err
 		if ev == nil || ev.RedactedBy != "" || w.rd.ignores(ev) {
 			continue
 		}
-		ok, err := w.v.sees(ctx, ev)
+		ok, err := w.v.showsWhole(ctx, ev)
 		if err != nil {
 			return err
 		}

@@ -271,7 +271,7 @@ func (s *search) look(ctx context.Context, v *viewer, ev *Event) error {
 	if rank == 0 {
 		return nil
 	}
-	if ok, err := v.sees(ctx, ev); err != nil || !ok {
+	if ok, err := v.showsWhole(ctx, ev); err != nil || !ok {
 		return err
 	}
 	for _, w := range matched {

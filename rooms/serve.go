@@ -132,6 +132,8 @@ type serverView struct {
 	server matrix.ServerName
 	memo   map[statetree.Ref]bool
 	joined *bool // whether it is in the room now, once that was asked
+
+	erasures erasures
 }
 
 // joinedNow says whether the server has a user in the room of an event.
@@ -200,7 +202,7 @@ func (v *serverView) sees(ctx context.Context, ev *Event) (bool, error) {
 	return ok, nil
 }
 
-// pdus returns events as the server may see them: what it may not see in redacted form.
+// pdus returns events as the server may see them: what it may not see, and what is erased, in redacted form.
 func (v *serverView) pdus(ctx context.Context, events []*Event) ([][]byte, error) {
 	out := make([][]byte, 0, len(events))
 	for _, ev := range events {
@@ -208,7 +210,11 @@ func (v *serverView) pdus(ctx context.Context, events []*Event) ([][]byte, error
 		if err != nil {
 			return nil, err
 		}
-		if ok {
+		erased, err := v.erasures.asked(ctx, v.e, ev)
+		if err != nil {
+			return nil, err
+		}
+		if ok && !erased {
 			out = append(out, ev.JSON())
 		} else {
 			out = append(out, ev.Redact().JSON())

@@ -210,6 +210,18 @@ func (a *Accounts) Deactivate(ctx context.Context, user matrix.UserID, erase boo
 	})
 }
 
+// Erased reports whether a user closed the account and asked for what they sent to be erased.
+func (a *Accounts) Erased(ctx context.Context, user matrix.UserID) (bool, error) {
+	s, err := storage.GetAccount(ctx, a.DB, user)
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("is an account erased: %w", err)
+	}
+	return s.Erased, nil
+}
+
 // SetAdmin makes a user an administrator of this server, or no longer.
 func (a *Accounts) SetAdmin(ctx context.Context, user matrix.UserID, on bool) error {
 	return a.update(ctx, user, func(s *storage.Account) { s.Admin = on })

@@ -72,6 +72,7 @@ func (s *Server) openDomain() (err error) {
 		MayFederate: func(ctx context.Context, user matrix.UserID) error {
 			return s.users.Accounts.CheckFederates(ctx, user)
 		},
+		Erased: func(ctx context.Context, user matrix.UserID) (bool, error) { return s.users.Accounts.Erased(ctx, user) },
 		MayInvite: func(ctx context.Context, invited, inviter matrix.UserID) error {
 			return s.users.Accounts.CheckInvite(ctx, invited, inviter)
 		},
