@@ -262,7 +262,15 @@ func (r *room) extend(ctx context.Context, en *entry, it *item, after statetree.
 	}
 	it.current = next.state.Ref()
 	it.moved = next.state.Ref() != h.state.Ref()
-	if !ev.IsDummy() && !it.hidden || it.moved { // what changes the state needs a place in the timeline
+	shown := !ev.IsDummy() && !it.hidden
+	if !shown && it.moved { // what changes the state needs a place in the timeline; another tree may hold the same state
+		diff, err := r.e.StateDelta(ctx, State{r.e, h.state}, State{r.e, next.state})
+		if err != nil {
+			return fmt.Errorf("state after an event: %w", err)
+		}
+		shown = len(diff) > 0
+	}
+	if shown {
 		it.timeline = forward
 	}
 	en.head = next

@@ -49,8 +49,12 @@ func TestRedactionBeforeItsTarget(t *testing.T) {
 
 // A redaction that comes in one transaction with what it redacts takes effect, and is shown. One that takes no effect is not shown.
 func TestRedactionsShown(t *testing.T) {
-	_, a, b, room := twoServers(t)
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	room := a.create(a.user("alice"), rooms.CreateRequest{Preset: "public_chat", Version: "11"})
 	bob := b.user("bob")
+	b.join(bob, room, a)
+	n.settle()
 	shown := func(id matrix.EventID) bool {
 		t.Helper()
 		page, err := a.Messages(ctx, rooms.MessagesRequest{Room: room, User: a.user("alice"), Backward: true, Limit: 50})
@@ -75,10 +79,13 @@ func TestRedactionsShown(t *testing.T) {
 	if !shown(redaction.ID()) || !shown(target.ID()) {
 		t.Error("a redaction that took effect is not shown, or what it redacted is not")
 	}
-	elsewhere := a.create(a.user("alice"), rooms.CreateRequest{})
+	elsewhere := a.create(a.user("alice"), rooms.CreateRequest{Preset: "public_chat"})
+	void := redact(a.say(a.user("alice"), elsewhere, "kept"))
+	if r := a.receive(b, room, void.JSON()); r[0].Err != nil || shown(void.ID()) {
+		t.Errorf("a redaction of an event of another room: %v, shown %v", r[0].Err, shown(void.ID()))
+	}
 	for what, id := range map[string]matrix.EventID{
 		"of an event that may not be redacted": a.say(a.user("alice"), room, "kept"),
-		"of an event of another room":          a.say(a.user("alice"), elsewhere, "kept"),
 		"of an event that is not known":        "$nowhere",
 	} {
 		void := redact(id)
