@@ -121,7 +121,7 @@ func (r *room) applyRedaction(ctx context.Context, it *item, state State) (early
 	if !ok || it.ev.Type() != "m.room.redaction" {
 		return "", nil
 	}
-	it.hidden = true
+	it.hidden = !r.version.RedactionAuth                       // where the authorisation rules judge redactions, what they let pass is shown
 	events, err := r.eventsByID(ctx, []matrix.EventID{target}) // those, too, that came with it and are not stored yet
 	if err != nil {
 		return "", err
@@ -131,7 +131,7 @@ func (r *room) applyRedaction(ctx context.Context, it *item, state State) (early
 		return target, nil
 	}
 	allowed, err := r.eraseIfAllowed(ctx, it, ev, it.ev, state)
-	it.hidden = !allowed
+	it.hidden = it.hidden && !allowed
 	return "", err
 }
 
