@@ -374,10 +374,17 @@ func (d *DeviceLists) announce(ctx context.Context, user matrix.UserID, room mat
 	if !slices.ContainsFunc(servers, func(s matrix.ServerName) bool { return s != d.ServerName }) {
 		return nil
 	}
+	partial, err := d.Rooms.PartialServers(ctx, user)
+	if err != nil {
+		return fmt.Errorf("announce device list: %w", err)
+	}
 	return d.DB.Write(ctx, func(tx *storage.Tx) error {
-		devices, err := storage.ListDeviceKeys(ctx, tx, []matrix.UserID{user})
-		if err != nil || !slices.ContainsFunc(devices, func(k storage.DeviceKeys) bool { return k.Keys != nil }) {
-			return err // devices without keys are in no list
+		if len(partial) > 0 {
+			// Who is in the room is hearsay: servers are told if there is something in the list that they would get.
+			devices, err := storage.ListDeviceKeys(ctx, tx, []matrix.UserID{user})
+			if err != nil || !slices.ContainsFunc(devices, func(k storage.DeviceKeys) bool { return k.Keys != nil }) {
+				return err
+			}
 		}
 		return d.announceTo(ctx, tx, user, nil)
 	})
