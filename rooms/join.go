@@ -83,19 +83,23 @@ func (e *Engine) renew(ctx context.Context, q MemberRequest) (matrix.EventID, er
 
 // joinAnywhere joins a room by itself, or else through other servers.
 func (e *Engine) joinAnywhere(ctx context.Context, q MemberRequest, content []byte) (id matrix.EventID, err error) {
-	for _, pause := range []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 0} {
+	for attempt, pause := range []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 0} {
 		var here error
 		if id, here = e.joinHere(ctx, q, content); !errors.Is(here, errElsewhere) {
 			return id, here
 		}
-		err = e.throughServers(ctx, q, func(s matrix.ServerName) error {
-			id, err = e.joinThrough(ctx, s, q, content)
-			return err
-		})
-		if err == nil || !errors.Is(here, errNoAuthoriser) || pause == 0 {
-			return id, err
+		// The user is in a room that counts. That they are, or who may let them in, may be news that is on its way here, or to the
+		// servers that are asked: it is waited for a moment before another server is asked, and again if that refuses.
+		unauthorised := errors.Is(here, errNoAuthoriser)
+		if !unauthorised || attempt > 0 {
+			err = e.throughServers(ctx, q, func(s matrix.ServerName) error {
+				id, err = e.joinThrough(ctx, s, q, content)
+				return err
+			})
+			if err == nil || !unauthorised || pause == 0 {
+				return id, err
+			}
 		}
-		// The user is in a room that counts. That they are, or who may let them in, may be news that is on its way.
 		select {
 		case <-ctx.Done():
 			return "", ctx.Err()

@@ -27,6 +27,25 @@ func (r Received) Rejected() bool {
 	return errors.As(r.Err, &rej) || errors.Is(r.Err, errRejectedBefore)
 }
 
+// awaitJoin waits for a join under way that makes this server resident: once a server has let our user in it sends what happens from
+// then on, also before its answer is stored here. A room that we are in already goes on meanwhile; who may authorise the join may be
+// among the news.
+func (e *Engine) awaitJoin(ctx context.Context, room matrix.RoomID) error {
+	r, err := e.room(ctx, room)
+	switch {
+	case matrix.HasCode(err, "M_NOT_FOUND"):
+	case err != nil:
+		return err
+	default:
+		defer r.release()
+		if resident, err := r.resident(ctx); resident || err != nil {
+			return err
+		}
+	}
+	e.joins.wait(ctx, room)
+	return nil
+}
+
 // Receive processes PDUs of one room sent by origin; result i belongs to pdus[i]. It waits until they are durable. spec: ss/sendTransaction
 func (e *Engine) Receive(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, pdus [][]byte) []Received {
 	out := make([]Received, len(pdus))
@@ -38,8 +57,9 @@ func (e *Engine) Receive(ctx context.Context, origin matrix.ServerName, room mat
 		}
 		return out
 	}
-	// Once a server has let our user in it sends what happens from then on, also before its answer is stored here.
-	e.joins.wait(ctx, room)
+	if err := e.awaitJoin(ctx, room); err != nil {
+		return fail(err)
+	}
 	r, err := e.room(ctx, room)
 	if err != nil {
 		return fail(hideRoom(err))
