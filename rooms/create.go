@@ -298,7 +298,9 @@ func (c *creation) events(ctx context.Context, extra []StateInput) error {
 	}
 	preset("m.room.join_rules", "join_rule", c.preset.joinRule)
 	preset("m.room.history_visibility", "history_visibility", "shared")
-	preset("m.room.guest_access", "guest_access", c.preset.guestAccess)
+	if c.preset.guestAccess != "forbidden" { // which is what a room without the event says
+		preset("m.room.guest_access", "guest_access", c.preset.guestAccess)
+	}
 	for _, s := range extra {
 		if !given[matrix.StateKey{Type: s.Type, Key: s.StateKey}] {
 			add(s.Type, s.StateKey, s.Content)
