@@ -1,8 +1,9 @@
 //go:build ignore
 
-// Generate writes index.txt from a checkout of the specification:
+// Generate writes index.txt, or with -paths the list of endpoints, paths.txt, from a checkout of the specification:
 //
 //	go run generate.go PATH > index.txt
+//	go run generate.go -paths PATH > paths.txt
 package main
 
 import (
@@ -20,12 +21,19 @@ import (
 
 var (
 	operation = regexp.MustCompile(`^\s+operationId:\s*"?([A-Za-z0-9_]+)`)
+	basePath  = regexp.MustCompile(`^\s+default:\s*(/\S*)`)
+	path      = regexp.MustCompile(`^  "?(/[^":]*)"?:`)
+	method    = regexp.MustCompile(`^    (get|put|post|delete|options):`)
 	heading   = regexp.MustCompile(`^#+\s+(.*?)\s*(?:\{id="([^"]+)"\})?\s*$`)
 	include   = regexp.MustCompile(`\{\{[%<]\s*(rver-fragment|cs-module)\s.*?(?:filename|name)="([^"]+)"\s*[%>]\}\}`)
 )
 
 func main() {
 	spec := os.Args[1]
+	if spec == "-paths" {
+		paths(os.Args[2])
+		return
+	}
 	refs := map[string]bool{}
 	for prefix, dir := range map[string]string{"cs": "client-server", "ss": "server-server", "as": "application-service", "push": "push-gateway", "identity": "identity"} {
 		files, err := filepath.Glob(filepath.Join(spec, "data/api", dir, "*.yaml"))
@@ -66,6 +74,34 @@ func main() {
 	slices.Sort(sorted)
 	for _, r := range sorted {
 		fmt.Println(r)
+	}
+}
+
+// paths prints operation, method and path of every endpoint for clients.
+func paths(spec string) {
+	files, err := filepath.Glob(filepath.Join(spec, "data/api/client-server/*.yaml"))
+	check(err)
+	var out []string
+	for _, f := range files {
+		base, at, verb := "", "", ""
+		for _, line := range lines(f) {
+			if m := basePath.FindStringSubmatch(line); m != nil {
+				base = m[1]
+			}
+		}
+		for _, line := range lines(f) {
+			if m := path.FindStringSubmatch(line); m != nil {
+				at = strings.TrimSpace(m[1])
+			} else if m := method.FindStringSubmatch(line); m != nil {
+				verb = strings.ToUpper(m[1])
+			} else if m := operation.FindStringSubmatch(line); m != nil {
+				out = append(out, fmt.Sprintf("%s %s %s%s", m[1], verb, base, at))
+			}
+		}
+	}
+	slices.Sort(out)
+	for _, line := range out {
+		fmt.Println(line)
 	}
 }
 

@@ -19,12 +19,20 @@ import (
 //go:embed index.txt
 var index string
 
+// Operation, method and path of the endpoints for clients.
+//
+//go:embed paths.txt
+var paths string
+
 const root = "../.."
 
 var (
 	comment   = regexp.MustCompile(`//.*\bspec: (.*)$`)
 	reference = regexp.MustCompile(`\b(?:(?:cs|ss|as|push|identity)/[A-Za-z0-9_]+|(?:rooms|rooms/v[0-9]+|rooms/\*|client-server-api|server-server-api|application-service-api|push-gateway-api|identity-service-api|appendices)(?:#[A-Za-z0-9_-]+)?)`)
 	msc       = regexp.MustCompile(`\bMSC[0-9]{3,5}\b`)
+	constant  = regexp.MustCompile(`^\s*const (\w+) = "([^"]*)"`)
+	route     = regexp.MustCompile(`Method: "(\w+)", (?:Versions: ([^,]*), )?Path: "([^"]*)", Operation: "(\w+)"`)
+	variable  = regexp.MustCompile(`\{\w+\}`)
 	handler   = regexp.MustCompile(`Operation:\s*"([A-Za-z0-9_]+)"`)
 )
 
@@ -112,4 +120,53 @@ func TestHandlers(t *testing.T) {
 	}
 	slices.Sort(missing)
 	t.Logf("%d operations without handler:\n%s", len(missing), strings.Join(missing, "\n"))
+}
+
+// TestPaths finds operations for clients that have a handler, but none where the specification has them.
+func TestPaths(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "api/routes.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	constants := map[string]string{}
+	handled := map[string]bool{}
+	found := map[string]bool{} // operation, method, path without names of variables
+	for line := range strings.Lines(string(text)) {
+		if m := constant.FindStringSubmatch(line); m != nil {
+			constants[m[1]] = m[2]
+		}
+		m := route.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		handled[m[4]] = true
+		versions := []string{""}
+		if m[2] != "" {
+			versions = nil
+			for part := range strings.SplitSeq(m[2], " + ") {
+				text, ok := constants[part]
+				if !ok {
+					text = strings.Trim(part, `"`)
+				}
+				for _, v := range strings.Fields(text) {
+					versions = append(versions, "/"+v)
+				}
+			}
+		}
+		for _, v := range versions {
+			for _, prefix := range []string{"/_matrix/client", "/_matrix", "/.well-known/matrix"} {
+				found[m[4]+" "+m[1]+" "+prefix+v+variable.ReplaceAllString(m[3], "{}")] = true
+			}
+		}
+	}
+	if len(handled) < 100 {
+		t.Fatalf("only %d operations were found", len(handled))
+	}
+	for line := range strings.Lines(paths) {
+		line = strings.TrimSpace(line)
+		operation, _, _ := strings.Cut(line, " ")
+		if handled[operation] && !found[variable.ReplaceAllString(line, "{}")] {
+			t.Errorf("no route for %s", line)
+		}
+	}
 }
