@@ -10,6 +10,7 @@ import (
 	"hanok/matrix"
 	"hanok/matrix/roomversion"
 	"hanok/storage"
+	"hanok/storage/statetree"
 )
 
 // SetPublished puts a room into the public directory or takes it out, as whoever may set aliases there, or an administrator of
@@ -184,6 +185,24 @@ func (r *room) summary(ctx context.Context) (*RoomSummary, error) {
 	if s.JoinRule == "" {
 		s.JoinRule = "invite"
 	}
-	s.NumJoined, err = storage.CountMembers(ctx, r.e.db, r.nid, storage.MembershipJoin)
+	s.NumJoined, err = r.countJoined(ctx, c.head.state.Ref())
 	return s, err
+}
+
+// joinedCount is how many were joined in a state.
+type joinedCount struct {
+	state statetree.Ref
+	n     int
+}
+
+// countJoined counts the members of the current state. Every page of the directory needs the number of all published rooms.
+func (r *room) countJoined(ctx context.Context, state statetree.Ref) (int, error) {
+	if last := r.joined.Load(); last != nil && last.state == state {
+		return last.n, nil
+	}
+	n, err := storage.CountMembers(ctx, r.e.db, r.nid, storage.MembershipJoin)
+	if err == nil {
+		r.joined.Store(&joinedCount{state, n})
+	}
+	return n, err
 }

@@ -42,6 +42,7 @@ type room struct {
 	committed atomic.Pointer[committed]
 	noted     atomic.Pointer[notedChange]
 	gaps      atomic.Pointer[gapSet]
+	joined    atomic.Pointer[joinedCount]
 	pins      int // guarded by Engine.mu
 }
 

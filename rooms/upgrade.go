@@ -380,6 +380,9 @@ func (u *upgrade) powerLevels(ctx context.Context, create *Event) (during, after
 		for _, c := range u.q.AdditionalCreators {
 			delete(content.users, string(c))
 		}
+		if err := content.guardTombstone(); err != nil {
+			return nil, nil, err
+		}
 		after, err = content.marshal()
 		return after, after, err
 	}
@@ -437,6 +440,24 @@ func (l *levelsContent) levels(object []byte) map[string]int64 {
 		}
 	}
 	return out
+}
+
+// guardTombstone makes another upgrade a matter of the creators where the levels let everybody do it who may change the room.
+// spec: cs/createRoom
+func (l *levelsContent) guardTombstone() error {
+	const tombstone = "m.room.tombstone"
+	events := l.levels(l.members["events"])
+	least := int64(50)
+	if n, ok := l.level(l.members["state_default"]); ok {
+		least = n
+	}
+	if n, ok := events[tombstone]; ok && n > least {
+		return nil
+	}
+	events[tombstone] = max(150, least+1)
+	raw, err := canonicaljson.Marshal(events)
+	l.members["events"] = raw
+	return err
 }
 
 // level reads a level, which was allowed to be a string before room version 10.

@@ -148,6 +148,21 @@ func currentID(s *server, room matrix.RoomID, typ string) matrix.EventID {
 	return ev.ID()
 }
 
+// Where power levels did not keep the next upgrade from those who may change the room, creators do from room version 12 on.
+func TestUpgradeGuardsTombstone(t *testing.T) {
+	s := newNetwork(t).server("a.example")
+	alice := s.user("alice")
+	for levels, want := range map[string]any{`{"users":{%q:100}}`: 150.0, `{"users":{%q:100},"state_default":60,"events":{"m.room.tombstone":60}}`: 150.0, `{"users":{%q:100},"events":{"m.room.tombstone":51}}`: 51.0} {
+		old := s.create(alice, rooms.CreateRequest{Version: "11"})
+		s.set(alice, old, "m.room.power_levels", "", fmt.Sprintf(levels, alice))
+		room, err := s.Upgrade(ctx, rooms.UpgradeRequest{Room: old, Sender: alice, Version: "12"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, levels, want, dig(fields(s.content(room, "m.room.power_levels", "")), "events", "m.room.tombstone"))
+	}
+}
+
 // A room goes on while it is upgraded, and of several requests at once all get the same room.
 func TestUpgradeWhileTalking(t *testing.T) {
 	n := newNetwork(t)
