@@ -10,6 +10,9 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
@@ -61,7 +64,7 @@ var presets = map[string]preset{
 }
 
 // CreateRoom makes a room and returns its ID when the creator's join, all initial
-// state and the invites are durable. Remote invites that fail do not fail the creation.
+// state and the invites are durable. Remote invites that fail do not fail the creation, and go on if ctx ends.
 // Errors: M_UNSUPPORTED_ROOM_VERSION, M_ROOM_IN_USE, M_INVALID_ROOM_STATE, M_BAD_JSON, M_INVALID_PARAM.
 // spec: cs/createRoom
 func (e *Engine) CreateRoom(ctx context.Context, q CreateRequest) (matrix.RoomID, error) {
@@ -74,13 +77,38 @@ func (e *Engine) CreateRoom(ctx context.Context, q CreateRequest) (matrix.RoomID
 		return "", err
 	}
 	defer r.release()
+	return r.id, c.inviteRemote(context.WithoutCancel(ctx), r.id)
+}
+
+// How the users of other servers are invited to a new room: one after the other, but a server that takes its time does not
+// keep the next one waiting for longer than this, up to so many at a time.
+const (
+	invitePatience = time.Second
+	invitesAtOnce  = 8
+)
+
+// inviteRemote invites users of other servers, and comes back when all have been asked.
+func (c *creation) inviteRemote(ctx context.Context, room matrix.RoomID) error {
+	var invited errgroup.Group
+	invited.SetLimit(invitesAtOnce)
 	for _, user := range c.invites {
-		_, err := e.Invite(ctx, MemberRequest{Room: r.id, Sender: q.Creator, Target: user, IsDirect: q.IsDirect})
-		if err != nil {
-			e.log.Info().Err(err).Int64("room", int64(r.nid)).Msg("an invite of a new room was not delivered")
+		done := make(chan struct{})
+		invited.Go(func() error {
+			defer close(done)
+			_, err := c.e.Invite(ctx, MemberRequest{Room: room, Sender: c.q.Creator, Target: user, IsDirect: c.q.IsDirect})
+			if err != nil {
+				c.e.log.Info().Err(err).Str("server", string(domain(user))).Msg("an invite of a new room was not delivered")
+			}
+			return nil
+		})
+		patience := time.NewTimer(invitePatience)
+		select {
+		case <-done:
+		case <-patience.C:
 		}
+		patience.Stop()
 	}
-	return r.id, nil
+	return invited.Wait()
 }
 
 // commit makes the room with its first events, and returns it pinned when they are durable.

@@ -1,11 +1,15 @@
 package sytest
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"hanok/sytest/homeserver"
 )
@@ -169,6 +173,31 @@ func TestRedactionSentAsEvent(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A server that does not answer does not keep others from being invited to a new room, even if the client does not wait.
+func TestInvitesOfNewRoom(t *testing.T) {
+	n := homeserver.NewNetwork(t)
+	hs, far := n.Start(homeserver.Options{}), n.Start(homeserver.Options{})
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // connections are made, and nobody takes them
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	alice, bob := hs.Register(t, "alice"), far.Register(t, "bob")
+	body := fmt.Sprintf(`{"invite":["@a:localhost:%d",%q]}`, silent.Addr().(*net.TCPAddr).Port, bob.UserID)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "POST", hs.ClientURL+"/_matrix/client/v3/createRoom", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+alice.AccessToken)
+	if res, err := http.DefaultClient.Do(req); err == nil {
+		res.Body.Close()
+		t.Fatalf("answered %s, though one server was still silent", res.Status)
+	}
+	bob.SyncUntil("an invite", func(res json) bool { return homeserver.Dig(res, "rooms", "invite") != nil })
 }
 
 func TestContextFilter(t *testing.T) {
