@@ -322,8 +322,12 @@ func (u *upgrade) moved(ctx context.Context) ([]StateInput, error) {
 		if err != nil {
 			return nil, err
 		}
-		if ev != nil {
+		switch {
+		case ev != nil:
 			out = append(out, StateInput{Type: typ, Content: ev.Content()})
+		case typ == "m.room.guest_access":
+			// What holds in the old room without being said: a preset of the new one must not let guests in.
+			out = append(out, StateInput{Type: typ, Content: []byte(`{"guest_access":"forbidden"}`)})
 		}
 	}
 	// The rooms of a space; a child that was taken out has no via.
