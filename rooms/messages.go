@@ -71,11 +71,12 @@ func (e *Engine) Messages(ctx context.Context, q MessagesRequest) (*Page, error)
 	return page, nil
 }
 
-// mayRead refuses those who see nothing of a room: never joined, and not world-readable.
+// mayRead refuses those who see nothing of a room: never joined, or forgotten, and not world-readable.
 func (r *room) mayRead(ctx context.Context, v *viewer) error {
 	if v.member.Membership == storage.MembershipJoin || v.member.LeftPos != 0 && !v.member.Forgotten {
 		return nil
 	}
+	v.stranger = v.member.Forgotten
 	return r.mayPeek(ctx)
 }
 
@@ -101,7 +102,7 @@ func (r *room) startOf(ctx context.Context, v *viewer, q MessagesRequest) (Token
 		return *q.From, nil
 	case !q.Backward:
 		return Token{Pos: math.MinInt64}, nil
-	case v.member.Membership != storage.MembershipJoin && v.member.LeftPos != 0:
+	case v.member.Membership != storage.MembershipJoin && v.member.LeftPos != 0 && !v.stranger:
 		return r.e.TokenAt(ctx, r.nid, v.member.LeftPos)
 	}
 	return Token{Depth: math.MaxInt64, Pos: math.MaxInt64}, nil

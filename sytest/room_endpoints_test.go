@@ -96,7 +96,10 @@ func TestForgottenRoom(t *testing.T) {
 	}
 	alice.SetState(room, "m.room.history_visibility", "", json{"history_visibility": "world_readable"})
 	open := alice.Say(room, "to everybody")
-	bob.Must("GET", "/v3"+roomPath(room, "messages")+"?dir=b", nil)
+	seen := eventIDs(bob.Must("GET", "/v3"+roomPath(room, "messages")+"?dir=b", nil), "chunk")
+	if !slices.Contains(seen, open) || slices.Contains(seen, said) {
+		t.Errorf("of %s and what was said before, %s, a peeker sees %v", open, said, seen)
+	}
 	bob.Must("GET", "/v3"+roomPath(room, "event", open), nil)
 	bob.Must("GET", "/v3"+roomPath(room, "aliases"), nil)
 }
