@@ -226,6 +226,7 @@ func (in *inbound) ask(ctx context.Context, question func(matrix.ServerName) err
 		if listErr != nil {
 			return listErr
 		}
+		in.e.inTurn(in.r.id, servers)
 		in.others = slices.DeleteFunc(in.e.answeringFirst(servers), func(s matrix.ServerName) bool { return s == in.origin || s == in.e.server })
 	}
 	for _, s := range in.others[:min(2, len(in.others))] {

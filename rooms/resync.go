@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
@@ -69,9 +68,7 @@ var errParted = errors.New("rooms: this server has left the room")
 func (e *Engine) resync(ctx context.Context, pr *partialRoom, slots chan struct{}) {
 	s := &resync{e: e, pr: pr, servers: slices.Clone(pr.servers), told: make(map[storage.EventNID]statetree.Tree)}
 	if len(s.servers) > 1 {
-		// First who let us in, then anybody.
-		rest := s.servers[1:]
-		rand.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
+		e.inTurn(pr.id, s.servers[1:]) // after who let us in
 	}
 	for pause := resyncFirstPause; ; pause = min(2*pause, resyncLastPause) {
 		select {
