@@ -21,7 +21,7 @@ import (
 
 var (
 	oneSeed = flag.Int64("seed", -1, "run this seed only")
-	seeds   = flag.Int("seeds", 12, "how many seeds to run")
+	seeds   = flag.Int("seeds", 100, "how many seeds to run")
 	from    = flag.Int("from", 0, "the first of them")
 	replays = flag.Int("replays", 4, "how many seeds TestReplay runs twice")
 	traced  = flag.Bool("trace", false, "print what happens")
