@@ -486,12 +486,8 @@ func (a *API) joinedMembers(r *endpoint.Request) (any, error) {
 		return nil, err
 	}
 	me := requester(r).UserID
-	m, err := a.Rooms.MembershipOf(r.Ctx(), room, me)
-	if err != nil {
+	if err := a.mustBeJoined(r, room); err != nil {
 		return nil, err
-	}
-	if m.Membership != "join" {
-		return nil, matrix.Forbidden("You are not in this room.")
 	}
 	events, err := a.Rooms.Members(r.Ctx(), rooms.MembersRequest{Room: room, User: me, Membership: "join"})
 	if err != nil {

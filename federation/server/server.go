@@ -72,8 +72,6 @@ type Options struct {
 	Users      *users.Service
 	Media      *media.Repository // nil: no media
 	Typing     Typing            // nil: typing notices are dropped
-	// OpenID finds whose OpenID token it is; nil: the endpoint is not there. spec: ss/exchangeOpenIdToken
-	OpenID func(ctx context.Context, token string) (matrix.UserID, error)
 	// Observe is told of every finished request; nil for none.
 	Observe     func(operation, method string, status int, elapsed time.Duration)
 	BehindProxy bool // a reverse proxy says in X-Forwarded-For who asks
