@@ -122,14 +122,11 @@ func (a *API) roomInfo(r *endpoint.Request, room matrix.RoomID, membership strin
 	} else if public {
 		out.Visibility = "public"
 	}
-	page, err := a.Rooms.Messages(r.Ctx(), rooms.MessagesRequest{Room: room, User: me, Backward: true, Limit: max(limit, 1)})
+	page, err := a.Rooms.Messages(r.Ctx(), rooms.MessagesRequest{Room: room, User: me, Backward: true, Limit: limit})
 	if err != nil {
 		return nil, err
 	}
 	slices.Reverse(page.Events)
-	if limit == 0 {
-		page.Events = nil // asked for the state only
-	}
 	out.Messages = &messagesChunk{End: end.String()}
 	if page.End != nil {
 		out.Messages.Start = page.End.String()

@@ -62,7 +62,7 @@ type RoomEventFilter struct {
 // ParseFilter reads the filter of a /sync request or a stored filter.
 func ParseFilter(raw []byte) (*Filter, error) {
 	f := &Filter{}
-	if err := strictjson.Unmarshal(raw, f); err != nil {
+	if err := strictjson.UnmarshalAs("The filter", raw, f); err != nil {
 		return nil, err
 	}
 	switch f.EventFormat {
@@ -92,7 +92,7 @@ func ParseFilter(raw []byte) (*Filter, error) {
 // ParseRoomEventFilter reads the filter of /messages, /context and /search.
 func ParseRoomEventFilter(raw []byte) (*RoomEventFilter, error) {
 	f := &RoomEventFilter{}
-	if err := strictjson.Unmarshal(raw, f); err != nil {
+	if err := strictjson.UnmarshalAs("The filter", raw, f); err != nil {
 		return nil, err
 	}
 	if err := f.prepare(); err != nil {

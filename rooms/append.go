@@ -451,7 +451,8 @@ func (e *Engine) Send(ctx context.Context, r SendRequest) (matrix.EventID, error
 					return "", err
 				}
 			}
-			if same, err := room.sameState(ctx, r); err != nil || same != "" {
+			key := matrix.StateKey{Type: r.Type, Key: *r.StateKey}
+			if same, err := room.sameState(ctx, r.Sender, key, r.Content); err != nil || same != "" {
 				return same, err
 			}
 		}
@@ -532,23 +533,22 @@ func (e *Engine) joinedRoom(ctx context.Context, id matrix.RoomID, user matrix.U
 }
 
 // sameState returns the current state event if it has the sender and content asked for: then nothing needs to be sent.
-func (r *room) sameState(ctx context.Context, q SendRequest) (matrix.EventID, error) {
+func (r *room) sameState(ctx context.Context, sender matrix.UserID, key matrix.StateKey, content []byte) (matrix.EventID, error) {
 	c, err := r.current(ctx)
 	if err != nil {
 		return "", err
 	}
-	ev, err := State{r.e, c.head.state}.Event(ctx, q.Type, *q.StateKey)
-	if err != nil || ev == nil || ev.Sender() != q.Sender {
+	ev, err := State{r.e, c.head.state}.Event(ctx, key.Type, key.Key)
+	if err != nil || ev == nil || ev.Sender() != sender {
 		return "", err
 	}
-	content, err := canonicalContent(r.version, q.Content)
-	if err != nil {
+	if content, err = canonicalContent(r.version, content); err != nil {
 		return "", err
 	}
 	if string(content) != string(ev.Content()) {
 		return "", nil
 	}
-	member, err := State{r.e, c.head.state}.Membership(ctx, q.Sender)
+	member, err := State{r.e, c.head.state}.Membership(ctx, sender)
 	if err != nil || member != "join" {
 		return "", err
 	}

@@ -114,6 +114,10 @@ func (e *Engine) changeMember(ctx context.Context, q MemberRequest, membership s
 	if err != nil {
 		return "", err
 	}
+	key := matrix.StateKey{Type: "m.room.member", Key: string(q.target())}
+	if same, err := r.sameState(ctx, q.Sender, key, content); err != nil || same != "" {
+		return same, err
+	}
 	return r.appendMember(ctx, q, content, func(_ headView, current string) error {
 		if allow == nil {
 			return nil

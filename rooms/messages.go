@@ -53,7 +53,7 @@ func (e *Engine) Messages(ctx context.Context, q MessagesRequest) (*Page, error)
 	if err := r.mayRead(ctx, v); err != nil {
 		return nil, err
 	}
-	q.Limit = min(max(q.Limit, 1), maxPage)
+	q.Limit = min(max(q.Limit, 0), maxPage)
 	start, err := r.startOf(ctx, v, q)
 	if err != nil {
 		return nil, err

@@ -57,7 +57,16 @@ func ChangedAccountData(ctx context.Context, q Querier, user matrix.UserID, from
 	return collect(ctx, q, scanAccountDatum, changedAccountData, user, from, to)
 }
 
-// CountAccountData counts the types a user has used in a room, or globally.
+const dropDeletedAccountData = `DELETE FROM account_data WHERE user_id = $1 AND room_id = $2 AND type = (SELECT type FROM account_data
+	WHERE user_id = $1 AND room_id = $2 AND content IS NULL ORDER BY position LIMIT 1)`
+
+// DropDeletedAccountData forgets that the type deleted longest ago was ever set, and says whether there was one.
+func DropDeletedAccountData(ctx context.Context, tx *Tx, user matrix.UserID, room matrix.RoomID) (bool, error) {
+	n, err := tx.Exec(ctx, dropDeletedAccountData, user, room)
+	return n > 0, err
+}
+
+// CountAccountData counts the types a user has used in a room, or globally, those deleted included.
 func CountAccountData(ctx context.Context, q Querier, user matrix.UserID, room matrix.RoomID) (n int, err error) {
 	return n, q.QueryRow(ctx, countAccountData, user, room).Scan(&n)
 }

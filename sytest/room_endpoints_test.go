@@ -203,6 +203,58 @@ func TestInvitesOfNewRoom(t *testing.T) {
 	bob.SyncUntil("an invite", func(res json) bool { return homeserver.Dig(res, "rooms", "invite") != nil })
 }
 
+// A ban, an invite or another membership that is there already is not made again.
+func TestRepeatedMembership(t *testing.T) {
+	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})
+	alice, bob := hs.Register(t, "alice"), hs.Register(t, "bob")
+	room := alice.CreateRoom(json{"preset": "private_chat"})
+	state := "/v3" + roomPath(room, "state", "m.room.member", bob.UserID) + "?format=event"
+	for _, action := range []string{"invite", "ban"} {
+		request := json{"user_id": bob.UserID, "reason": "because"}
+		alice.Must("POST", "/v3"+roomPath(room, action), request)
+		first := alice.Must("GET", state, nil)
+		alice.Must("POST", "/v3"+roomPath(room, action), request)
+		if again := alice.Must("GET", state, nil); again["event_id"] != first["event_id"] {
+			t.Errorf("%s made %v, then %v", action, first, again)
+		}
+		request["reason"] = "for another reason"
+		alice.Must("POST", "/v3"+roomPath(room, action), request)
+		if again := alice.Must("GET", state, nil); again["event_id"] == first["event_id"] {
+			t.Errorf("%s for another reason changed nothing: %v", action, again)
+		}
+	}
+}
+
+// A page is never longer than its limit, and the next one goes on from where it ended.
+func TestMessagesLimits(t *testing.T) {
+	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})
+	alice := hs.Register(t, "alice")
+	room := alice.CreateRoom(json{})
+	said := alice.Say(room, "hello")
+	for _, filter := range []string{"", "&filter=" + url.QueryEscape(`{"limit":0}`)} {
+		query := "?dir=b&limit=0"
+		if filter != "" {
+			query = "?dir=b" + filter
+		}
+		page := alice.Must("GET", "/v3"+roomPath(room, "messages")+query, nil)
+		if list := homeserver.Events(page, "chunk"); len(list) != 0 || page["end"] != page["start"] {
+			t.Errorf("a page of nothing: %v", page)
+		}
+		next := alice.Must("GET", "/v3"+roomPath(room, "messages")+"?dir=b&limit=1&from="+url.QueryEscape(page["end"].(string)), nil)
+		if list := homeserver.Events(next, "chunk"); len(list) != 1 || list[0]["event_id"] != said {
+			t.Errorf("the page behind it: %v", next)
+		}
+	}
+	for filter, code := range map[string]string{"{": "M_NOT_JSON", "[]": "M_BAD_JSON", `{"a":1,"a":1}`: "M_BAD_JSON"} {
+		for _, path := range []string{roomPath(room, "messages") + "?dir=b&", roomPath(room, "context", said) + "?"} {
+			res := alice.Refused("GET", "/v3"+path+"filter="+url.QueryEscape(filter), nil, 400, code)
+			if text, _ := res["error"].(string); !strings.Contains(text, "The filter") {
+				t.Errorf("filter %s at %s: %q does not say what is wrong", filter, path, text)
+			}
+		}
+	}
+}
+
 func TestContextFilter(t *testing.T) {
 	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})
 	alice := hs.Register(t, "alice")

@@ -99,12 +99,8 @@ func (a *AccountData) Set(ctx context.Context, user matrix.UserID, room matrix.R
 	}
 	err = a.DB.Write(ctx, func(tx *storage.Tx) error {
 		if _, err := storage.GetAccountData(ctx, tx, user, room, dataType); errors.Is(err, storage.ErrNotFound) {
-			n, err := storage.CountAccountData(ctx, tx, user, room)
-			if err != nil {
+			if err := placeForType(ctx, tx, user, room); err != nil {
 				return err
-			}
-			if n >= maxAccountDataTypes {
-				return matrix.TooLarge("There are too many types of account data")
 			}
 		} else if err != nil {
 			return err
@@ -119,6 +115,19 @@ func (a *AccountData) Set(ctx context.Context, user matrix.UserID, room matrix.R
 		return fmt.Errorf("set account data: %w", err)
 	}
 	return nil
+}
+
+// placeForType sees to it that one more type fits. The place of the type that was deleted longest ago may be taken.
+func placeForType(ctx context.Context, tx *storage.Tx, user matrix.UserID, room matrix.RoomID) error {
+	n, err := storage.CountAccountData(ctx, tx, user, room)
+	if err != nil || n < maxAccountDataTypes {
+		return err
+	}
+	freed, err := storage.DropDeletedAccountData(ctx, tx, user, room)
+	if err == nil && !freed {
+		return matrix.TooLarge("There are too many types of account data")
+	}
+	return err
 }
 
 // Get returns the content: M_NOT_FOUND if there is none. spec: cs/getAccountData

@@ -131,6 +131,10 @@ func TestAccountDataIsBounded(t *testing.T) {
 		wantCode(t, w.AccountData.Set(ctx, alice, "", "one.more", rawJSON(`{}`)), 413, "M_TOO_LARGE")
 		must(t, w.AccountData.Set(ctx, alice, "", "0", rawJSON(`{"changed":true}`)))
 		must(t, w.AccountData.Set(ctx, alice, "!r:here.test", "in.room", rawJSON(`{}`)))
+		// What was deleted makes place.
+		must(t, w.AccountData.Delete(ctx, alice, "", "7"))
+		must(t, w.AccountData.Set(ctx, alice, "", "one.more", rawJSON(`{"a":1}`)))
+		wantCode(t, w.AccountData.Set(ctx, alice, "", "and.another", rawJSON(`{}`)), 413, "M_TOO_LARGE")
 	})
 }
 
@@ -176,13 +180,23 @@ func TestTags(t *testing.T) {
 			wantCode(t, w.AccountData.SetTag(ctx, alice, room, name, rawJSON(`{}`)), 400, "M_INVALID_PARAM")
 		}
 		wantCode(t, w.AccountData.SetTag(ctx, alice, room, "x", rawJSON(`1`)), 400, "M_BAD_JSON")
+		full := map[string]any{}
 		for i := range maxTags {
-			if err := w.AccountData.SetTag(ctx, alice, room, fmt.Sprint("t", i), rawJSON(`{}`)); err != nil {
+			full[fmt.Sprint("t", i)] = struct{}{}
+		}
+		must(t, w.AccountData.Set(ctx, alice, room, "m.tag", encode(map[string]any{"tags": full})))
+		wantCode(t, w.AccountData.SetTag(ctx, alice, room, "one.more", rawJSON(`{}`)), 413, "M_TOO_LARGE")
+		must(t, w.AccountData.SetTag(ctx, alice, room, "t0", rawJSON(`{"order":0.5}`)))
+		must(t, w.AccountData.DeleteTag(ctx, alice, room, "t1"))
+		must(t, w.AccountData.SetTag(ctx, alice, room, "one.more", rawJSON(`{}`)))
+		long := rawJSON(`{"x":"` + strings.Repeat("x", maxOneTimeKey-100) + `"}`)
+		for i := range maxTags {
+			if err := w.AccountData.SetTag(ctx, alice, room, fmt.Sprint("t", i), long); err != nil {
 				wantCode(t, err, 413, "M_TOO_LARGE")
 				return
 			}
 		}
-		t.Error("tags without end")
+		t.Error("tags of any size")
 	})
 }
 

@@ -103,6 +103,50 @@ func TestRegisterRace(t *testing.T) {
 	})
 }
 
+// A session makes one account, however often and at what time its client asks.
+func TestRegisterOncePerSession(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		op := Operation{Name: "register", Flows: [][]string{{StageDummy}}}
+		session := func() string {
+			_, err := w.UIA.Authenticate(ctx, op, nil)
+			id, _, _ := challenged(t, err)
+			return id
+		}
+		register := func(session, name string) (*Account, error) {
+			if _, err := w.UIA.Authenticate(ctx, op, encode(map[string]string{"type": StageDummy, "session": session})); err != nil {
+				return nil, err
+			}
+			return w.Accounts.Register(ctx, Registration{Localpart: name, Password: "x", Session: session})
+		}
+		for _, name := range []string{"", "chosen"} {
+			id := session()
+			var wg sync.WaitGroup
+			made := make([]*Account, 8)
+			for i := range made {
+				wg.Go(func() {
+					var err error
+					if made[i], err = register(id, name); err != nil {
+						t.Errorf("%q: %v", name, err)
+					}
+				})
+			}
+			wg.Wait()
+			for _, a := range made {
+				if a == nil || a.UserID != made[0].UserID {
+					t.Fatalf("one session made %+v and %+v", made[0], a)
+				}
+			}
+			_, err := register(id, "another")
+			wantCode(t, err, 403, "M_FORBIDDEN")
+		}
+		ended := session()
+		w.clock.advance(time.Hour)
+		_, err := w.Accounts.Register(ctx, Registration{Session: ended})
+		wantCode(t, err, 403, "M_FORBIDDEN")
+	})
+}
+
 func TestPasswords(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		ctx := t.Context()

@@ -74,7 +74,8 @@ func (a *Accounts) Available(ctx context.Context, localpart string) error {
 }
 
 // Register makes an account. Errors: M_INVALID_USERNAME, M_USER_IN_USE (also for a deactivated account),
-// M_WEAK_PASSWORD, M_FORBIDDEN for a registration token that is used up. spec: cs/register
+// M_WEAK_PASSWORD, M_FORBIDDEN for a registration token that is used up, and for a session with which another account was
+// made: with the account that was made with it already, it answers again. spec: cs/register
 func (a *Accounts) Register(ctx context.Context, r Registration) (*Account, error) {
 	chosen := r.Localpart != ""
 	if !chosen {
@@ -87,7 +88,12 @@ func (a *Accounts) Register(ctx context.Context, r Registration) (*Account, erro
 	account := storage.Account{UserID: user, Kind: string(r.Kind), Admin: r.Admin, LocalOnly: a.LocalOnly, CreatedAt: a.now()}
 	if chosen {
 		// Before the hash, which is dear; the insert decides.
-		if _, err := storage.GetAccount(ctx, a.DB, user); err == nil {
+		if taken, err := storage.GetAccount(ctx, a.DB, user); err == nil {
+			if r.Session != "" {
+				if made, err := a.registeredWith(ctx, a.DB, r.Session); err != nil || made == user {
+					return accountOf(taken), err
+				}
+			}
 			return nil, errUserInUse
 		}
 	}
@@ -99,7 +105,22 @@ func (a *Accounts) Register(ctx context.Context, r Registration) (*Account, erro
 			return nil, err
 		}
 	}
+	var result storage.Account
 	err = a.DB.Write(ctx, func(tx *storage.Tx) error {
+		result = account
+		if r.Session != "" {
+			// The same request may run twice at a time, from a client that lost its connection.
+			made, err := a.registeredWith(ctx, tx, r.Session)
+			switch {
+			case err != nil:
+				return err
+			case made != "" && chosen && made != user:
+				return errSessionUsed
+			case made != "":
+				result, err = storage.GetAccount(ctx, tx, made)
+				return err
+			}
+		}
 		if err := a.useToken(ctx, tx, r.Token); err != nil {
 			return err
 		}
@@ -123,7 +144,7 @@ func (a *Accounts) Register(ctx context.Context, r Registration) (*Account, erro
 	if err != nil {
 		return nil, err
 	}
-	return accountOf(account), nil
+	return accountOf(result), nil
 }
 
 // useToken takes one use from a registration token; "" is none.
@@ -166,6 +187,11 @@ func (a *Accounts) UpgradeGuest(ctx context.Context, guest matrix.UserID, r Regi
 			return err
 		}
 		if r.Session != "" {
+			if made, err := a.registeredWith(ctx, tx, r.Session); err != nil {
+				return err
+			} else if made != "" {
+				return errSessionUsed
+			}
 			if err := a.noteRegistered(ctx, tx, r.Session, guest); err != nil {
 				return err
 			}

@@ -57,14 +57,15 @@ func (a *AccountData) SetTag(ctx context.Context, user matrix.UserID, room matri
 		return err
 	}
 	return a.changeTags(ctx, user, room, func(tags []byte) ([]byte, error) {
+		changed := canonicaljson.Set(tags, tag, canonical)
 		n := 0
-		for range canonicaljson.Members(tags) {
+		for range canonicaljson.Members(changed) {
 			n++
 		}
-		if n >= maxTags {
+		if n > maxTags {
 			return nil, matrix.TooLarge("This room has too many tags")
 		}
-		return canonicaljson.Set(tags, tag, canonical), nil
+		return changed, nil
 	})
 }
 
@@ -88,7 +89,10 @@ func (a *AccountData) changeTags(ctx context.Context, user matrix.UserID, room m
 		if err != nil || string(tags) == string(was) {
 			return err
 		}
-		return a.put(ctx, tx, user, room, typeTag, canonicaljson.Set(content, "tags", tags))
+		if content = canonicaljson.Set(content, "tags", tags); len(content) > maxAccountData {
+			return matrix.TooLarge("The tags of this room are larger than %d bytes", maxAccountData)
+		}
+		return a.put(ctx, tx, user, room, typeTag, content)
 	})
 	if err != nil {
 		return fmt.Errorf("change tags: %w", err)

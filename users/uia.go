@@ -98,11 +98,7 @@ var (
 // A session of another operation or user is M_FORBIDDEN (403).
 func (u *UIA) Authenticate(ctx context.Context, op Operation, auth json.RawMessage) (*Authenticated, error) {
 	if len(auth) == 0 || string(auth) == "null" {
-		s, err := u.open(ctx, op)
-		if err != nil {
-			return nil, err
-		}
-		return nil, challenge(op, s.ID, nil, nil)
+		return u.begin(ctx, op)
 	}
 	var a authData
 	if err := decode(auth, &a, "auth"); err != nil {
@@ -112,9 +108,9 @@ func (u *UIA) Authenticate(ctx context.Context, op Operation, auth json.RawMessa
 	if err != nil {
 		return nil, err
 	}
-	var done progress
-	if err := json.Unmarshal(s.Completed, &done); err != nil {
-		return nil, fmt.Errorf("uia session: %w", err)
+	done, err := progressOf(s)
+	if err != nil {
+		return nil, err
 	}
 	if a.Type != "" && !slices.Contains(done.Stages, a.Type) {
 		if !isNext(op.Flows, done.Stages, a.Type) {
@@ -129,15 +125,27 @@ func (u *UIA) Authenticate(ctx context.Context, op Operation, auth json.RawMessa
 		}
 		done.Stages = append(done.Stages, a.Type)
 	}
-	complete := slices.ContainsFunc(op.Flows, func(flow []string) bool { return slices.Equal(flow, done.Stages) })
-	lifetime := uiaLifetime
-	switch {
-	case complete && op.Once:
-		lifetime = 0
-	case complete:
-		lifetime = uiaDoneLifetime
+	complete := false
+	done, err = u.advance(ctx, s.ID, func(stored *progress) time.Duration {
+		for _, stage := range done.Stages {
+			stored.complete(stage)
+		}
+		if done.RegistrationToken != "" {
+			stored.RegistrationToken = done.RegistrationToken
+		}
+		complete = slices.ContainsFunc(op.Flows, func(flow []string) bool { return slices.Equal(flow, stored.Stages) })
+		switch {
+		case complete && op.Once:
+			return 0
+		case complete:
+			return uiaDoneLifetime
+		}
+		return uiaLifetime
+	})
+	if errors.Is(err, storage.ErrNotFound) { // it has ended while the stage was checked
+		return u.begin(ctx, op)
 	}
-	if err := u.store(ctx, s, done, lifetime); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if !complete {
@@ -148,36 +156,85 @@ func (u *UIA) Authenticate(ctx context.Context, op Operation, auth json.RawMessa
 	}, nil
 }
 
+// begin opens a session and asks for its first stage.
+func (u *UIA) begin(ctx context.Context, op Operation) (*Authenticated, error) {
+	s, err := u.open(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	return nil, challenge(op, s.ID, nil, nil)
+}
+
 // Complete marks a stage that was completed by other means (a web page, an e-mail): storage.ErrNotFound
 // for an unknown session.
 func (u *UIA) Complete(ctx context.Context, session, stage string) error {
-	s, err := storage.GetUIASession(ctx, u.DB, session, u.now())
-	if err != nil {
-		return fmt.Errorf("uia complete: %w", err)
-	}
-	var done progress
-	if err := json.Unmarshal(s.Completed, &done); err != nil {
-		return fmt.Errorf("uia session: %w", err)
-	}
-	if slices.Contains(done.Stages, stage) {
-		return nil
-	}
-	done.Stages = append(done.Stages, stage)
-	return u.store(ctx, s, done, uiaLifetime)
+	_, err := u.advance(ctx, session, func(done *progress) time.Duration {
+		done.complete(stage)
+		return uiaLifetime
+	})
+	return err
 }
 
-// noteRegistered keeps with a completed session which account was made with it.
+// complete marks a stage.
+func (p *progress) complete(stage string) {
+	if !slices.Contains(p.Stages, stage) {
+		p.Stages = append(p.Stages, stage)
+	}
+}
+
+func progressOf(s storage.UIASession) (progress, error) {
+	var done progress
+	if err := json.Unmarshal(s.Completed, &done); err != nil {
+		return done, fmt.Errorf("uia session: %w", err)
+	}
+	return done, nil
+}
+
+// advance changes what is stored of a session, which other requests may have changed meanwhile, and how long it lives from now:
+// storage.ErrNotFound if it has ended.
+func (c *core) advance(ctx context.Context, session string, change func(*progress) time.Duration) (done progress, err error) {
+	err = c.DB.Write(ctx, func(tx *storage.Tx) error {
+		s, err := storage.GetUIASession(ctx, tx, session, c.now())
+		if err != nil {
+			return fmt.Errorf("uia session: %w", err)
+		}
+		if done, err = progressOf(s); err != nil {
+			return err
+		}
+		lifetime := change(&done)
+		s.Completed, s.ExpiresAt = encode(done), c.now()+matrix.Timestamp(lifetime.Milliseconds())
+		return storage.PutUIASession(ctx, tx, s)
+	})
+	return done, err
+}
+
+var (
+	errSessionUsed  = matrix.Forbidden("Another account was registered with this authentication session")
+	errSessionEnded = matrix.Forbidden("The authentication session has ended. Start the registration again")
+)
+
+// registeredWith is the account that a session has made already, "" if none. M_FORBIDDEN if the session has ended.
+func (a *Accounts) registeredWith(ctx context.Context, q storage.Querier, session string) (matrix.UserID, error) {
+	s, err := storage.GetUIASession(ctx, q, session, a.now())
+	if errors.Is(err, storage.ErrNotFound) {
+		return "", errSessionEnded
+	}
+	if err != nil {
+		return "", fmt.Errorf("uia session: %w", err)
+	}
+	done, err := progressOf(s)
+	return done.Registered, err
+}
+
+// noteRegistered keeps with a completed session which account was made with it: one at most.
 func (a *Accounts) noteRegistered(ctx context.Context, tx *storage.Tx, session string, user matrix.UserID) error {
 	s, err := storage.GetUIASession(ctx, tx, session, a.now())
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil // it has ended meanwhile
-	}
 	if err != nil {
 		return fmt.Errorf("uia session: %w", err)
 	}
-	var done progress
-	if err := json.Unmarshal(s.Completed, &done); err != nil {
-		return fmt.Errorf("uia session: %w", err)
+	done, err := progressOf(s)
+	if err != nil {
+		return err
 	}
 	done.Registered = user
 	s.Completed = encode(done)
@@ -210,16 +267,11 @@ func (u *UIA) open(ctx context.Context, op Operation) (storage.UIASession, error
 		s.Body = []byte{}
 	}
 	s.Completed = encode(progress{Stages: []string{}})
-	return s, u.store(ctx, s, progress{Stages: []string{}}, uiaLifetime)
-}
-
-func (u *UIA) store(ctx context.Context, s storage.UIASession, done progress, lifetime time.Duration) error {
-	s.Completed = encode(done)
-	s.ExpiresAt = u.now() + matrix.Timestamp(lifetime.Milliseconds())
+	s.ExpiresAt = u.now() + matrix.Timestamp(uiaLifetime.Milliseconds())
 	if err := u.DB.Write(ctx, func(tx *storage.Tx) error { return storage.PutUIASession(ctx, tx, s) }); err != nil {
-		return fmt.Errorf("store uia session: %w", err)
+		return s, fmt.Errorf("store uia session: %w", err)
 	}
-	return nil
+	return s, nil
 }
 
 // isNext reports whether some flow begins with what is done, followed by the stage.

@@ -11,9 +11,12 @@ import (
 	"hanok/matrix"
 )
 
-// Unmarshal decodes b into v. Anything that is not JSON gives M_NOT_JSON, JSON of the wrong shape
+// Unmarshal decodes a body into v. Anything that is not JSON gives M_NOT_JSON, JSON of the wrong shape
 // M_BAD_JSON.
-func Unmarshal(b []byte, v any) error {
+func Unmarshal(b []byte, v any) error { return UnmarshalAs("The body", b, v) }
+
+// UnmarshalAs is Unmarshal for JSON that stands elsewhere; the message begins with what it is, as in "The filter".
+func UnmarshalAs(what string, b []byte, v any) error {
 	err := json.Unmarshal(b, v)
 	if err == nil {
 		return nil
@@ -22,12 +25,12 @@ func Unmarshal(b []byte, v any) error {
 	if errors.As(err, &semantic) {
 		at := string(semantic.JSONPointer)
 		if at == "" {
-			at = "the body"
+			return matrix.BadJSON("%s has the wrong type.", what).Because(err)
 		}
 		return matrix.BadJSON("%s has the wrong type.", at).Because(err)
 	}
 	if errors.Is(err, jsontext.ErrDuplicateName) {
-		return matrix.BadJSON("A key occurs twice in one object.").Because(err)
+		return matrix.BadJSON("%s has an object in which a key occurs twice.", what).Because(err)
 	}
-	return matrix.NotJSON("The body is not valid JSON.").Because(err)
+	return matrix.NotJSON("%s is not valid JSON.", what).Because(err)
 }
