@@ -25,8 +25,10 @@ type destination struct {
 	timer    *time.Timer // set while waiting: for the end of a back-off, or for company
 
 	// refused is the transaction that the server answered with a client error, and how often.
-	refused   string
-	refusals  int
+	refused  string
+	refusals int
+
+	failures  int // transactions in a row that the server answered with an error
 	notBefore time.Time
 }
 
@@ -129,6 +131,9 @@ func (q *Queue) serve(ctx context.Context, server matrix.ServerName, d *destinat
 			q.mu.Unlock()
 			return
 		}
+		if err == nil {
+			d.failures = 0
+		}
 		if err == nil && (more || d.again) {
 			d.again = false
 			q.mu.Unlock()
@@ -141,22 +146,38 @@ func (q *Queue) serve(ctx context.Context, server matrix.ServerName, d *destinat
 			return
 		}
 		d.volatile = nil
+		d.notBefore = q.opts.Now().Add(d.pause(err))
 		q.mu.Unlock()
-		if _, wait := q.waitUntilLocked(server, d); !wait {
-			// Not the server's fault, or its back-off has ended meanwhile: a moment's pause keeps this from spinning.
-			q.mu.Lock()
-			d.notBefore = q.opts.Now().Add(time.Second)
-			q.mu.Unlock()
-		}
 		q.wake(server) // sets the timer
 		return
 	}
 }
 
-func (q *Queue) waitUntilLocked(server matrix.ServerName, d *destination) (time.Time, bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.waitUntil(server, d)
+const (
+	// atLeast keeps a failure of our own, or a back-off that has ended meanwhile, from making the sender spin.
+	atLeast = time.Second
+	// maxErrorPause is for a server that works and does not take our transactions.
+	maxErrorPause = 10 * time.Minute
+	// maxOutagePause is for one that says it does not work: it may be heard from as soon as it does.
+	maxOutagePause = 10 * time.Second
+	// maxAskedPause is how long a server may ask to be left alone even while it is heard from.
+	maxAskedPause = time.Hour
+)
+
+// pause is how long a destination is left alone after a failure, whatever else is heard from it. That comes on top of the back-off of a
+// server that does not answer (peers), which ends with any sign of life: one that answers every transaction with an error lives.
+func (d *destination) pause(err error) time.Duration {
+	var e *client.Error
+	if !errors.As(err, &e) || e.Status == 0 {
+		return atLeast
+	}
+	d.failures++
+	longest := maxErrorPause
+	if e.Status >= http.StatusInternalServerError {
+		longest = maxOutagePause
+	}
+	grown := min(time.Second<<min(d.failures, 16), longest)
+	return max(grown, min(e.RetryAfter, maxAskedPause))
 }
 
 // deliver sends one transaction; more says whether there may be another.
@@ -393,12 +414,9 @@ func (q *Queue) giveUp(server matrix.ServerName, d *destination, txn storage.Out
 		d.refused, d.refusals = txn.ID, 0
 	}
 	d.refusals++
-	d.notBefore = q.opts.Now().Add(time.Second << d.refusals)
 	if d.refusals < maxRefusals || aboutUs(e) {
-		d.refusals = min(d.refusals, maxRefusals)
 		return false
 	}
 	q.opts.Log.Warn().Str("destination", string(server)).Int("status", e.Status).Msg("federation: transaction dropped, the server refuses it")
-	d.notBefore = time.Time{}
 	return true
 }

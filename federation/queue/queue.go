@@ -124,11 +124,11 @@ func (q *Queue) Run(ctx context.Context, source Rooms) error {
 	return err
 }
 
-// resume starts where the last run ended.
+// resume starts where the last run ended. What is queued for servers that the operator's lists refuse by now stays where it is.
 func (q *Queue) resume(ctx context.Context) error {
 	pending, err := storage.FindOutboxDestinations(ctx, q.opts.DB)
 	if err == nil {
-		q.wake(pending...)
+		q.wake(q.remote(pending)...)
 	}
 	return err
 }
