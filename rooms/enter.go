@@ -250,20 +250,17 @@ func (r *room) takeOver(ctx context.Context, join *event.Event, tree statetree.T
 		r.mu.Unlock()
 		return err
 	}
-	changes, err := r.memberChanges(ctx, r.head.state, after, ev)
-	if err != nil {
+	it := &item{ev: ev, before: tree, timeline: forward, promote: promote, moved: true}
+	en := &entry{room: r, line: r.line, items: []*item{it}}
+	r.pending.add(ev, after)
+	if err := r.restart(ctx, en, tree, after); err != nil {
+		r.pending.drop(en.items)
 		r.mu.Unlock()
 		return err
-	}
-	en := &entry{
-		room: r, line: r.line, members: changes,
-		head:  &head{state: after, tips: []tip{{nid: ev.NID, id: join.ID(), depth: join.Depth(), after: after, partial: ev.Partial}}},
-		items: []*item{{ev: ev, before: tree, timeline: forward, promote: promote, current: after.Ref(), moved: true}},
 	}
 	for _, p := range missingPrevs(join, prevs) {
 		en.missing = append(en.missing, storage.MissingPrev{ID: p, Child: ev.NID, Depth: join.Depth()})
 	}
-	r.pending.add(ev, after)
 	r.head = en.head
 	var before *partialRoom
 	switch {
@@ -283,4 +280,49 @@ func (r *room) takeOver(ctx context.Context, join *event.Event, tree statetree.T
 		r.e.partials.start()
 	}
 	return err
+}
+
+// restart moves the head to our join, whose state before is tree; r.mu is held.
+func (r *room) restart(ctx context.Context, en *entry, tree, after statetree.Tree) error {
+	it := en.items[0]
+	ev := it.ev
+	unheard, err := r.unheard(ctx, ev, tree)
+	if err != nil {
+		return err
+	}
+	en.head = &head{tips: append(unheard, tip{nid: ev.NID, id: ev.ID(), depth: ev.Depth(), after: after, partial: ev.Partial}), state: after}
+	if len(unheard) > 0 {
+		if en.head.state, err = r.stateOver(ctx, en.head.tips); err != nil {
+			return err
+		}
+	}
+	it.current = en.head.state.Ref()
+	en.members, err = r.memberChanges(ctx, r.head.state, en.head.state, ev)
+	return err
+}
+
+// unheard lists the ends of branches by which users of ours left and that the server which lets us in again has not got yet: everybody
+// will hear of them and take them for branches beside our join, so we do, too. What else is the end of a branch here comes before the join,
+// or others will tell what became of it.
+func (r *room) unheard(ctx context.Context, join *Event, before statetree.Tree) ([]tip, error) {
+	var out []tip
+	for _, t := range r.head.tips {
+		ev, err := r.event(ctx, t.nid)
+		if err != nil {
+			return nil, err
+		}
+		key, _ := ev.StateKey()
+		if ev.Type() != "m.room.member" || ev.Membership() != "leave" || !ev.Relay || !r.e.isLocal(ev.Sender()) || key != string(ev.Sender()) || slices.Contains(join.prevs, t.nid) {
+			continue
+		}
+		told, err := before.Get(ctx, ev.entry().Key)
+		if err != nil {
+			return nil, err
+		}
+		// The state has the join that the user left, or lacks their membership and is too early for the leave.
+		if slices.Contains(ev.auths, storage.EventNID(told)) || told == 0 && join.Partial && join.Depth() <= ev.Depth() {
+			out = append(out, t)
+		}
+	}
+	return out, nil
 }

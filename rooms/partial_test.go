@@ -548,3 +548,33 @@ func TestPartialJoinAfterDeadServer(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// Another user of ours joins before the server that lets them in has heard that the first one has left.
+func TestRejoinByAnotherAtOnce(t *testing.T) {
+	for _, omit := range []bool{true, false} {
+		t.Run(fmt.Sprintf("omit %v", omit), func(t *testing.T) {
+			p := newPartialJoin(t, rooms.CreateRequest{}, nil)
+			bob, bea := p.b.user("bob"), p.b.user("bea")
+			if !omit {
+				p.n.settle()
+				p.complete(bob)
+				p.n.mu.Lock()
+				p.n.omit = false
+				p.n.mu.Unlock()
+			}
+			p.b.must(p.b.Leave(ctx, rooms.MemberRequest{Room: p.room, Sender: bob}))
+			p.b.join(bea, p.room, p.a)
+			left := func(when string) {
+				t.Helper()
+				if m, err := p.b.MembershipOf(ctx, p.room, bob); err != nil || m.Membership != "leave" {
+					t.Errorf("%s: %q, %v", when, m.Membership, err)
+				}
+			}
+			left("at once")
+			p.complete(bea)
+			left("in the end")
+			p.b.say(bea, p.room, "hello")
+			p.agree()
+		})
+	}
+}
