@@ -479,7 +479,7 @@ func (e *Engine) once(ctx context.Context, r SendRequest, send func(context.Cont
 	if r.TxnID == "" {
 		return send(ctx)
 	}
-	id, _, err := e.txns.do(ctx, txnKey{r.Sender, r.Device, r.Room, r.Type, r.TxnID}, func() (matrix.EventID, error) {
+	id, _, err := e.txns.Do(ctx, txnKey{r.Sender, r.Device, r.Room, r.Type, r.TxnID}, func() (matrix.EventID, error) {
 		// Whoever repeats the request while this one runs gets its result, also if the client has given this one up.
 		ctx := context.WithoutCancel(ctx)
 		id, err := e.sentBefore(ctx, r)

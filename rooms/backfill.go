@@ -18,7 +18,7 @@ const (
 // Failing to get any is no error: the client then sees what there is. spec: ss/backfillRoom
 func (e *Engine) backfill(ctx context.Context, r *room, missing []storage.MissingPrev, limit int) (bool, error) {
 	got := false
-	_, shared, err := e.fills.do(ctx, r.nid, func() (struct{}, error) {
+	_, shared, err := e.fills.Do(ctx, r.nid, func() (struct{}, error) {
 		var err error
 		got, err = e.backfillNow(ctx, r, missing, limit)
 		return struct{}{}, err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hanok/internal/flights"
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/matrix/roomversion"
@@ -217,10 +218,10 @@ type Engine struct {
 	recent    recentChanges
 	partials  *partials
 	committer *committer
-	txns      flights[txnKey, matrix.EventID]
-	joins     flights[matrix.RoomID, struct{}]
-	fills     flights[storage.RoomNID, struct{}]
-	upgrades  flights[matrix.RoomID, matrix.RoomID]
+	txns      flights.Flights[txnKey, matrix.EventID]
+	joins     flights.Flights[matrix.RoomID, struct{}]
+	fills     flights.Flights[storage.RoomNID, struct{}]
+	upgrades  flights.Flights[matrix.RoomID, matrix.RoomID]
 	// hierarchies are answers of other servers about spaces.
 	hierarchies hierarchyCache
 	maxRooms    int

@@ -33,7 +33,7 @@ func (e *Engine) Join(ctx context.Context, q MemberRequest) (matrix.EventID, err
 	}
 	// One attempt at a time makes this server resident; those who waited then join here, or make the next attempt.
 	for ctx.Err() == nil {
-		_, shared, err := e.joins.do(ctx, q.Room, func() (struct{}, error) {
+		_, shared, err := e.joins.Do(ctx, q.Room, func() (struct{}, error) {
 			// A join is finished even if the client has given it up.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxJoinTime)
 			defer cancel()

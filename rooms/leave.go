@@ -16,7 +16,7 @@ func (e *Engine) Leave(ctx context.Context, q MemberRequest) (matrix.EventID, er
 	id, err := e.leave(ctx, q, false)
 	// One at a time goes through other servers, joins included: what they did to the room before is seen by who comes after.
 	for errors.Is(err, errElsewhere) {
-		_, shared, flightErr := e.joins.do(ctx, q.Room, func() (struct{}, error) {
+		_, shared, flightErr := e.joins.Do(ctx, q.Room, func() (struct{}, error) {
 			// A leave is finished even if the client has given it up.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxJoinTime)
 			defer cancel()

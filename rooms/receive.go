@@ -42,7 +42,7 @@ func (e *Engine) awaitJoin(ctx context.Context, room matrix.RoomID) error {
 			return err
 		}
 	}
-	e.joins.wait(ctx, room)
+	e.joins.Wait(ctx, room)
 	return nil
 }
 

@@ -50,7 +50,7 @@ func (e *Engine) Upgrade(ctx context.Context, q UpgradeRequest) (matrix.RoomID, 
 	if err := e.awaitMembers(ctx, q.Sender, q.Room); err != nil {
 		return "", err
 	}
-	id, _, err := e.upgrades.do(ctx, q.Room, func() (matrix.RoomID, error) {
+	id, _, err := e.upgrades.Do(ctx, q.Room, func() (matrix.RoomID, error) {
 		u := &upgrade{e: e, q: q, old: r, version: version}
 		return u.run(ctx)
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"hanok/internal/flights"
 	"hanok/matrix"
 	"hanok/matrix/signing"
 	"hanok/storage"
@@ -16,6 +17,7 @@ type DeviceLists struct {
 	*core
 	wake        chan struct{}         // a list became stale
 	memberships chan membershipChange // see MembershipChanged
+	fetches     flights.Flights[matrix.UserID, bool]
 }
 
 // The EDUs of this file. spec: server-server-api#device-management

@@ -3,6 +3,7 @@ package users
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -185,6 +186,65 @@ func TestUpdateDuringResync(t *testing.T) {
 		w.remote.down = true
 		if diff := cmp.Diff([]string{"NEW", "OLD"}, w.carolsDevices(t, alice)); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+// A query does not ask for a list that the background is fetching, but waits for it.
+func TestQueryDuringFetch(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		alice := w.register(t, "alice")
+		w.rooms.join("!r:here.test", alice, carol)
+		w.remote.lists[carol] = remoteList(t, carol, 1, "C1")
+		must(t, w.DeviceLists.ReceiveUpdate(t.Context(), "there.test", deviceUpdate(t, "C0", 0)))
+		asked := make(chan []string)
+		w.remote.during = func(matrix.UserID) {
+			go func() { asked <- w.carolsDevices(t, alice) }()
+			eventually(t, "the query asks for the list", func() bool { return w.DeviceLists.fetches.Waiting(carol) == 1 })
+		}
+		w.follow(t)
+		if diff := cmp.Diff([]string{"C1"}, <-asked); diff != "" {
+			t.Error(diff)
+		}
+		if w.remote.fetches != 1 || w.remote.queries["there.test"] != 0 {
+			t.Errorf("the list was fetched %d times, keys queried %d times", w.remote.fetches, w.remote.queries["there.test"])
+		}
+	})
+}
+
+// A server that does not answer holds up the lists of its own users only.
+func TestFetchGoesByServer(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		alice := w.register(t, "alice")
+		silent := make(chan struct{})
+		w.remote.answer = func(user matrix.UserID) {
+			if user.Server() == "silent.test" {
+				<-silent
+			}
+		}
+		for i := range 3 * fetchBatch {
+			user := matrix.UserID(fmt.Sprintf("@u%d:silent.test", i))
+			w.rooms.join("!r:here.test", alice, user)
+			must(t, w.DeviceLists.track(t.Context(), []matrix.UserID{user}, w.DeviceLists.now()))
+		}
+		w.clock.advance(time.Second)
+		w.rooms.join("!r:here.test", carol)
+		w.remote.lists[carol] = remoteList(t, carol, 1, "C1")
+		must(t, w.DeviceLists.ReceiveUpdate(t.Context(), "there.test", deviceUpdate(t, "C0", 0)))
+		work := newFetchWork(w.DeviceLists)
+		mustGet[time.Duration](t)(work.dispatch(t.Context()))
+		eventually(t, "the other server's list is fetched", func() bool {
+			lists := mustGet[[]storage.RemoteDeviceList](t)(storage.ListRemoteDeviceLists(t.Context(), w.db, []matrix.UserID{carol}))
+			return !lists[0].Stale
+		})
+		close(silent)
+		work.group.Wait()
+		// None of the four that were asked for came, so the others were not asked for.
+		if n := w.remote.fetches; n != fetchPerServer+1 {
+			t.Errorf("%d lists were asked for", n)
+		}
+		if due := mustGet[[]storage.RemoteDeviceList](t)(storage.StaleDeviceLists(t.Context(), w.db, w.DeviceLists.now(), fetchBatch)); len(due) != 0 {
+			t.Errorf("%d lists are due at once", len(due))
 		}
 	})
 }

@@ -353,9 +353,9 @@ func (w *world) carolsDevices(t *testing.T, requester matrix.UserID) []string {
 // follow lets the background fetch what is due.
 func (w *world) follow(t *testing.T) {
 	t.Helper()
-	if _, err := w.DeviceLists.fetchStale(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	work := newFetchWork(w.DeviceLists)
+	mustGet[time.Duration](t)(work.dispatch(t.Context()))
+	work.group.Wait()
 }
 
 // deviceUpdate is an m.device_list_update of carol's.

@@ -4,32 +4,20 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
-	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
 	"hanok/storage"
 )
 
-// Limits of what another server may make us keep, and of fetching it.
+// Limits of what another server may make us keep.
 const (
 	maxRemoteDevices = 5000     // per user
 	maxKeyObject     = 64 << 10 // bytes of one device's keys
 	seenStreamIDs    = 64       // stream_ids remembered per user
-	resyncParallel   = 8        // lists fetched at a time
-	resyncBatch      = 64       // lists looked up at a time
-	resyncTimeout    = time.Minute
-	resyncFirstRetry = 30 * time.Second
-	resyncLastRetry  = 6 * time.Hour
 )
-
-// neverFetched is RemoteDeviceList.Seen of a list that clients have asked for and that was not fetched yet.
-const neverFetched = "[]"
 
 // ReceiveUpdate takes an m.device_list_update EDU. What is malformed, or not from the user's own server, is dropped.
 // An update that follows on what is cached is applied; after a gap the whole list is fetched again.
@@ -448,209 +436,6 @@ func (d *DeviceLists) untrackIfParted(ctx context.Context, user matrix.UserID) e
 		return err
 	}
 	return d.Untrack(ctx, user)
-}
-
-// resync makes run look for stale lists.
-func (d *DeviceLists) resync() {
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
-}
-
-// track makes lists of remote users known, if they are not: stale, to be fetched by run at the given time.
-func (d *DeviceLists) track(ctx context.Context, users []matrix.UserID, at matrix.Timestamp) error {
-	lists, err := storage.ListRemoteDeviceLists(ctx, d.DB, users)
-	if err != nil {
-		return fmt.Errorf("track device lists: %w", err)
-	}
-	if len(lists) == len(users) {
-		return nil
-	}
-	err = d.DB.Write(ctx, func(tx *storage.Tx) error {
-		lists, err := storage.ListRemoteDeviceLists(ctx, tx, users)
-		if err != nil {
-			return err
-		}
-		known := map[matrix.UserID]bool{}
-		for _, l := range lists {
-			known[l.UserID] = true
-		}
-		for _, user := range users {
-			if known[user] {
-				continue
-			}
-			l := storage.RemoteDeviceList{UserID: user, Seen: []byte(neverFetched), Stale: true, RetryAt: at}
-			if err := storage.PutRemoteDeviceList(ctx, tx, l); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("track device lists: %w", err)
-	}
-	return nil
-}
-
-// run fetches stale lists of remote users until ctx ends.
-func (d *DeviceLists) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.followMemberships(ctx) })
-	g.Go(func() error {
-		if err := d.untrackParted(ctx); err != nil && ctx.Err() == nil {
-			d.Log.Error().Err(err).Msg("users: could not check the cached device lists")
-		}
-		for ctx.Err() == nil {
-			wait, err := d.fetchStale(ctx)
-			if err != nil && ctx.Err() == nil {
-				d.Log.Error().Err(err).Msg("users: could not fetch device lists")
-				wait = resyncFirstRetry
-			}
-			t := time.NewTimer(wait)
-			select {
-			case <-ctx.Done():
-			case <-d.wake:
-			case <-t.C:
-			}
-			t.Stop()
-		}
-		return nil
-	})
-	return g.Wait()
-}
-
-// untrackParted drops the lists of users who ceased to share a room while nobody looked: before a crash.
-func (d *DeviceLists) untrackParted(ctx context.Context) error {
-	for after := matrix.UserID(""); ; {
-		users, err := storage.TrackedUsers(ctx, d.DB, after, 500)
-		if err != nil || len(users) == 0 {
-			return err
-		}
-		for _, user := range users {
-			if err := d.untrackIfParted(ctx, user); err != nil {
-				return err
-			}
-		}
-		after = users[len(users)-1]
-	}
-}
-
-// fetchStale fetches the lists that are due and says how long to wait for the next.
-func (d *DeviceLists) fetchStale(ctx context.Context) (wait time.Duration, err error) {
-	for {
-		due, err := storage.StaleDeviceLists(ctx, d.DB, d.now(), resyncBatch)
-		if err != nil {
-			return 0, err
-		}
-		if len(due) == 0 {
-			break
-		}
-		var g errgroup.Group
-		g.SetLimit(resyncParallel)
-		for _, l := range due {
-			g.Go(func() error {
-				// Whoever asked for a list that was never fetched got it from the user's server just now.
-				_, err := d.fetch(ctx, l, string(l.Seen) != neverFetched)
-				return err
-			})
-		}
-		if err := g.Wait(); err != nil || ctx.Err() != nil {
-			return resyncFirstRetry, err
-		}
-	}
-	next, err := storage.NextStaleDeviceList(ctx, d.DB)
-	if errors.Is(err, storage.ErrNotFound) {
-		return time.Hour, nil
-	}
-	return min(max(next.Time().Sub(d.Clock()), time.Millisecond), time.Hour), err
-}
-
-// fetch fetches one list and reports whether it came; if its server cannot be reached, the next try is noted.
-// tell says whether local users are told when it differs from what was cached.
-func (d *DeviceLists) fetch(ctx context.Context, l storage.RemoteDeviceList, tell bool) (bool, error) {
-	local, err := d.localSharing(ctx, l.UserID)
-	if err != nil {
-		return false, err
-	}
-	if len(local) == 0 {
-		return false, d.Untrack(ctx, l.UserID)
-	}
-	before, err := storage.DeviceListPosition(ctx, d.DB, l.UserID)
-	if err != nil {
-		return false, err
-	}
-	asking, cancel := context.WithTimeout(ctx, resyncTimeout)
-	defer cancel()
-	list, err := d.Remote.UserDevices(asking, l.UserID)
-	if err == nil && (list == nil || list.UserID != l.UserID || len(list.Devices) > maxRemoteDevices) {
-		err = errors.New("unusable device list")
-	}
-	// What is known now is stored even if the client that asked has gone.
-	ctx = context.WithoutCancel(ctx)
-	if !tell {
-		local = nil
-	}
-	if err != nil {
-		return false, d.DB.Write(ctx, func(tx *storage.Tx) error { return d.retryLater(ctx, tx, l.UserID) })
-	}
-	return true, d.DB.Write(ctx, func(tx *storage.Tx) error { return d.store(ctx, tx, list, before, local) })
-}
-
-// retryLater notes a failure to fetch a list.
-func (d *DeviceLists) retryLater(ctx context.Context, tx *storage.Tx, user matrix.UserID) error {
-	lists, err := storage.ListRemoteDeviceLists(ctx, tx, []matrix.UserID{user})
-	if err != nil || len(lists) == 0 {
-		return err
-	}
-	l := lists[0]
-	l.Failures++
-	delay := min(resyncFirstRetry<<min(l.Failures-1, 20), resyncLastRetry)
-	l.RetryAt = d.now() + matrix.Timestamp(delay.Milliseconds())
-	return storage.PutRemoteDeviceList(ctx, tx, l)
-}
-
-// store replaces what is cached of a user by a fetched list. before is the position of the last change when the
-// fetch began: if there was another since, the list may be older than that change and stays stale.
-func (d *DeviceLists) store(ctx context.Context, tx *storage.Tx, list *DeviceList, before storage.Position, local []matrix.UserID) error {
-	user := list.UserID
-	now, err := storage.DeviceListPosition(ctx, tx, user)
-	if err != nil {
-		return err
-	}
-	was, err := loadKeys(ctx, tx, "", []matrix.UserID{user}, storage.ListRemoteDeviceKeys)
-	if err != nil {
-		return err
-	}
-	if err := storage.ForgetRemoteDeviceList(ctx, tx, user); err != nil {
-		return err
-	}
-	var rows []storage.DeviceKeys
-	for _, device := range list.Devices {
-		if row, ok := remoteDevice(user, device); ok {
-			rows = append(rows, row)
-		}
-	}
-	if err := storage.PutRemoteDevices(ctx, tx, rows); err != nil {
-		return err
-	}
-	for _, k := range remoteCrossSigning(user, list.MasterKey, list.SelfSigningKey) {
-		if err := storage.PutCrossSigningKey(ctx, tx, k); err != nil {
-			return err
-		}
-	}
-	l := storage.RemoteDeviceList{UserID: user, StreamID: list.StreamID, Seen: encode([]int64{list.StreamID}), Stale: now != before, RetryAt: d.now()}
-	if err := storage.PutRemoteDeviceList(ctx, tx, l); err != nil {
-		return err
-	}
-	is, err := loadKeys(ctx, tx, "", []matrix.UserID{user}, storage.ListRemoteDeviceKeys)
-	if err != nil {
-		return err
-	}
-	if bytes.Equal(encode(was.cross), encode(is.cross)) && sameDevices(was.devices, is.devices) {
-		return nil
-	}
-	return d.noteRemote(ctx, tx, user, local)
 }
 
 // sameDevices compares two lists; the order in the database is by device ID.

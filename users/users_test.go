@@ -242,7 +242,8 @@ type fakeRemote struct {
 	profile  map[string]json.RawMessage
 	profiles error
 	block    bool                // until ctx ends
-	during   func(matrix.UserID) // called in UserDevices, before the answer
+	during   func(matrix.UserID) // called once in UserDevices, before the answer
+	answer   func(matrix.UserID) // called in UserDevices, before each answer
 }
 
 var errDown = errors.New("connection refused")
@@ -284,10 +285,13 @@ func (f *fakeRemote) ClaimKeys(ctx context.Context, _ matrix.ServerName, _ Claim
 func (f *fakeRemote) UserDevices(ctx context.Context, user matrix.UserID) (*DeviceList, error) {
 	f.mu.Lock()
 	f.fetches++
-	down, during := f.down, f.during
+	down, during, answer := f.down, f.during, f.answer
 	f.during = nil
 	l := f.lists[user]
 	f.mu.Unlock()
+	if answer != nil {
+		answer(user)
+	}
 	if during != nil {
 		during(user)
 	}

@@ -1,0 +1,77 @@
+// Package flights lets concurrent callers share one piece of work, which one of them does.
+package flights
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// errAbandoned is what those who waited get if the work ended in a panic.
+var errAbandoned = errors.New("the work shared with another request was abandoned")
+
+// Flights are the works under way by key. The zero value is ready.
+type Flights[K comparable, V any] struct {
+	mu    sync.Mutex
+	under map[K]*flight[V]
+}
+
+type flight[V any] struct {
+	done    chan struct{}
+	value   V
+	err     error
+	waiting int // callers that came; under the lock
+}
+
+// Waiting is how many callers have come to wait for the work under way with a key.
+func (f *Flights[K, V]) Waiting(key K) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if other := f.under[key]; other != nil {
+		return other.waiting
+	}
+	return 0
+}
+
+// Wait waits for the work under way with a key, if there is any.
+func (f *Flights[K, V]) Wait(ctx context.Context, key K) {
+	f.mu.Lock()
+	other := f.under[key]
+	f.mu.Unlock()
+	if other == nil {
+		return
+	}
+	select {
+	case <-other.done:
+	case <-ctx.Done():
+	}
+}
+
+// Do runs work in the caller's goroutine, or waits for the run under way with the same key. shared is true for those who waited.
+func (f *Flights[K, V]) Do(ctx context.Context, key K, work func() (V, error)) (value V, shared bool, err error) {
+	f.mu.Lock()
+	if f.under == nil {
+		f.under = make(map[K]*flight[V])
+	}
+	if other, ok := f.under[key]; ok {
+		other.waiting++
+		f.mu.Unlock()
+		select {
+		case <-other.done:
+			return other.value, true, other.err
+		case <-ctx.Done():
+			return value, true, ctx.Err()
+		}
+	}
+	mine := &flight[V]{done: make(chan struct{}), err: errAbandoned}
+	f.under[key] = mine
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		delete(f.under, key)
+		f.mu.Unlock()
+		close(mine.done)
+	}()
+	mine.value, mine.err = work()
+	return mine.value, false, mine.err
+}
