@@ -104,34 +104,3 @@ func (a *API) setPushRuleActions(r *endpoint.Request) (any, error) {
 	}
 	return nil, a.Users.PushRules.SetActions(r.Ctx(), requester(r).UserID, r.Var("kind"), r.Var("ruleId"), req.Actions)
 }
-
-// spec: cs/getPushers
-func (a *API) pushers(r *endpoint.Request) (any, error) {
-	list, err := a.Users.Pushers.List(r.Ctx(), a.DB, requester(r).UserID)
-	if err != nil {
-		return nil, err
-	}
-	return map[string]any{"pushers": list}, nil
-}
-
-// spec: cs/postPusher
-func (a *API) setPusher(r *endpoint.Request) (any, error) {
-	var req struct {
-		users.Pusher
-		Kind   *string `json:"kind"` // null deletes
-		Append bool    `json:"append"`
-	}
-	if err := r.Decode(&req); err != nil {
-		return nil, err
-	}
-	who := requester(r)
-	if req.AppID == "" || req.PushKey == "" {
-		return nil, matrix.MissingParam("app_id and pushkey are needed.")
-	}
-	if req.Kind == nil {
-		return nil, a.Users.Pushers.Delete(r.Ctx(), who.UserID, req.AppID, req.PushKey)
-	}
-	p := req.Pusher
-	p.Kind, p.UserID, p.DeviceID = *req.Kind, who.UserID, who.DeviceID
-	return nil, a.Users.Pushers.Set(r.Ctx(), p, req.Append)
-}

@@ -20,7 +20,11 @@ type Options struct {
 	Hub   *Hub
 	// SendTyping tells other servers that a local user types or stops; nil without federation. It must not block.
 	SendTyping func(ctx context.Context, room matrix.RoomID, user matrix.UserID, typing bool)
-	Log        zerolog.Logger
+	// Notified is told, after the commit, of users who have new notifications, and Recounted of those who may have fewer unread
+	// messages because events were redacted; nil for nobody. They must not block.
+	Notified  func(users ...matrix.UserID)
+	Recounted func(users ...storage.NameNID)
+	Log       zerolog.Logger
 }
 
 // Feed makes what clients are told.
@@ -30,6 +34,7 @@ type Feed struct {
 	Typing  *Typing
 	lazy    *lazyMemory
 	unreads *unreadMemory
+	totals  *totals
 	// connections are those of sliding sync.
 	connections *connections
 	pastTraits  *traitsCache
@@ -37,7 +42,13 @@ type Feed struct {
 
 // New makes a feed.
 func New(o Options) *Feed {
-	f := &Feed{Options: o, lazy: newLazyMemory(), unreads: newUnreadMemory(o.DB), connections: newConnections(o.DB), pastTraits: newTraitsCache()}
+	if o.Notified == nil {
+		o.Notified = func(...matrix.UserID) {}
+	}
+	if o.Recounted == nil {
+		o.Recounted = func(...storage.NameNID) {}
+	}
+	f := &Feed{Options: o, lazy: newLazyMemory(), unreads: newUnreadMemory(o.DB), totals: newTotals(), connections: newConnections(o.DB), pastTraits: newTraitsCache()}
 	f.Typing = NewTyping(o.DB, f.wakeRoom)
 	return f
 }

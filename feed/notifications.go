@@ -3,12 +3,14 @@ package feed
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"hanok/matrix"
 	"hanok/matrix/pushrules"
 	"hanok/rooms"
 	"hanok/storage"
+	"hanok/users"
 )
 
 // notificationReader names the cursor of Run in the database.
@@ -26,9 +28,6 @@ const (
 	maxKept   = 1000
 	trimEvery = 64
 )
-
-// mainThread stands for events that are in no thread.
-const mainThread = "main"
 
 // Run reads the event stream and keeps each local user's unread notifications, until ctx ends. Its
 // cursor moves with what it stores, so nothing is missed or counted twice over a restart.
@@ -69,13 +68,16 @@ func (f *Feed) countBatch(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if len(events) == 0 {
-		return false, nil // the cursor moves with the next event: an idle stream costs no writes
-	}
 	if len(events) == readBatch {
 		more, until = true, events[len(events)-1].Pos
 	}
-	var found []storage.Notification
+	found, err := f.notifiedInvites(ctx, since, until)
+	if err != nil {
+		return false, err
+	}
+	if len(events) == 0 && len(found) == 0 {
+		return false, nil // the cursor moves with the next event: an idle stream costs no writes
+	}
 	var redacted []matrix.EventID
 	for _, ev := range events {
 		n, err := f.notified(ctx, ev)
@@ -97,11 +99,12 @@ func (f *Feed) countBatch(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	users, err := f.userNames(ctx, found)
+	notified, err := f.usersOf(ctx, found)
 	if err != nil {
 		return false, err
 	}
 	return more, f.DB.Write(ctx, func(tx *storage.Tx) error {
+		var recounted []storage.NameNID
 		if len(found) > 0 {
 			pos, err := tx.NextPosition()
 			if err != nil {
@@ -129,13 +132,19 @@ func (f *Feed) countBatch(ctx context.Context) (more bool, err error) {
 				for _, a := range added {
 					f.unreads.added(a.list, a.before)
 				}
-				f.Hub.Wake(users...)
+				f.Hub.Wake(notified...)
+				f.Notified(notified...)
 			})
 		}
 		for _, nid := range gone {
-			if err := storage.DropEventNotifications(ctx, tx, nid); err != nil {
+			had, err := storage.DropEventNotifications(ctx, tx, nid)
+			if err != nil {
 				return err
 			}
+			recounted = append(recounted, had...)
+		}
+		if len(recounted) > 0 {
+			tx.OnVisible(func() { f.Recounted(recounted...) })
 		}
 		return storage.SetCursor(ctx, tx, notificationReader, until)
 	})
@@ -163,12 +172,14 @@ func (f *Feed) redactedEvents(ctx context.Context, ids []matrix.EventID) ([]stor
 	return out, nil
 }
 
-func (f *Feed) userNames(ctx context.Context, list []storage.Notification) ([]matrix.UserID, error) {
+// usersOf names the users of notifications, each once.
+func (f *Feed) usersOf(ctx context.Context, list []storage.Notification) ([]matrix.UserID, error) {
 	nids := make([]storage.NameNID, len(list))
 	for i, n := range list {
 		nids[i] = n.User
 	}
-	names, err := f.DB.Names(ctx, nids...)
+	slices.Sort(nids)
+	names, err := f.DB.Names(ctx, slices.Compact(nids)...)
 	if err != nil {
 		return nil, err
 	}
@@ -197,10 +208,6 @@ func (f *Feed) notified(ctx context.Context, ev *rooms.Event) ([]storage.Notific
 		if user == ev.Sender() {
 			continue
 		}
-		rules, err := f.Users.PushRules.Compiled(ctx, user)
-		if err != nil {
-			return nil, err
-		}
 		if flat == nil {
 			flat = pushrules.Flatten(ev.Event)
 			if room, state, err = f.pushRoom(ctx, ev); err != nil {
@@ -216,38 +223,95 @@ func (f *Feed) notified(ctx context.Context, ev *rooms.Event) ([]storage.Notific
 			continue // joined later, perhaps before this was looked at
 		}
 		r.DisplayName, _ = member.ContentString("displayname")
-		outcome := rules.Evaluate(flat, r)
-		if !outcome.Notify {
-			continue
-		}
-		ignored, err := f.Users.Accounts.Ignored(ctx, f.DB, user)
+		n, ok, err := f.judge(ctx, user, ev, flat, r)
 		if err != nil {
 			return nil, err
 		}
-		if ignored[ev.Sender()] {
+		if !ok {
 			continue
-		}
-		nids, err := f.DB.Intern(ctx, string(user))
-		if err != nil {
-			return nil, err
 		}
 		if thread == "" {
 			if thread, err = f.threadOf(ctx, ev); err != nil {
 				return nil, err
 			}
 		}
-		out = append(out, storage.Notification{
-			User: nids[0], Room: ev.RoomNID, EventPos: ev.Pos, Event: ev.NID, Thread: thread, Highlight: outcome.Highlight,
-		})
+		n.EventPos, n.Thread = ev.Pos, thread
+		out = append(out, n)
 	}
 	return out, nil
+}
+
+// notifiedInvites lists the notifications of invites that came in (since, until].
+func (f *Feed) notifiedInvites(ctx context.Context, since, until storage.Position) ([]storage.Notification, error) {
+	invites, err := f.Rooms.InvitesBetween(ctx, since, until)
+	if err != nil {
+		return nil, err
+	}
+	var out []storage.Notification
+	for _, i := range invites {
+		if i.Event.RedactedBy != "" {
+			continue
+		}
+		rules, err := f.Users.Accounts.InviteRules(ctx, f.DB, i.User)
+		if err != nil {
+			return nil, err
+		}
+		if rules.For(i.Event.Sender()) != users.InviteAllowed {
+			continue
+		}
+		room, _, err := f.pushRoom(ctx, i.Event) // of a room that this server is not in, little is known
+		if err != nil {
+			return nil, err
+		}
+		room.DisplayName, _ = i.Event.ContentString("displayname")
+		n, ok, err := f.judge(ctx, i.User, i.Event, pushrules.Flatten(i.Event.Event), *room)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			n.EventPos, n.Thread = i.Position, storage.InviteThread
+			out = append(out, n)
+		}
+	}
+	return out, nil
+}
+
+// maxTweaks is the size of what is kept of how to notify; of more, only what the specification names.
+const maxTweaks = 1024
+
+// judge asks a user's push rules about an event; ok is false if they say nothing, or the user ignores the sender.
+func (f *Feed) judge(ctx context.Context, user matrix.UserID, ev *rooms.Event, flat *pushrules.Flat, room pushrules.Room) (n storage.Notification, ok bool, err error) {
+	rules, err := f.Users.PushRules.Compiled(ctx, user)
+	if err != nil {
+		return n, false, err
+	}
+	outcome := rules.Evaluate(flat, room)
+	if !outcome.Notify {
+		return n, false, nil
+	}
+	ignored, err := f.Users.Accounts.Ignored(ctx, f.DB, user)
+	if err != nil || ignored[ev.Sender()] {
+		return n, false, err
+	}
+	nids, err := f.DB.Intern(ctx, string(user))
+	if err != nil {
+		return n, false, err
+	}
+	n = storage.Notification{User: nids[0], Room: ev.RoomNID, Event: ev.NID, Highlight: outcome.Highlight}
+	if len(outcome.Tweaks) > maxTweaks {
+		outcome.Tweaks = outcome.StandardTweaks()
+	}
+	if len(outcome.Tweaks) > len("{}") {
+		n.Tweaks = outcome.Tweaks
+	}
+	return n, true, nil
 }
 
 // threadOf names the timeline that an event is in, for receipts and counts.
 func (f *Feed) threadOf(ctx context.Context, ev *rooms.Event) (string, error) {
 	root, err := f.Rooms.ThreadOf(ctx, ev)
 	if root == "" {
-		return mainThread, err
+		return storage.MainThread, err
 	}
 	return string(root), err
 }

@@ -25,7 +25,7 @@ type NotifiedRequest struct {
 // Notified is an event that a user was notified about.
 type Notified struct {
 	Event   *rooms.Event
-	Actions []json.RawMessage // of the rule that matches it now
+	Actions []json.RawMessage // of the rule that matched it
 	Read    bool
 }
 
@@ -69,11 +69,13 @@ func (f *Feed) Notifications(ctx context.Context, q NotifiedRequest) ([]Notified
 			upTo = readUpTo(receipts)
 			read[n.Room] = upTo
 		}
-		actions, err := f.actions(ctx, q.User, ev, n.Highlight)
-		if err != nil {
-			return nil, "", err
+		isRead := isRead(n, upTo)
+		if n.Thread == storage.InviteThread {
+			if isRead, err = f.inviteIsOver(ctx, q.User, ev); err != nil {
+				return nil, "", err
+			}
 		}
-		out = append(out, Notified{ev, actions, n.EventPos <= upTo[""] || n.EventPos <= upTo[n.Thread]})
+		out = append(out, Notified{ev, pushrules.Actions(n.Tweaks), isRead})
 	}
 	return out, next, nil
 }
@@ -108,6 +110,9 @@ func (f *Feed) notifiedEvent(ctx context.Context, user matrix.UserID, n storage.
 	if err != nil || len(events) == 0 || events[0].RedactedBy != "" {
 		return nil, err
 	}
+	if n.Thread == storage.InviteThread {
+		return events[0], nil // the room's history may well be hidden
+	}
 	visible, err := f.Rooms.Visible(ctx, user, events)
 	if err != nil || len(visible) == 0 {
 		return nil, err
@@ -115,29 +120,12 @@ func (f *Feed) notifiedEvent(ctx context.Context, user matrix.UserID, n storage.
 	return visible[0], nil
 }
 
-// actions are those of the rule that matches an event, or what is known of them if none does any more.
-func (f *Feed) actions(ctx context.Context, user matrix.UserID, ev *rooms.Event, highlight bool) ([]json.RawMessage, error) {
-	rules, err := f.Users.PushRules.Compiled(ctx, user)
+// inviteIsOver says whether an invite has been accepted, refused or taken back.
+func (f *Feed) inviteIsOver(ctx context.Context, user matrix.UserID, invite *rooms.Event) (bool, error) {
+	all, err := f.Rooms.UserRooms(ctx, user)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	room, state, err := f.pushRoom(ctx, ev)
-	if err != nil {
-		return nil, err
-	}
-	member, err := state.Event(ctx, "m.room.member", string(user))
-	if err != nil {
-		return nil, err
-	}
-	if member != nil {
-		room.DisplayName, _ = member.ContentString("displayname")
-	}
-	if outcome := rules.Evaluate(pushrules.Flatten(ev.Event), *room); outcome.Notify {
-		return outcome.Actions, nil
-	}
-	out := []json.RawMessage{json.RawMessage(`"notify"`)}
-	if highlight {
-		out = append(out, json.RawMessage(`{"set_tweak":"highlight"}`))
-	}
-	return out, nil
+	m, _ := all.In(invite.RoomID())
+	return m.Membership != "invite" || m.Event != invite.ID(), nil
 }

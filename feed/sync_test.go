@@ -300,6 +300,15 @@ func TestSyncUnreadCounts(t *testing.T) {
 		if now != fresh.Unread || fmt.Sprint(threads) != fmt.Sprint(fresh.Threads) {
 			t.Fatalf("step %d, after a %s: %v %v, counted anew %v %v", step, what, now, threads, fresh.Unread, fresh.Threads)
 		}
+		sum := fresh.Unread.Notify
+		for _, c := range fresh.Threads {
+			sum += c.Notify
+		}
+		for _, f := range []*feed.Feed{w.Feed, w.restarted().Feed} {
+			if total, err := f.UnreadTotal(t.Context(), alice.id); err != nil || total != int64(sum) {
+				t.Fatalf("step %d, after a %s: %d unread in all rooms (%v), want %d", step, what, total, err, sum)
+			}
+		}
 		again := w.restarted().login(alice.id).told(filter).Rooms.Join[room]
 		if again.Unread != fresh.Unread || fmt.Sprint(again.Threads) != fmt.Sprint(fresh.Threads) {
 			t.Fatalf("step %d, after a %s: %v %v, by a server that knows nothing %v %v", step, what, fresh.Unread, fresh.Threads, again.Unread, again.Threads)

@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"sync"
@@ -29,7 +30,10 @@ func (u *unread) add(highlight bool) {
 }
 
 func (c *unreadCounts) add(n storage.Notification) {
-	if n.Thread == mainThread {
+	if n.Thread == storage.InviteThread {
+		return
+	}
+	if n.Thread == storage.MainThread {
 		c.main.add(n.Highlight)
 		return
 	}
@@ -62,7 +66,7 @@ type unreadState struct {
 	counted storage.Position // and all receipts up to here
 }
 
-const maxUnreadRooms = 20_000
+const maxUnreadRooms = 50_000
 
 func newUnreadMemory(db *storage.DB) *unreadMemory {
 	c, err := lru.New[unreadRoom, *unreadState](maxUnreadRooms)
@@ -73,14 +77,14 @@ func newUnreadMemory(db *storage.DB) *unreadMemory {
 }
 
 // get returns the counts as of a position or later, nil if they are not known.
-func (m *unreadMemory) get(key unreadRoom, user matrix.UserID, room matrix.RoomID, until storage.Position) *unreadCounts {
+func (m *unreadMemory) get(key unreadRoom, user matrix.UserID, room matrix.RoomID, until storage.Position) *unreadState {
 	u, ok := m.rooms.Get(key)
 	if !ok || !m.db.UnchangedIn(storage.UserNotifications(key.user, key.room), u.at, until) ||
 		!m.db.UnchangedIn(storage.Subject{Topic: storage.TopicOwnReceipts, User: string(user), Room: string(room)}, u.counted, until) ||
 		!m.db.UnchangedIn(storage.Subject{Topic: storage.TopicRedactedNotifications}, u.counted, until) {
 		return nil
 	}
-	return &u.counts
+	return u
 }
 
 // added are notifications of one user in one room that were added at one position. Before it, and after before, there were none.
@@ -113,17 +117,25 @@ func (s *syncer) unread(w *roomWork) (*unreadCounts, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := unreadRoom{user[0], w.nid}
-	if counts := s.unreads.get(key, s.r.User, w.room, s.until); counts != nil {
-		return counts, nil
+	u, err := s.unreadIn(s.ctx, unreadRoom{user[0], w.nid}, s.r.User, w.room, s.until)
+	if err != nil {
+		return nil, err
 	}
-	at := s.DB.Current()
-	receipts, err := s.Users.Receipts.OfUser(s.ctx, s.DB, w.room, s.r.User)
+	return &u.counts, nil
+}
+
+// unreadIn is what a user has not read in a room, as of a position or later.
+func (f *Feed) unreadIn(ctx context.Context, key unreadRoom, user matrix.UserID, room matrix.RoomID, until storage.Position) (*unreadState, error) {
+	if u := f.unreads.get(key, user, room, until); u != nil {
+		return u, nil
+	}
+	at := f.DB.Current()
+	receipts, err := f.Users.Receipts.OfUser(ctx, f.DB, room, user)
 	if err != nil {
 		return nil, fmt.Errorf("receipts: %w", err)
 	}
 	read := readUpTo(receipts)
-	list, err := storage.UnreadNotifications(s.ctx, s.DB, user[0], w.nid, read[""], read[mainThread])
+	list, err := storage.UnreadNotifications(ctx, f.DB, key.user, key.room, read[""], read[storage.MainThread])
 	if err != nil {
 		return nil, err
 	}
@@ -133,10 +145,10 @@ func (s *syncer) unread(w *roomWork) (*unreadCounts, error) {
 			u.counts.add(n)
 		}
 	}
-	s.unreads.mu.Lock()
-	defer s.unreads.mu.Unlock()
-	s.unreads.rooms.Add(key, u)
-	return &u.counts, nil
+	f.unreads.mu.Lock()
+	defer f.unreads.mu.Unlock()
+	f.unreads.rooms.Add(key, u)
+	return u, nil
 }
 
 // readUpTo is how far the receipts of a user reach: by thread, and "" for those that count for all of them.

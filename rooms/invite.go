@@ -392,3 +392,38 @@ func (r *room) setApart(ctx context.Context, parsed *event.Event, user matrix.Us
 	r.e.committer.add(en)
 	return en.wait(ctx)
 }
+
+// Invited is a local user's invite that still stands.
+type Invited struct {
+	User     matrix.UserID
+	Event    *Event
+	Position storage.Position // when it came
+}
+
+// InvitesBetween lists the invites of local users that came in (since, until] and still stand, in order: also those to rooms
+// that this server is not in, whose events are in no timeline.
+func (e *Engine) InvitesBetween(ctx context.Context, since, until storage.Position) ([]Invited, error) {
+	if e.db.UnchangedIn(storage.Subject{Topic: storage.TopicInvites}, since, until) {
+		return nil, nil
+	}
+	rows, err := storage.InvitesBetween(ctx, e.db, since, until)
+	if err != nil {
+		return nil, fmt.Errorf("invites: %w", err)
+	}
+	var out []Invited
+	for _, row := range rows {
+		if row.Server != e.own {
+			continue
+		}
+		users, err := e.users(ctx, []storage.NameNID{row.User})
+		if err != nil {
+			return nil, err
+		}
+		ev, err := e.eventByNID(ctx, row.Event)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, Invited{users[0], ev, row.Pos})
+	}
+	return out, nil
+}

@@ -464,7 +464,7 @@ func (rs *restatement) store(ctx context.Context, tx *storage.Tx, en *entry) err
 			}
 		}
 		if s.vanishes() {
-			if err := storage.DropEventNotifications(ctx, tx, s.ev.NID); err != nil {
+			if _, err := storage.DropEventNotifications(ctx, tx, s.ev.NID); err != nil {
 				return err
 			}
 		}

@@ -55,6 +55,9 @@ const updateAccount = `UPDATE accounts SET kind = $2, password_hash = $3, admin 
 
 // UpdateAccount stores all of an account but its user ID and time of creation.
 func UpdateAccount(ctx context.Context, tx *Tx, a Account) error {
+	if err := notePushers(tx, a.UserID); err != nil { // a locked account's are not used
+		return err
+	}
 	_, err := tx.Exec(ctx, updateAccount, a.UserID, a.Kind, a.PasswordHash, a.Admin, a.Deactivated, a.Erased, a.Locked, a.Suspended, a.LocalOnly)
 	return err
 }
@@ -83,6 +86,9 @@ var purgeUser = []string{
 
 // PurgeUserData removes what a deactivated user leaves behind: everything but the account's row.
 func PurgeUserData(ctx context.Context, tx *Tx, user matrix.UserID) error {
+	if err := notePushers(tx, user); err != nil {
+		return err
+	}
 	for _, stmt := range purgeUser {
 		if _, err := tx.Exec(ctx, stmt, user); err != nil {
 			return err

@@ -23,6 +23,8 @@ const (
 	TopicRedactedNotifications                  // notifications that went with their event, of anybody
 	TopicSticky                                 // sticky events of any room
 	TopicRoomSticky                             // sticky events of a room
+	TopicInvites                                // of anybody
+	TopicPushers                                // of a user
 )
 
 // Subject is what changed: of the fields, those that its topic needs.

@@ -85,6 +85,9 @@ const deleteDeviceRow = `DELETE FROM devices WHERE user_id = $1 AND device_id = 
 
 // DeleteDevice removes a device and all that hangs on it, and reports whether there was one.
 func DeleteDevice(ctx context.Context, tx *Tx, user matrix.UserID, device matrix.DeviceID) (bool, error) {
+	if err := notePushers(tx, user); err != nil {
+		return false, err
+	}
 	for _, stmt := range deleteDevice {
 		if _, err := tx.Exec(ctx, stmt, user, device); err != nil {
 			return false, err

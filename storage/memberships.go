@@ -50,6 +50,9 @@ const upsertMembershipSQL = `INSERT INTO memberships (room_nid, user_nid, server
 func UpsertMemberships(ctx context.Context, tx *Tx, rows []MembershipRow) error {
 	args := make([][]any, len(rows))
 	for i, r := range rows {
+		if r.Membership == MembershipInvite {
+			tx.note(r.Pos, Subject{Topic: TopicInvites})
+		}
 		args[i] = []any{int64(r.Room), int64(r.User), int64(r.Server), int64(r.Membership), int64(r.Event), int64(r.Sender), int64(r.Pos), r.Forgotten}
 	}
 	return tx.ExecBatch(ctx, upsertMembershipSQL, args)
@@ -102,6 +105,11 @@ func MembershipsOfUser(ctx context.Context, q Querier, user NameNID) ([]Membersh
 // MembershipsIn lists the memberships of one kind in a room.
 func MembershipsIn(ctx context.Context, q Querier, room RoomNID, m Membership) ([]MembershipRow, error) {
 	return collectMemberships(q.Query(ctx, `SELECT `+membershipColumns+` FROM memberships WHERE room_nid = $1 AND membership = $2`, int64(room), int64(m)))
+}
+
+// InvitesBetween lists the invites in (since, until] that still stand, in order.
+func InvitesBetween(ctx context.Context, q Querier, since, until Position) ([]MembershipRow, error) {
+	return collectMemberships(q.Query(ctx, `SELECT `+membershipColumns+` FROM memberships WHERE membership = 1 AND pos > $1 AND pos <= $2 ORDER BY pos`, int64(since), int64(until)))
 }
 
 // JoinedOfServer lists the users of a server joined to a room.

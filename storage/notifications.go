@@ -11,18 +11,25 @@ type Notification struct {
 	Room      RoomNID
 	EventPos  Position
 	Event     EventNID
-	Thread    string // the root of the event's thread, "main" if it is in none
+	Thread    string // the root of the event's thread, or one of the names below
 	Highlight bool
+	Tweaks    []byte   // canonical JSON object of what the push rule says about how to notify; nil: nothing
 	Pos       Position // when it was added
 }
+
+// Names in place of a thread.
+const (
+	MainThread   = "main"   // of events that are in no thread
+	InviteThread = "invite" // of invites, which are told of and not counted
+)
 
 // AddNotification stores one; an event notifies a user once. It returns when the user's notifications in the room had changed before, at the latest.
 func AddNotification(ctx context.Context, tx *Tx, n Notification) (before Position, err error) {
 	tx.note(n.Pos, Subject{Topic: TopicNotified, UserNID: n.User})
 	before = tx.note(n.Pos, n.subject())
-	_, err = tx.Exec(ctx, `INSERT INTO notifications (user_nid, room_nid, event_pos, event_nid, thread, highlight, pos)
-		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (user_nid, room_nid, event_pos) DO NOTHING`,
-		int64(n.User), int64(n.Room), int64(n.EventPos), int64(n.Event), n.Thread, n.Highlight, int64(n.Pos))
+	_, err = tx.Exec(ctx, `INSERT INTO notifications (user_nid, room_nid, event_pos, event_nid, thread, highlight, tweaks, pos)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (user_nid, room_nid, event_pos) DO NOTHING`,
+		int64(n.User), int64(n.Room), int64(n.EventPos), int64(n.Event), n.Thread, n.Highlight, append([]byte{}, n.Tweaks...), int64(n.Pos))
 	if err != nil {
 		return 0, fmt.Errorf("add notification: %w", err)
 	}
@@ -45,29 +52,35 @@ func TrimNotifications(ctx context.Context, tx *Tx, user NameNID, room RoomNID, 
 	return nil
 }
 
-// DropEventNotifications removes those that an event caused: it was redacted.
-func DropEventNotifications(ctx context.Context, tx *Tx, event EventNID) error {
+// DropEventNotifications removes those that an event caused, because it was redacted, and returns whose they were.
+func DropEventNotifications(ctx context.Context, tx *Tx, event EventNID) ([]NameNID, error) {
 	if err := tx.noteNext(Subject{Topic: TopicRedactedNotifications}); err != nil {
-		return err
+		return nil, err
 	}
-	if _, err := tx.Exec(ctx, `DELETE FROM notifications WHERE event_nid = $1`, int64(event)); err != nil {
-		return fmt.Errorf("drop notifications of an event: %w", err)
+	users, err := collectNumbers[NameNID](tx.Query(ctx, `SELECT user_nid FROM notifications WHERE event_nid = $1`, int64(event)))
+	if err == nil && len(users) > 0 {
+		_, err = tx.Exec(ctx, `DELETE FROM notifications WHERE event_nid = $1`, int64(event))
 	}
-	return nil
+	if err != nil {
+		return nil, fmt.Errorf("drop notifications of an event: %w", err)
+	}
+	return users, nil
 }
+
+const notificationColumns = `user_nid, room_nid, event_pos, event_nid, thread, highlight, tweaks, pos`
 
 // UnreadNotifications lists a user's notifications in a room for events after a position, in order of event; those of
 // the main timeline only after a position of its own.
 func UnreadNotifications(ctx context.Context, q Querier, user NameNID, room RoomNID, after, mainAfter Position) ([]Notification, error) {
-	return notifications(q.Query(ctx, `SELECT user_nid, room_nid, event_pos, event_nid, thread, highlight, pos
-		FROM notifications WHERE user_nid = $1 AND room_nid = $2 AND event_pos > $3 AND (event_pos > $4 OR thread <> 'main') ORDER BY event_pos`,
+	return notifications(q.Query(ctx, `SELECT `+notificationColumns+` FROM notifications
+		WHERE user_nid = $1 AND room_nid = $2 AND event_pos > $3 AND (event_pos > $4 OR thread <> 'main') ORDER BY event_pos`,
 		int64(user), int64(room), int64(after), int64(mainAfter)))
 }
 
 // NotificationsBefore lists up to limit of a user's notifications that were added before a place, the newest first;
 // only highlights, or all.
 func NotificationsBefore(ctx context.Context, q Querier, user NameNID, pos, eventPos Position, highlights bool, limit int) ([]Notification, error) {
-	return notifications(q.Query(ctx, `SELECT user_nid, room_nid, event_pos, event_nid, thread, highlight, pos FROM notifications
+	return notifications(q.Query(ctx, `SELECT `+notificationColumns+` FROM notifications
 		WHERE user_nid = $1 AND (pos, event_pos) < ($2, $3) AND highlight >= $4 ORDER BY pos DESC, event_pos DESC LIMIT $5`,
 		int64(user), int64(pos), int64(eventPos), highlights, int64(limit)))
 }
@@ -78,6 +91,23 @@ func NotifiedRooms(ctx context.Context, q Querier, user NameNID, from, to Positi
 		int64(user), int64(from), int64(to)))
 }
 
+// NotificationsAfter lists up to limit of a user's notifications for events after a position, in the order in which they were added,
+// which is that of the events.
+func NotificationsAfter(ctx context.Context, q Querier, user NameNID, after Position, limit int) ([]Notification, error) {
+	// What was added at or before a position is for events before it.
+	return notifications(q.Query(ctx, `SELECT `+notificationColumns+` FROM notifications
+		WHERE user_nid = $1 AND pos > $2 AND event_pos > $2 ORDER BY pos, event_pos LIMIT $3`, int64(user), int64(after), int64(limit)))
+}
+
+// RoomsWithNotifications lists the rooms in which a user has notifications, read or not.
+func RoomsWithNotifications(ctx context.Context, q Querier, user NameNID) ([]RoomNID, error) {
+	// From room to room: there may be a thousand rows in each.
+	return collectNumbers[RoomNID](q.Query(ctx, `WITH RECURSIVE found (room) AS (
+			SELECT min(room_nid) FROM notifications WHERE user_nid = $1
+			UNION ALL SELECT (SELECT min(room_nid) FROM notifications WHERE user_nid = $1 AND room_nid > found.room) FROM found WHERE found.room IS NOT NULL)
+		SELECT room FROM found WHERE room IS NOT NULL`, int64(user)))
+}
+
 func notifications(rows *Rows, err error) ([]Notification, error) {
 	if err != nil {
 		return nil, fmt.Errorf("notifications: %w", err)
@@ -86,8 +116,11 @@ func notifications(rows *Rows, err error) ([]Notification, error) {
 	var out []Notification
 	for rows.Next() {
 		var n Notification
-		if err := rows.Scan(&n.User, &n.Room, &n.EventPos, &n.Event, &n.Thread, &n.Highlight, &n.Pos); err != nil {
+		if err := rows.Scan(&n.User, &n.Room, &n.EventPos, &n.Event, &n.Thread, &n.Highlight, &n.Tweaks, &n.Pos); err != nil {
 			return nil, fmt.Errorf("notifications: %w", err)
+		}
+		if len(n.Tweaks) == 0 {
+			n.Tweaks = nil
 		}
 		out = append(out, n)
 	}

@@ -57,8 +57,16 @@ func TestNotifications(t *testing.T) {
 		expect("newest first", events(storage.NotificationsBefore(ctx, db, 1, 1<<60, 1<<60, false, 4)), 6, 5, 4, 3)
 		expect("further", events(storage.NotificationsBefore(ctx, db, 1, 101, 30, false, 9)), 2, 1, 7)
 		expect("highlights", events(storage.NotificationsBefore(ctx, db, 1, 1<<60, 1<<60, true, 9)), 6, 4, 2)
+		expect("what a pusher was not told of", events(storage.NotificationsAfter(ctx, db, 1, 20, 3)), 3, 4, 5)
+		rooms, err := storage.RoomsWithNotifications(ctx, db, 1)
+		if must(err); len(rooms) != 2 || rooms[0] != 1 || rooms[1] != 2 {
+			t.Errorf("rooms with notifications: %v", rooms)
+		}
+		if rooms, err := storage.RoomsWithNotifications(ctx, db, 2); err != nil || len(rooms) != 0 {
+			t.Errorf("rooms of somebody else: %v %v", rooms, err)
+		}
 		must(db.Write(ctx, func(tx *storage.Tx) error {
-			if err := storage.DropEventNotifications(ctx, tx, 5); err != nil {
+			if _, err := storage.DropEventNotifications(ctx, tx, 5); err != nil {
 				return err
 			}
 			return storage.TrimNotifications(ctx, tx, 1, 1, 2)

@@ -70,3 +70,16 @@ func ReceiptsChanged(ctx context.Context, q Querier, observer matrix.UserID, fro
 func ReceiptsChangedInRooms(ctx context.Context, q Querier, rooms []matrix.RoomID, observer matrix.UserID, from, to Position) ([]Receipt, error) {
 	return collectIn(ctx, q, scanReceipt, receiptsChangedInRooms, []any{from, to, observer}, rooms)
 }
+
+// Reader is somebody who has read further.
+type Reader struct {
+	User     matrix.UserID
+	Position Position
+}
+
+const readersBetween = `SELECT user_id, position FROM receipts WHERE position > $1 AND position <= $2 AND type <> 'm.fully_read' ORDER BY position LIMIT $3`
+
+// ReadersBetween lists the users of the first receipts in (from, to].
+func ReadersBetween(ctx context.Context, q Querier, from, to Position, limit int) ([]Reader, error) {
+	return collect(ctx, q, func(r *Rows) (x Reader, err error) { return x, r.Scan(&x.User, &x.Position) }, readersBetween, from, to, limit)
+}

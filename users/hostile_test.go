@@ -40,7 +40,7 @@ func TestHostileNames(t *testing.T) {
 			for what, err := range map[string]error{
 				"delete device":  w.Devices.Delete(ctx, alice, device),
 				"logout":         w.Sessions.Logout(ctx, alice, device),
-				"delete pusher":  w.Pushers.Delete(ctx, alice, bad, bad),
+				"delete pusher":  w.Pushers.Delete(ctx, storage.PusherKey{UserID: alice, AppID: bad, PushKey: bad}),
 				"delete backup":  second(w.Backups.DeleteKeys(ctx, alice, BackupSelection{Version: version, Room: "!r:here.test", Session: bad})),
 				"search":         second(w.Profiles.Search(ctx, bad, "", 5)),
 				"untrack":        w.DeviceLists.Untrack(ctx, user),

@@ -76,6 +76,8 @@ type Options struct {
 	Outbox     Outbox
 	Policy     Policy
 
+	// PushGateways say where pushers may send to; the zero value allows any https URL.
+	PushGateways PushGateways
 	// Hashing says what a password hash costs; the zero value is for production.
 	Hashing HashCost
 	// LocalOnly keeps new accounts to this server.
@@ -154,7 +156,7 @@ func New(o Options) *Service {
 		Backups:            &Backups{core: c},
 		AccountData:        &AccountData{core: c},
 		PushRules:          newPushRules(c),
-		Pushers:            &Pushers{core: c},
+		Pushers:            newPushers(c),
 		Filters:            newFilters(c),
 		Receipts:           &Receipts{core: c},
 		Threads:            &ThreadSubscriptions{core: c},

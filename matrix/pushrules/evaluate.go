@@ -121,6 +121,35 @@ func outcome(r Rule) *Outcome {
 	return o
 }
 
+// StandardTweaks are the tweaks that the specification names. spec: client-server-api#actions
+func (o *Outcome) StandardTweaks() []byte {
+	tweaks := []byte("{}")
+	for _, name := range []string{"highlight", "sound"} {
+		if value, ok := canonicaljson.Get(o.Tweaks, name); ok && len(value) <= maxStandardTweak {
+			tweaks = canonicaljson.Set(tweaks, name, value)
+		}
+	}
+	return tweaks
+}
+
+const maxStandardTweak = 255
+
+// Actions are the actions of a rule that notifies with tweaks, a canonical JSON object or nothing.
+func Actions(tweaks []byte) []json.RawMessage {
+	actions := []json.RawMessage{json.RawMessage(`"notify"`)}
+	if len(tweaks) == 0 {
+		return actions
+	}
+	for name, value := range canonicaljson.Members(tweaks) {
+		action := append(canonicaljson.AppendString([]byte(`{"set_tweak":`), name), '}')
+		if name != "highlight" || string(value) != "true" {
+			action = canonicaljson.Set(action, "value", value)
+		}
+		actions = append(actions, action)
+	}
+	return actions
+}
+
 // Evaluate finds the first matching rule and returns what it does.
 func (c *Compiled) Evaluate(f *Flat, room Room) Outcome {
 	if f.sender == c.user {

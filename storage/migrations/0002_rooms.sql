@@ -109,6 +109,7 @@ CREATE TABLE memberships (
 
 CREATE INDEX memberships_user ON memberships (user_nid, membership);
 CREATE INDEX memberships_room ON memberships (room_nid, membership, server_nid);
+CREATE INDEX memberships_invites ON memberships (pos) WHERE membership = 1;
 
 -- Stripped state that came with an invite or a knock of a local user.
 CREATE TABLE stripped_states (

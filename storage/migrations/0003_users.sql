@@ -223,13 +223,21 @@ CREATE TABLE pushers (
     user_id       TEXT    NOT NULL,
     app_id        BLOB    NOT NULL,
     pushkey       BLOB    NOT NULL,
+    user_nid      INTEGER NOT NULL,
     device_id     TEXT    NOT NULL,
     pusher        BLOB    NOT NULL, -- JSON, as clients see it
-    last_position INTEGER NOT NULL,
-    failing_since INTEGER NOT NULL, -- 0: not failing
+    gateway       TEXT    NOT NULL, -- scheme and host of its URL; '' if it has none
+    set_ts        INTEGER NOT NULL, -- ms
+    last_position INTEGER NOT NULL, -- of the last event that it was told of, or that was not worth telling
+    badge         INTEGER NOT NULL, -- the count of unread messages it was told last; -1: none yet
+    failing_since INTEGER NOT NULL, -- ms; 0: not failing
+    retry_ts      INTEGER NOT NULL, -- ms, when to try again; 0: as soon as there is something
+    refused       INTEGER NOT NULL, -- 1: the gateway answers, but with an error
     PRIMARY KEY (user_id, app_id, pushkey)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX pushers_key ON pushers (app_id, pushkey);
+CREATE INDEX pushers_retry ON pushers (retry_ts) WHERE retry_ts > 0;
+CREATE INDEX pushers_waiting ON pushers (gateway) WHERE retry_ts > 0;
 
 CREATE TABLE filters (
     user_id    TEXT    NOT NULL,

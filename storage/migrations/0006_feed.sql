@@ -5,8 +5,9 @@ CREATE TABLE notifications (
     room_nid  INTEGER NOT NULL,
     event_pos INTEGER NOT NULL, -- of the event that notifies
     event_nid INTEGER NOT NULL,
-    thread    TEXT    NOT NULL, -- root of its thread; "main" if it is in none
+    thread    TEXT    NOT NULL, -- root of its thread; "main" if it is in none, "invite" for invites
     highlight INTEGER NOT NULL,
+    tweaks    BLOB    NOT NULL, -- JSON object of what the push rule says about how to notify; empty: nothing
     pos       INTEGER NOT NULL, -- when the count changed
     PRIMARY KEY (user_nid, room_nid, event_pos)
 ) STRICT;
