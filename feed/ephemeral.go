@@ -91,16 +91,26 @@ func (s *syncer) presence() ([]json.RawMessage, error) {
 		if p.Position > s.until || p.User != s.r.User && !s.shares(p.User) || !filter.Accepts("m.presence", string(p.User)) {
 			continue
 		}
-		content, err := canonicaljson.Marshal(PresenceContent(p, time.UnixMilli(int64(s.now))))
+		event, err := presenceEvent(p, time.UnixMilli(int64(s.now)), false)
 		if err != nil {
-			return nil, fmt.Errorf("presence: %w", err)
+			return nil, err
 		}
-		ev := append([]byte(`{"content":`), content...)
-		ev = append(ev, `,"sender":`...)
-		ev = canonicaljson.AppendString(ev, string(p.User))
-		out = append(out, append(ev, `,"type":"m.presence"}`...))
+		out = append(out, event)
 	}
 	return filter.newest(out), s.sharingErr
+}
+
+// presenceEvent says how present somebody is; named: the content names the user, too. spec: client-server-api#mpresence
+func presenceEvent(p users.PresenceState, now time.Time, named bool) (json.RawMessage, error) {
+	content, err := canonicaljson.Marshal(PresenceContent(p, now))
+	if err != nil {
+		return nil, fmt.Errorf("presence: %w", err)
+	}
+	user := canonicaljson.AppendString(nil, string(p.User))
+	if named {
+		content = canonicaljson.Set(content, "user_id", user)
+	}
+	return canonicaljson.Set(typedContent("m.presence", content), "sender", user), nil
 }
 
 // Presence is the content of an m.presence event, and the answer of cs/getPresence.

@@ -94,9 +94,10 @@ func (h *Hub) WakeUsers(users ...matrix.UserID) {
 	h.others()
 }
 
-// WakeRoom wakes the local members of a room.
+// WakeRoom wakes the local members of a room, and who looks into it.
 func (h *Hub) WakeRoom(room matrix.RoomID) {
 	h.Wake(h.members(room)...)
+	h.Wake(peekers(room))
 	h.others()
 }
 

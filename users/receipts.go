@@ -2,7 +2,6 @@ package users
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -223,24 +222,4 @@ func (r *Receipts) OfUser(ctx context.Context, q storage.Querier, room matrix.Ro
 		return nil, fmt.Errorf("receipts of user: %w", err)
 	}
 	return found, nil
-}
-
-// ReceiptContent is the content of an m.receipt event for clients, made of receipts of one room.
-// spec: client-server-api#mreceipt
-func ReceiptContent(receipts []Receipt) json.RawMessage {
-	type data struct {
-		At     matrix.Timestamp `json:"ts"`
-		Thread string           `json:"thread_id,omitempty"`
-	}
-	content := map[matrix.EventID]map[string]map[matrix.UserID]data{}
-	for _, x := range receipts {
-		if content[x.EventID] == nil {
-			content[x.EventID] = map[string]map[matrix.UserID]data{}
-		}
-		if content[x.EventID][x.Type] == nil {
-			content[x.EventID][x.Type] = map[matrix.UserID]data{}
-		}
-		content[x.EventID][x.Type][x.User] = data{x.At, x.Thread}
-	}
-	return encode(content)
 }

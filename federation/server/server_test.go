@@ -65,6 +65,10 @@ func (f *fakeRooms) MakeJoin(_ context.Context, _ matrix.ServerName, _ matrix.Ro
 	return rooms.MadeEvent{Version: versions[len(versions)-1], Event: fmt.Appendf(nil, `{"sender":%q}`, user)}, nil
 }
 
+func (f *fakeRooms) SendLeave(context.Context, matrix.ServerName, matrix.RoomID, matrix.EventID, []byte) error {
+	return nil
+}
+
 func (f *fakeRooms) SendJoin(_ context.Context, _ matrix.ServerName, _ matrix.RoomID, _ matrix.EventID, pdu []byte, omit bool) (rooms.SentJoin, error) {
 	return rooms.SentJoin{Event: pdu, State: [][]byte{[]byte(`{"s":1}`), []byte(`{"s":2}`)}, MembersOmitted: omit, Servers: []matrix.ServerName{"us.example"}}, nil
 }
