@@ -54,6 +54,8 @@ func (s *Server) routes() []endpoint.Route {
 
 		{Method: put, Path: "/federation/v1/exchange_third_party_invite/{roomId}", Operation: "exchangeThirdPartyInvite", Auth: inRoom, MaxBody: eventBody, Handle: s.exchangeThirdPartyInvite},
 		{Method: put, Path: "/federation/v1/3pid/onbind", Operation: "onBindThirdPartyIdentifier", MaxBody: inviteBody, Handle: s.onBind},
+		// Sydent posts it.
+		{Method: post, Path: "/federation/v1/3pid/onbind", Operation: "onBindThirdPartyIdentifier", MaxBody: inviteBody, Handle: s.onBind},
 
 		// Events and state.
 		{Method: get, Path: "/federation/v1/event/{eventId}", Operation: "getEvent", Auth: signed, Handle: s.getEvent},
