@@ -144,11 +144,7 @@ func (f *Feed) besides(ctx context.Context, q *EventsRequest, until storage.Posi
 		byRoom[rc.Room] = append(byRoom[rc.Room], rc)
 	}
 	for _, room := range slices.Sorted(maps.Keys(byRoom)) {
-		event, err := receiptEvent(room, byRoom[room])
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, event)
+		out = append(out, receiptEvent(room, byRoom[room]))
 	}
 	for _, d := range data {
 		event := typedContent(d.Type, d.Content)
@@ -217,15 +213,11 @@ func (f *Feed) RoomReceipts(ctx context.Context, room matrix.RoomID, user matrix
 	if err != nil || len(receipts) == 0 {
 		return nil, err
 	}
-	return receiptEvent(room, receipts)
+	return receiptEvent(room, receipts), nil
 }
 
-func receiptEvent(room matrix.RoomID, receipts []users.Receipt) (json.RawMessage, error) {
-	content, err := canonicaljson.Marshal(receiptContent(receipts))
-	if err != nil {
-		return nil, fmt.Errorf("receipts: %w", err)
-	}
-	return inRoom(typedContent("m.receipt", content), room), nil
+func receiptEvent(room matrix.RoomID, receipts []users.Receipt) json.RawMessage {
+	return inRoom(typedContent("m.receipt", users.ReceiptContent(receipts)), room)
 }
 
 // inRoom adds the room to an event that /sync shows in its room's section.

@@ -211,7 +211,7 @@ func TestFollowUpgrade(t *testing.T) {
 	a.set(alice, old, "m.room.power_levels", "", `{"users":{"`+string(bob)+`":50}}`)
 	n.settle()
 	const alias = "#lobby:b.example"
-	if err := b.CreateAlias(ctx, bob, alias, old); err != nil {
+	if err := b.CreateAlias(ctx, bob, alias, old, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.SetPublished(ctx, bob, old, true, false); err != nil {

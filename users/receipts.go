@@ -2,6 +2,7 @@ package users
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -222,4 +223,30 @@ func (r *Receipts) OfUser(ctx context.Context, q storage.Querier, room matrix.Ro
 		return nil, fmt.Errorf("receipts of user: %w", err)
 	}
 	return found, nil
+}
+
+// ReceiptContent is the content of an m.receipt event for clients, made of receipts of one room: event, type, user.
+// spec: client-server-api#mreceipt
+func ReceiptContent(receipts []Receipt) json.RawMessage {
+	type data struct {
+		At     matrix.Timestamp `json:"ts"`
+		Thread string           `json:"thread_id,omitempty"`
+	}
+	content := make(map[matrix.EventID]map[string]map[matrix.UserID]data)
+	for _, x := range receipts {
+		types := content[x.EventID]
+		if types == nil {
+			types = make(map[string]map[matrix.UserID]data)
+			content[x.EventID] = types
+		}
+		if types[x.Type] == nil {
+			types[x.Type] = make(map[matrix.UserID]data)
+		}
+		// One user may have several receipts on one event; the unthreaded one says the most.
+		if old, ok := types[x.Type][x.User]; ok && old.Thread == "" {
+			continue
+		}
+		types[x.Type][x.User] = data{x.At, x.Thread}
+	}
+	return encode(content)
 }

@@ -293,3 +293,16 @@ func TestReceiptQueriesUseIndexes(t *testing.T) {
 		must(t, rows.Err())
 	}
 }
+
+func TestReceiptContent(t *testing.T) {
+	got := ReceiptContent([]Receipt{
+		{User: "@a:x", Type: "m.read", EventID: "$1", At: 5},
+		{User: "@b:x", Type: "m.read", EventID: "$1", Thread: "main", At: 6},
+		{User: "@a:x", Type: "m.read.private", EventID: "$2", At: 7},
+		{User: "@a:x", Type: "m.read", EventID: "$1", Thread: "main", At: 8}, // says less than the unthreaded one
+	})
+	const want = `{"$1":{"m.read":{"@a:x":{"ts":5},"@b:x":{"ts":6,"thread_id":"main"}}},"$2":{"m.read.private":{"@a:x":{"ts":7}}}}`
+	if string(got) != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+}
