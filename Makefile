@@ -3,7 +3,7 @@
 BENCH ?= .
 BENCHTIME ?= 1s
 
-.PHONY: build serve check test lint e2e bench fuzz spec launch-build
+.PHONY: build serve check test lint e2e interop bench fuzz spec launch-build
 
 build: ## the one binary, in bin/
 	go build -trimpath -o bin/hanok ./cmd/hanok
@@ -23,6 +23,14 @@ test: lint ## all Go tests, end-to-end test included
 
 e2e: ## two servers and a real client, a line per step; needs `npm ci` in sytest/e2e
 	go test ./sytest -run 'TestEndToEnd' -count=1 -v
+
+interop: ## against another homeserver, by default Synapse; see docs/contributing.md
+	@launch=$${HANOK_INTEROP:-$(CURDIR)/sytest/synapse}; \
+	if [ "$$launch" = "$(CURDIR)/sytest/synapse" ] && ! sytest/synapse --installed; then \
+		echo "Synapse is not installed. Run 'sytest/synapse --install' (Debian's package, into a folder of its own; needs debootstrap and root),"; \
+		echo "or set HANOK_INTEROP to a program that starts another homeserver from the variables that sytest/launch describes."; exit 1; \
+	fi; \
+	HANOK_INTEROP=$$launch go test ./sytest -run TestInterop -count=1 -timeout 30m -v
 
 bench: ## BENCH=regexp selects, as in make bench BENCH=Append
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...

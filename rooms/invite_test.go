@@ -152,4 +152,17 @@ func TestSignaturesOfInviteState(t *testing.T) {
 	if err != nil || !strings.Contains(shown, "Flowers") || strings.Contains(shown, "Prison") || strings.Contains(shown, "avatar") {
 		t.Errorf("%v %s", err, shown)
 	}
+	// Synapse strips all but the create event.
+	stripped := func(eventType string) []byte {
+		return []byte(`{"type":"` + eventType + `","state_key":"","sender":"@alice:a.example","content":{"name":"Greenhouse"}}`)
+	}
+	if shown, err := invite(create, stripped("m.room.name")); err != nil || !strings.Contains(shown, "Greenhouse") {
+		t.Errorf("%v %s", err, shown)
+	}
+	if _, err := invite(create, stripped("m.room.create")); !matrix.HasCode(err, "M_INVALID_PARAM") {
+		t.Errorf("a second, stripped create event: %v", err)
+	}
+	if _, err := invite(stripped("m.room.name")); !matrix.HasCode(err, "M_INVALID_PARAM") {
+		t.Errorf("no create event, and the name stripped: %v", err)
+	}
 }

@@ -6,6 +6,7 @@ package homeserver
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -61,6 +62,13 @@ type Options struct {
 	Database    string // "" is SQLite; or a postgres:// URL
 	ExtraConfig string // YAML merged over the configuration
 	Env         []string
+	// Launch is the program that starts the server, of any software, from the variables that
+	// sytest/launch describes; "" is sytest/launch.
+	Launch string
+	// Cuttable lets other servers reach it through the test process, which Cut stops.
+	Cuttable bool
+	// Host is the host in the server's name: "localhost" if empty, or 127.0.0.1.
+	Host string
 }
 
 // Server is one homeserver process. Its data survives Kill and Stop.
@@ -72,6 +80,8 @@ type Server struct {
 
 	t       testing.TB
 	network *Network
+	launch  string
+	link    *link // nil if not Cuttable
 	dataDir string
 	env     []string
 	log     string
@@ -85,14 +95,20 @@ func (n *Network) Start(o Options) *Server {
 	n.t.Helper()
 	ports := freePorts(n.t, 3)
 	clientPort, fedPort, metricsPort := ports[0], ports[1], ports[2]
-	name := "localhost:" + strconv.Itoa(fedPort)
+	var way *link
+	namePort := fedPort
+	if o.Cuttable {
+		way = n.newLink(fedPort)
+		namePort = way.port
+	}
+	name := cmp.Or(o.Host, "localhost") + ":" + strconv.Itoa(namePort)
 	dir, err := os.MkdirTemp(n.dir, "hs")
 	must(n.t, err)
 	data := filepath.Join(dir, "data")
 	must(n.t, os.Mkdir(data, 0o700))
 	cert, key := n.certificate(filepath.Base(dir))
 	s := &Server{
-		Name: name, ClientURL: fmt.Sprintf("http://127.0.0.1:%d", clientPort), t: n.t, network: n, dataDir: data, MetricsURL: fmt.Sprintf("http://127.0.0.1:%d/metrics", metricsPort), log: filepath.Join(dir, "log"),
+		Name: name, ClientURL: fmt.Sprintf("http://127.0.0.1:%d", clientPort), t: n.t, network: n, launch: o.Launch, link: way, dataDir: data, MetricsURL: fmt.Sprintf("http://127.0.0.1:%d/metrics", metricsPort), log: filepath.Join(dir, "log"),
 		env: append(os.Environ(), "SERVER_NAME="+name, "BIND_ADDR=127.0.0.1", "CLIENT_PORT="+strconv.Itoa(clientPort),
 			"FED_PORT="+strconv.Itoa(fedPort), "CA_CERT="+n.caFile, "TLS_CERT="+cert, "TLS_KEY="+key, "DATA_DIR="+data,
 			"REG_SHARED_SECRET="+SharedSecret, "DATABASE="+o.Database),
@@ -117,8 +133,11 @@ const SharedSecret = "test-secret"
 // Start starts the process again and waits until it answers.
 func (s *Server) Start() {
 	s.t.Helper()
-	_, here, _, _ := runtime.Caller(0)
-	launch := filepath.Join(filepath.Dir(here), "..", "launch")
+	launch := s.launch
+	if launch == "" {
+		_, here, _, _ := runtime.Caller(0)
+		launch = filepath.Join(filepath.Dir(here), "..", "launch")
+	}
 	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(s.t, err)
 	defer log.Close()
@@ -203,6 +222,13 @@ func (s *Server) PID() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.process.Process.Pid
+}
+
+// Log is all that the server printed since it was first started.
+func (s *Server) Log() string {
+	b, err := os.ReadFile(s.log)
+	must(s.t, err)
+	return string(b)
 }
 
 // LogTail is the end of what the server printed.

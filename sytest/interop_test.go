@@ -1,0 +1,241 @@
+package sytest
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"hanok/sytest/homeserver"
+)
+
+// foreignEnv names a program that starts a homeserver of other software from the variables which sytest/launch
+// describes, such as sytest/synapse. The same with _LOGS names a folder for what the servers print.
+const foreignEnv = "HANOK_INTEROP"
+
+// pair are two servers of different software, in either order.
+type pair struct {
+	home *homeserver.Server // most scenarios make their room here
+	away *homeserver.Server
+	ours *homeserver.Server // whichever is Hanok: some scenarios ask for what other servers are known not to have
+}
+
+// TestInterop holds Hanok against another homeserver: every scenario with the room on either side.
+func TestInterop(t *testing.T) {
+	both := startForeign(t)
+	for _, scenario := range []struct {
+		name string
+		run  func(*testing.T, pair)
+	}{
+		{"rooms", interopRooms},
+		{"invites", interopInvites},
+		{"restricted rooms", interopRestricted},
+		{"knocks", interopKnocks},
+		{"spaces", interopSpaces},
+		{"directory", interopDirectory},
+		{"history", interopHistory},
+		{"upgrade", interopUpgrade},
+		{"ephemeral", interopEphemeral},
+		{"devices", interopDevices},
+		{"cross-signing", interopCrossSigning},
+		{"media", interopMedia},
+		{"access lists", interopAccessLists},
+		{"outages", interopOutages},
+		{"forks", interopForks},
+		{"large room", interopLargeRoom},
+	} {
+		t.Run(scenario.name, func(t *testing.T) { both.eachWay(t, scenario.run) })
+	}
+	reportComplaints(t, both)
+}
+
+// startForeign starts Hanok and the other server, or skips the test.
+func startForeign(t *testing.T) pair {
+	t.Helper()
+	launch := os.Getenv(foreignEnv)
+	if launch == "" {
+		t.Skip(foreignEnv + " names no program that starts another homeserver: see docs/contributing.md")
+	}
+	n := homeserver.NewNetwork(t)
+	ours := n.Start(homeserver.Options{Cuttable: true})
+	return pair{home: ours, away: n.Start(homeserver.Options{Cuttable: true, Launch: launch, Host: "127.0.0.1"}), ours: ours}
+}
+
+// eachWay runs a scenario with either server as its home.
+func (p pair) eachWay(t *testing.T, run func(*testing.T, pair)) {
+	t.Run("here", func(t *testing.T) { run(t, p) })
+	t.Run("there", func(t *testing.T) { run(t, pair{home: p.away, away: p.home, ours: p.ours}) })
+}
+
+// eventually asks until there is no problem, for 30 seconds at most.
+func eventually(t *testing.T, what string, problem func() string) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		p := problem()
+		if p == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%s: %s", what, p)
+			return
+		}
+		time.Sleep(100 * time.Millisecond) // there is nothing to wait for that both kinds of server would tell
+	}
+}
+
+// stateOf is a room's current state as a client sees it: event IDs by type and key.
+func stateOf(c *homeserver.Client, room string) (map[string]string, string) {
+	status, raw := c.Raw("GET", "/v3/rooms"+homeserver.Path(room, "state"), nil)
+	if status != http.StatusOK {
+		return nil, fmt.Sprintf("%s: %d %s", c.UserID, status, raw)
+	}
+	events, err := decodeList(raw)
+	if err != nil {
+		return nil, err.Error()
+	}
+	out := map[string]string{}
+	for _, e := range events {
+		out[fmt.Sprintf("%v|%v", e["type"], e["state_key"])] = fmt.Sprint(e["event_id"])
+	}
+	return out, ""
+}
+
+// sameState waits until two users see the same current state of a room.
+func sameState(t *testing.T, room string, a, b *homeserver.Client) {
+	t.Helper()
+	eventually(t, "the state of "+room, func() string {
+		of, problem := stateOf(a, room)
+		if problem != "" {
+			return problem
+		}
+		other, problem := stateOf(b, room)
+		if problem != "" {
+			return problem
+		}
+		var differ []string
+		for _, key := range slices.Sorted(maps.Keys(merged(of, other))) {
+			if of[key] != other[key] {
+				differ = append(differ, fmt.Sprintf("%s is %q for %s and %q for %s", key, of[key], a.UserID, other[key], b.UserID))
+			}
+		}
+		return strings.Join(differ, "\n")
+	})
+}
+
+func merged(a, b map[string]string) map[string]string {
+	out := maps.Clone(a)
+	maps.Copy(out, b)
+	return out
+}
+
+// sees waits until a user can read an event, and returns it.
+func sees(t *testing.T, c *homeserver.Client, room, eventID string) json {
+	t.Helper()
+	var found json
+	eventually(t, c.UserID+" reads "+eventID, func() string {
+		status, e := c.Do("GET", "/v3/rooms"+homeserver.Path(room, "event", eventID), nil)
+		if status != http.StatusOK {
+			return fmt.Sprint(status, e)
+		}
+		found = e
+		return ""
+	})
+	return found
+}
+
+// member waits until a user's membership in a room is what it should be, as another user sees it.
+func member(t *testing.T, c *homeserver.Client, room, user, membership string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%s sees %s as %s", c.UserID, user, membership), func() string {
+		status, content := c.Do("GET", "/v3/rooms"+homeserver.Path(room, "state", "m.room.member", user), nil)
+		if status != http.StatusOK || content["membership"] != membership {
+			return fmt.Sprint(status, content)
+		}
+		return ""
+	})
+}
+
+// stateIs waits until a user sees a member of a state event's content.
+func stateIs(t *testing.T, c *homeserver.Client, room, eventType, key, member string, want any) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%s sees %s of %s", c.UserID, member, eventType), func() string {
+		status, content := c.Do("GET", "/v3/rooms"+homeserver.Path(room, "state", eventType, key), nil)
+		if status != http.StatusOK || fmt.Sprint(content[member]) != fmt.Sprint(want) {
+			return fmt.Sprintf("%d %v, want %v", status, content, want)
+		}
+		return ""
+	})
+}
+
+// forbidden is for requests that must be refused. Servers differ in the errcode.
+func forbidden(t *testing.T, c *homeserver.Client, method, path string, body any) {
+	t.Helper()
+	if status, res := c.Do(method, path, body); status != http.StatusForbidden {
+		t.Errorf("%s %s as %s: %d %v, want 403", method, path, c.UserID, status, res)
+	}
+}
+
+// setPower gives a user a level.
+func setPower(c *homeserver.Client, room, user string, level int) {
+	changePower(c, room, func(content json) {
+		users, _ := content["users"].(json)
+		if users == nil {
+			users = json{}
+		}
+		users[user] = level
+		content["users"] = users
+	})
+}
+
+func changePower(c *homeserver.Client, room string, change func(content json)) {
+	content := c.Must("GET", "/v3/rooms"+homeserver.Path(room, "state", "m.room.power_levels", ""), nil)
+	change(content)
+	c.SetState(room, "m.room.power_levels", "", content)
+}
+
+// versions are the room versions that both servers support.
+func (p pair) versions(t *testing.T) (out []string) {
+	of := func(s *homeserver.Server) json {
+		available, _ := homeserver.Dig(s.Register(t, "versions").Must("GET", "/v3/capabilities", nil), "capabilities", "m.room_versions", "available").(json)
+		return available
+	}
+	home, away := of(p.home), of(p.away)
+	for v := 1; v <= 12; v++ {
+		version := fmt.Sprint(v)
+		if home[version] != nil && away[version] != nil {
+			out = append(out, version)
+		}
+	}
+	return out
+}
+
+var varying = regexp.MustCompile(`[@!$#][^\s,'"]+|[0-9]+`)
+
+// reportComplaints prints what either server warned of, each kind of line once, for people to read.
+func reportComplaints(t *testing.T, p pair) {
+	for name, s := range map[string]*homeserver.Server{"hanok.log": p.home, "other.log": p.away} {
+		if dir := os.Getenv(foreignEnv + "_LOGS"); dir != "" {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(s.Log()), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+		count, example := map[string]int{}, map[string]string{}
+		for line := range strings.Lines(s.Log()) {
+			if strings.Contains(line, " WARNING ") || strings.Contains(line, " ERROR ") || strings.Contains(line, `"warn"`) || strings.Contains(line, `"error"`) {
+				kind := varying.ReplaceAllString(line, "#")
+				count[kind]++
+				example[kind] = line
+			}
+		}
+		for _, kind := range slices.SortedFunc(maps.Keys(count), func(a, b string) int { return count[b] - count[a] }) {
+			t.Logf("%s warned %d times: %.400s", s.Name, count[kind], example[kind])
+		}
+	}
+}
