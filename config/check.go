@@ -102,6 +102,12 @@ func (c *Config) check() Problems {
 		bad("rooms.default_version", "Leave it out for the one that is recommended, or write a number from 1 to 12 in quotes.", "%q is not a stable room version", c.Rooms.DefaultVersion)
 	}
 	oneOf("privacy.encryption", c.Privacy.Encryption, EncryptionRequired, EncryptionDefault, EncryptionAllowed)
+	oneOf("push.details", c.Push.Details, PushNone, PushMetadata, PushAll)
+	for i, g := range c.Push.Gateways {
+		if g == "" || strings.ContainsAny(g, "/ ") {
+			bad(fmt.Sprintf("push.gateways[%d]", i), "Write a host name, as in push.example.org, without https:// or path.", "%q is not a host", g)
+		}
+	}
 	for i, name := range c.Federation.TrustedNotaries {
 		if !validServerName(name) {
 			bad(fmt.Sprintf("federation.trusted_notaries[%d]", i), "Write it as in matrix.org.", "%q is not a server name", name)
@@ -119,8 +125,6 @@ func (c *Config) check() Problems {
 	if d := c.Appservices.Directory; d != "" {
 		if info, err := os.Stat(d); err != nil || !info.IsDir() {
 			bad("appservices.directory", "Make the folder, or leave the key out.", "%s is not a folder", d)
-		} else {
-			ps = append(ps, c.loadRegistrations()...)
 		}
 	}
 	if l := c.Notices.Localpart; l != "" {

@@ -23,6 +23,7 @@ type Config struct {
 	Rooms        Rooms        `yaml:"rooms" doc:"How rooms are made, and what people find in them."`
 	Federation   Federation   `yaml:"federation" doc:"How this server talks to other homeservers."`
 	Identity     Identity     `yaml:"identity" doc:"Identity servers, which know people by e-mail address or phone number."`
+	Push         Push         `yaml:"push" doc:"Notifications to phones, by way of the push gateways of their apps."`
 	Media        Media        `yaml:"media" doc:"Attachments, avatars and thumbnails."`
 	Limits       Limits       `yaml:"limits" doc:"What one client may ask for."`
 	Appservices  Appservices  `yaml:"appservices" doc:"Bridges and bots that are registered as application services."`
@@ -117,6 +118,21 @@ type Identity struct {
 	TrustedServers []string `yaml:"trusted_servers" doc:"Identity servers through which users may invite by e-mail address or phone number; * and ? are wildcards. Such a server learns who invites whom. Empty: none." example:"vector.im"`
 }
 
+// What the key push.details may be.
+const (
+	PushNone     = "none"
+	PushMetadata = "metadata"
+	PushAll      = "all"
+)
+
+// Push is the `push` section.
+type Push struct {
+	Disabled              bool     `yaml:"disabled" doc:"Send to no gateway, and refuse clients that want it."`
+	Gateways              []string `yaml:"gateways" doc:"If not empty, only these gateways: host names, or host:port; * and ? are wildcards. A gateway learns when its users get messages. Empty: any that a client names." example:"push.example.org"`
+	Details               string   `yaml:"details" doc:"What gateways are told of events besides their IDs, when the app asks for more (most ask for IDs only). none: nothing. metadata: sender, room name and type. all: content too, which is ciphertext and left out where the room is encrypted. Empty: none if privacy.encryption is required, else all."`
+	AllowPrivateAddresses bool     `yaml:"allow_private_addresses" doc:"Send to loopback and private addresses too, and over plain HTTP. For a gateway in your own network; any user can then have this server make requests there, but sees no answers."`
+}
+
 // Media is the `media` section.
 type Media struct {
 	MaxUpload     Bytes `yaml:"max_upload" doc:"The largest file a user may upload. Empty: 100 MiB."`
@@ -137,10 +153,7 @@ type Limits struct {
 
 // Appservices is the `appservices` section.
 type Appservices struct {
-	Directory     string `yaml:"directory" doc:"A folder with registration files, *.yaml, one for each application service. They are read when the server starts. Empty: none."`
-	UnverifiedTLS bool   `yaml:"unverified_tls" doc:"Take any certificate of an application service whose URL begins with https: for self-made ones on the same machine, and for tests."`
-	// Registrations are what the files say.
-	Registrations []Appservice `yaml:"-"`
+	Directory string `yaml:"directory" doc:"A folder with registration files, *.yaml. Empty: none."`
 }
 
 // TURN is the `turn` section.
@@ -204,6 +217,11 @@ func (c *Config) fill(dir string) {
 	orString(&c.Rooms.DefaultVersion, string(roomversion.Default))
 	orString(&c.Privacy.Encryption, EncryptionRequired)
 	or(&c.Privacy.UnencryptedUpload, 512<<10)
+	details := PushAll
+	if c.Privacy.Encryption == EncryptionRequired {
+		details = PushNone
+	}
+	orString(&c.Push.Details, details)
 	or(&c.Media.MaxUpload, 100<<20)
 	or(&c.Media.MaxRemote, c.Media.MaxUpload)
 	or(&c.Media.MaxPixels, 40_000_000)

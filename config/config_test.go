@@ -38,6 +38,7 @@ func TestDefaults(t *testing.T) {
 		Database: Database{URL: "sqlite:" + filepath.Join(dir, "data", "hanok.db")},
 		Rooms:    Rooms{DefaultVersion: "12"},
 		Privacy:  Privacy{Encryption: "required", UnencryptedUpload: 512 << 10},
+		Push:     Push{Details: "none"},
 		Media:    Media{MaxUpload: 100 << 20, MaxRemote: 100 << 20, MaxPixels: 40_000_000, RemoteMaxDays: 30},
 		Notices:  Notices{Name: "Server Notices"},
 		Limits:   Limits{MaxDelay: Duration(24 * time.Hour), MaxDelayedEvents: 100},
@@ -58,6 +59,9 @@ func TestMerge(t *testing.T) {
 	c, err := Load(file, over)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if c.Push.Details != PushAll {
+		t.Errorf("push.details: %q where encryption is not required", c.Push.Details)
 	}
 	if c.Server.Name != "example.org" || !c.Registration.Open || c.Privacy.Encryption != "allowed" || c.Media.MaxUpload != 3<<20 {
 		t.Errorf("merged wrongly: %+v", c)
@@ -94,6 +98,7 @@ func TestBad(t *testing.T) {
 		"serve":        {minimal + "      serve: [client, gopher]\n", []string{`"gopher" is not known`, "client, federation"}},
 		"room version": {minimal + "rooms: {default_version: newest}\n", []string{`rooms.default_version: "newest" is not a stable room version`}},
 		"mode":         {minimal + "privacy: {encryption: off}\n", []string{`privacy.encryption: "off" is not known`, "required, default, allowed"}},
+		"push":         {minimal + "push: {details: some, gateways: [\"https://push.example.org\"]}\n", []string{`push.details: "some" is not known`, "push.gateways[0]", "without https://"}},
 		"database":     {minimal + "database: {url: mysql://x}\n", []string{`"mysql://x" is not a database`, "sqlite:PATH"}},
 		"token":        {minimal + "registration: {tokens: [a b]}\n", []string{"registration.tokens[0]: is not a registration token"}},
 		"metrics":      {minimal + "metrics: {address: 127.0.0.1:8008}\n", []string{"127.0.0.1:8008 is used by a listener"}},
@@ -144,9 +149,6 @@ func TestDescribe(t *testing.T) {
 	walk = func(typ reflect.Type) {
 		for i := range typ.NumField() {
 			f := typ.Field(i)
-			if f.Tag.Get("yaml") == "-" {
-				continue
-			}
 			if f.Tag.Get("doc") == "" {
 				t.Errorf("%s.%s has no doc", typ, f.Name)
 			}

@@ -84,9 +84,7 @@ func Load(file string, over ...string) (*Config, error) {
 	c.fill(dir)
 	if problems = c.check(); len(problems) > 0 {
 		for i := range problems {
-			if problems[i].File == "" {
-				problems[i].File = file
-			}
+			problems[i].File = file
 		}
 		return nil, problems
 	}
@@ -96,7 +94,14 @@ func Load(file string, over ...string) (*Config, error) {
 // merge decodes one YAML document over what is there already.
 func (c *Config) merge(file string, data []byte) Problems {
 	d := decoder{file: file}
-	d.document(data, c)
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		d.problem(nil, "", "is not YAML: "+strings.TrimPrefix(err.Error(), "yaml: "), "Look at the indentation, and put values with ':' or '#' in quotes.")
+		return d.problems
+	}
+	if len(doc.Content) > 0 { // else the file is empty, which the checks will speak about
+		d.value(doc.Content[0], reflect.ValueOf(c).Elem(), "")
+	}
 	return d.problems
 }
 
@@ -104,20 +109,7 @@ func (c *Config) merge(file string, data []byte) Problems {
 // that all are found, which yaml's own decoder does not do with unknown keys.
 type decoder struct {
 	file     string
-	lenient  bool // unknown keys are passed over
 	problems Problems
-}
-
-// document decodes a YAML document over the struct that v points to.
-func (d *decoder) document(data []byte, v any) {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil {
-		d.problem(nil, "", "is not YAML: "+strings.TrimPrefix(err.Error(), "yaml: "), "Look at the indentation, and put values with ':' or '#' in quotes.")
-		return
-	}
-	if len(doc.Content) > 0 { // else the file is empty, which the checks will speak about
-		d.value(doc.Content[0], reflect.ValueOf(v).Elem(), "")
-	}
 }
 
 func (d *decoder) problem(n *yaml.Node, key, text, hint string) {
@@ -182,9 +174,6 @@ func (d *decoder) section(n *yaml.Node, v reflect.Value, key string) {
 	var known []string
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Tag.Get("yaml")
-		if name == "-" {
-			continue
-		}
 		fields[name] = v.Field(i)
 		known = append(known, name)
 	}
@@ -194,7 +183,6 @@ func (d *decoder) section(n *yaml.Node, v reflect.Value, key string) {
 		full := strings.TrimPrefix(key+"."+k.Value, ".")
 		field, ok := fields[k.Value]
 		switch {
-		case !ok && d.lenient:
 		case !ok:
 			d.problem(k, full, "is not a known key", unknownHint(k.Value, known))
 		case seen[k.Value]:

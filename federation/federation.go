@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"time"
 
@@ -87,7 +86,7 @@ var (
 
 // NewOutbound makes the outbound half. Nothing is sent before Queue.Run.
 func NewOutbound(ctx context.Context, o Options) (*Outbound, error) {
-	roots, err := certPool(o.TrustedCAFiles)
+	roots, err := CertPool(o.TrustedCAFiles)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +95,7 @@ func NewOutbound(ctx context.Context, o Options) (*Outbound, error) {
 	}
 	d := discovery.Options{Roots: roots, DNS: o.DNS, Dial: o.Dial}
 	if o.AllowPrivateAddresses {
-		d.AllowPrivate = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+		d.AllowPrivate = discovery.Everywhere()
 	}
 	resolver := discovery.New(d)
 	known, err := peers.New(ctx, peers.Options{DB: o.DB, Allow: o.AllowServers, Deny: o.DenyServers, Jitter: o.Jitter, Log: o.Log})
@@ -123,8 +122,8 @@ func NewOutbound(ctx context.Context, o Options) (*Outbound, error) {
 	}, nil
 }
 
-// certPool is the system's certificate authorities and those of the files.
-func certPool(files []string) (*x509.CertPool, error) {
+// CertPool is the system's certificate authorities and those of the files; nil, which means the former, if there are no files.
+func CertPool(files []string) (*x509.CertPool, error) {
 	if len(files) == 0 {
 		return nil, nil
 	}

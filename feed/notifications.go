@@ -259,9 +259,11 @@ func (f *Feed) notifiedInvites(ctx context.Context, since, until storage.Positio
 		if rules.For(i.Event.Sender()) != users.InviteAllowed {
 			continue
 		}
-		room, _, err := f.pushRoom(ctx, i.Event) // of a room that this server is not in, little is known
-		if err != nil {
-			return nil, err
+		room := &pushrules.Room{} // of a room that this server is not in, nothing is known
+		if !i.Event.Outlier {
+			if room, _, err = f.pushRoom(ctx, i.Event); err != nil {
+				return nil, err
+			}
 		}
 		room.DisplayName, _ = i.Event.ContentString("displayname")
 		n, ok, err := f.judge(ctx, i.User, i.Event, pushrules.Flatten(i.Event.Event), *room)

@@ -270,7 +270,11 @@ func (s *slider) receiptsExtension(res *extensionResults) error {
 		if len(list) == 0 {
 			return nil
 		}
-		res.receipts[r.Room] = typedContent("m.receipt", users.ReceiptContent(list))
+		content, err := canonicaljson.Marshal(receiptContent(list))
+		if err != nil {
+			return fmt.Errorf("receipts: %w", err)
+		}
+		res.receipts[r.Room] = typedContent("m.receipt", content)
 		return nil
 	})
 }

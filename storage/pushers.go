@@ -184,8 +184,26 @@ func HurryPushers(ctx context.Context, tx *Tx, gateway string, now matrix.Timest
 	return err
 }
 
+const holdPusher = `UPDATE pushers SET retry_ts = $4, failing_since = CASE WHEN failing_since = 0 THEN $5 ELSE failing_since END, refused = 0
+	WHERE user_id = $1 AND app_id = $2 AND pushkey = $3`
+
+// HoldPushers makes pushers wait until a time because their gateway does not answer, which was found first at since. Until 0 ends the waiting.
+func HoldPushers(ctx context.Context, tx *Tx, keys []PusherKey, since, until matrix.Timestamp) error {
+	args := make([][]any, len(keys))
+	for i, k := range keys {
+		if err := notePushers(tx, k.UserID); err != nil {
+			return err
+		}
+		args[i] = []any{k.UserID, []byte(k.AppID), []byte(k.PushKey), until, since}
+	}
+	if err := tx.ExecBatch(ctx, holdPusher, args); err != nil {
+		return fmt.Errorf("let pushers wait: %w", err)
+	}
+	return nil
+}
+
 // CountWaitingPushers counts pushers that have to wait because they failed.
-func CountWaitingPushers(ctx context.Context, q Querier) (n int64, err error) {
+func CountWaitingPushers(ctx context.Context, q Querier) (n int, err error) {
 	err = q.QueryRow(ctx, countWaiting).Scan(&n)
 	return n, err
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -165,34 +164,3 @@ func cacheLifetime(h http.Header, now time.Time) time.Duration {
 	}
 	return min(max(lifetime, wellKnownMin), wellKnownMax)
 }
-
-// wellKnownClient is a plain HTTPS client over the guarded dialler that follows few redirects.
-func (r *Resolver) wellKnownClient() *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-				defer cancel()
-				return r.opts.Dial(ctx, network, addr)
-			},
-			TLSClientConfig:        r.tlsConfig(),
-			TLSHandshakeTimeout:    handshakeTimeout,
-			ResponseHeaderTimeout:  wellKnownTimeout,
-			MaxResponseHeaderBytes: 64 << 10,
-			DisableKeepAlives:      true, // one file a day per host
-		},
-		CheckRedirect: func(req *http.Request, via []*http.Request) error {
-			if len(via) > wellKnownMaxRedirects {
-				return errors.New("too many redirects")
-			}
-			if req.URL.Scheme != "https" {
-				return errors.New("redirect to something other than https")
-			}
-			return nil
-		},
-	}
-}
-
-// HTTPClient is for plain HTTPS requests to addresses that other servers name: the same
-// certificate authorities and the same care about private networks.
-func (r *Resolver) HTTPClient() *http.Client { return r.http }

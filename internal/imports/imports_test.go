@@ -17,8 +17,7 @@ import (
 var layers = [][]string{
 	{"sytest", "bench"},
 	{"cmd"},
-	{"api", "federation"},
-	{"appservice"},
+	{"api", "federation", "push"},
 	{"feed", "delayed", "notices"},
 	{"rooms", "users", "media", "privacy", "config", "web"},
 	{"storage"},
@@ -27,7 +26,7 @@ var layers = [][]string{
 }
 
 // alone are packages of one layer that must not import each other: what they share is handed in by cmd.
-var alone = []string{"api", "federation", "rooms", "users", "media", "privacy", "config"}
+var alone = []string{"api", "federation", "push", "rooms", "users", "media", "privacy", "config"}
 
 // pure lists what matrix must do without: no I/O, no logger, no SQL. (net/http is
 // there for the names of status codes.)

@@ -20,7 +20,6 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
-	"hanok/appservice"
 	"hanok/config"
 	"hanok/delayed"
 	"hanok/federation"
@@ -32,6 +31,7 @@ import (
 	"hanok/media"
 	"hanok/notices"
 	"hanok/privacy"
+	"hanok/push"
 	"hanok/rooms"
 	"hanok/storage"
 	"hanok/users"
@@ -66,9 +66,9 @@ type Server struct {
 	media    *media.Repository
 	previews *media.Previews // nil: off
 	delayed  *delayed.Scheduler
+	push     *push.Sender     // nil: off
 	notices  *notices.Notices // nil: off
-	services *appservice.Services
-	client   http.Handler // the client-server API
+	client   http.Handler     // the client-server API
 
 	outbound   *federation.Outbound // nil: federation is off
 	federation *fedserver.Server
@@ -157,10 +157,9 @@ func (s *Server) Run(ctx context.Context) error {
 		running = append(running, s.federation.Run)
 		sending.Go(func() error { return s.outbound.Queue.Run(sendingFailed, s.rooms) })
 	}
-	// Like the outbox it goes on until the workers have ended, who may have something to tell.
-	sending.Go(func() error {
-		return s.services.Run(sendingFailed, appservice.Sources{Rooms: s.rooms, Users: s.users, Typing: s.feed.Typing})
-	})
+	if s.push != nil {
+		running = append(running, s.push.Run)
+	}
 	for _, worker := range running {
 		working.Go(func() error { return worker(workingFailed) })
 	}

@@ -13,9 +13,26 @@ use SyTest::Homeserver::Hanok;
 # of registration with a shared secret.
 sub implementation_name { return 'dendrite' }
 
+# Tests that spoil those after them. This one waits for a message to be pushed because it holds the user's ID, which
+# is no mention any more (MSC4210), and goes on answering requests to the push gateway of all later tests.
+my %LEFT_OUT = map { $_ => 1 } (
+   "Don't get pushed for rooms you've muted",
+);
+
+sub _leave_out_tests
+{
+   my $add = \&main::_push_test;
+   no warnings 'redefine';
+   *main::_push_test = sub {
+      my ( $file, $multi, $name ) = @_;
+      return $LEFT_OUT{$name} ? () : $add->( @_ );
+   };
+}
+
 sub _init
 {
    my ( $self, @rest ) = @_;
+   _leave_out_tests();
    $self->{launch} = $ENV{HANOK_LAUNCH};
    return $self->SUPER::_init( @rest );
 }
