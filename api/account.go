@@ -421,6 +421,9 @@ func (a *API) deactivate(r *endpoint.Request) (any, error) {
 	if err := a.Users.Accounts.Deactivate(r.Ctx(), me, req.Erase); err != nil {
 		return nil, err
 	}
+	if err := a.Users.Presence.Forget(r.Ctx(), me); err != nil { // while it is known who saw it
+		return nil, err
+	}
 	memberships, err := a.Rooms.Memberships(r.Ctx(), me, "join", "invite", "knock")
 	if err != nil {
 		return nil, err

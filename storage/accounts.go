@@ -75,6 +75,7 @@ var purgeUser = []string{
 	`DELETE FROM login_tokens WHERE user_id = $1`,
 	`DELETE FROM notices_rooms WHERE user_id = $1`,
 	`DELETE FROM openid_tokens WHERE user_id = $1`,
+	`DELETE FROM presences WHERE user_id = $1`,
 	`DELETE FROM private_key_changes WHERE observer = $1`,
 	`DELETE FROM profiles WHERE user_id = $1`,
 	`DELETE FROM push_rules WHERE user_id = $1`,

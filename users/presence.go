@@ -11,14 +11,15 @@ import (
 	"hanok/storage"
 )
 
-// Presence says who is online. It lives in memory only: after a restart everybody is offline until
-// they are seen. spec: client-server-api#presence
+// Presence says who is online. It lives in memory, and what changed is stored now and then: a restart must neither lose what
+// somebody said of themselves, nor leave clients with people who seem to be there for good. spec: client-server-api#presence
 type Presence struct {
 	*core
 
 	mu     sync.Mutex
 	states map[matrix.UserID]*PresenceState
 	recent storage.Recency[matrix.UserID]
+	dirty  map[matrix.UserID]bool // to be stored
 }
 
 // PresenceState is one user's presence.
@@ -30,7 +31,8 @@ type PresenceState struct {
 	Active     bool      // currently active
 	Position   storage.Position
 
-	synced time.Time // last seen on /sync
+	seen time.Time // a local user's last /sync; when another server last spoke of its user
+	told time.Time // when other servers were last told of a local user
 }
 
 // The states of presence.
@@ -45,12 +47,16 @@ const (
 	// idleAfter and offlineAfter are when a user who does nothing is idle, and one whose clients do not sync is gone.
 	idleAfter    = 5 * time.Minute
 	offlineAfter = 90 * time.Second
-	maxStatusMsg = 1024   // bytes
-	maxPresences = 50_000 // users kept; the longest unseen remote ones go
+	// tellAgainAfter is when other servers are told again of somebody whose presence has not changed, and lostAfter when their
+	// users are gone of whom they say nothing: servers forget each other's users after half an hour.
+	tellAgainAfter = 20 * time.Minute
+	lostAfter      = 35 * time.Minute
+	maxStatusMsg   = 1024   // bytes
+	maxPresences   = 50_000 // users kept; the longest unseen remote ones go
 )
 
 func newPresence(c *core) *Presence {
-	return &Presence{core: c, states: map[matrix.UserID]*PresenceState{}}
+	return &Presence{core: c, states: map[matrix.UserID]*PresenceState{}, dirty: map[matrix.UserID]bool{}}
 }
 
 // Set sets a local user's presence: M_INVALID_PARAM for an unknown state. A nil statusMsg keeps
@@ -65,7 +71,7 @@ func (p *Presence) Set(ctx context.Context, user matrix.UserID, state string, st
 	now := p.Clock()
 	return p.change(ctx, user, func(s *PresenceState) bool {
 		was := *s
-		s.State, s.Active, s.synced = state, state == PresenceOnline, now
+		s.State, s.Active, s.seen = state, state == PresenceOnline, now
 		if state != PresenceOffline {
 			s.LastActive = now
 		}
@@ -89,7 +95,7 @@ func (p *Presence) Active(ctx context.Context, user matrix.UserID, state string)
 	now := p.Clock()
 	err := p.change(ctx, user, func(s *PresenceState) bool {
 		was := *s
-		s.State, s.synced = state, now
+		s.State, s.seen = state, now
 		if state != PresenceUnavailable {
 			s.State, s.LastActive, s.Active = PresenceOnline, now, true
 		}
@@ -119,8 +125,11 @@ func (p *Presence) change(ctx context.Context, user matrix.UserID, fn func(*Pres
 		p.makeRoom()
 		p.states[user] = s
 	}
+	was := *s
 	changed := fn(s)
-	now := *s
+	if s.State != was.State || s.StatusMsg != was.StatusMsg {
+		p.dirty[user] = true
+	}
 	p.mu.Unlock()
 	if !changed {
 		return nil
@@ -130,9 +139,7 @@ func (p *Presence) change(ctx context.Context, user matrix.UserID, fn func(*Pres
 		if err != nil {
 			return err
 		}
-		if len(aud.servers) > 0 {
-			p.Outbox.SendVolatile(aud.servers, eduPresence, p.edu(now))
-		}
+		p.tell(user, aud.servers)
 		p.publish(user, aud.local)
 		return nil
 	}
@@ -142,6 +149,22 @@ func (p *Presence) change(ctx context.Context, user matrix.UserID, fn func(*Pres
 	}
 	p.publish(user, local)
 	return nil
+}
+
+// tell sends a local user's presence to other servers.
+func (p *Presence) tell(user matrix.UserID, servers []matrix.ServerName) {
+	p.mu.Lock()
+	s := p.states[user]
+	if s == nil {
+		p.mu.Unlock()
+		return
+	}
+	s.told = p.Clock()
+	edu := p.edu(*s)
+	p.mu.Unlock()
+	if len(servers) > 0 {
+		p.Outbox.SendVolatile(servers, eduPresence, edu)
+	}
 }
 
 // publish gives a change its place in the stream and wakes those who may see it.
@@ -169,6 +192,7 @@ func (p *Presence) makeRoom() {
 	for _, s := range all[:maxPresences/10] {
 		delete(p.states, s.User)
 		p.recent.Forget(s.User)
+		p.dirty[s.User] = true
 	}
 }
 
@@ -207,6 +231,7 @@ func (p *Presence) Receive(ctx context.Context, origin matrix.ServerName, conten
 		err := p.change(ctx, u.UserID, func(s *PresenceState) bool {
 			was := *s
 			s.State, s.StatusMsg, s.LastActive, s.Active = u.Presence, u.StatusMsg, active, u.CurrentlyActive
+			s.seen = p.Clock()
 			return was.State != s.State || was.StatusMsg != s.StatusMsg || was.Active != s.Active
 		})
 		if err != nil {
@@ -227,24 +252,37 @@ func (p *Presence) Changed(from storage.Position) []PresenceState {
 	return changed
 }
 
-// idle marks local users who do nothing as unavailable, and those whose clients do not sync as offline.
+// Forget ends the presence of a local user who closed the account.
+func (p *Presence) Forget(ctx context.Context, user matrix.UserID) error {
+	return p.change(ctx, user, func(s *PresenceState) bool {
+		changed := s.State != PresenceOffline || s.StatusMsg != ""
+		s.State, s.StatusMsg, s.Active = PresenceOffline, "", false
+		return changed
+	})
+}
+
+// idle marks local users who do nothing as unavailable, those whose clients do not sync as offline, and so users whose servers have
+// fallen silent. Other servers are told again of those who are still there.
 func (p *Presence) idle(ctx context.Context) error {
 	now := p.Clock()
-	var due []matrix.UserID
+	var due, again []matrix.UserID
 	p.mu.Lock()
 	for user, s := range p.states {
-		if p.local(user) && s.State != PresenceOffline && (now.Sub(s.synced) > offlineAfter || s.Active && now.Sub(s.LastActive) > idleAfter) {
+		local := p.local(user)
+		switch {
+		case s.State == PresenceOffline:
+		case local && (now.Sub(s.seen) > offlineAfter || s.Active && now.Sub(s.LastActive) > idleAfter), !local && now.Sub(s.seen) > lostAfter:
 			due = append(due, user)
+		case local && now.Sub(s.told) > tellAgainAfter:
+			again = append(again, user)
 		}
 	}
 	p.mu.Unlock()
 	for _, user := range due {
 		err := p.change(ctx, user, func(s *PresenceState) bool {
-			switch {
-			case now.Sub(s.synced) > offlineAfter:
-				s.State, s.Active = PresenceOffline, false
-			default:
-				s.State, s.Active = PresenceUnavailable, false
+			s.State, s.Active = PresenceUnavailable, false
+			if !p.local(user) || now.Sub(s.seen) > offlineAfter {
+				s.State = PresenceOffline
 			}
 			return true
 		})
@@ -252,5 +290,100 @@ func (p *Presence) idle(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, user := range again {
+		aud, err := p.audienceOf(ctx, user)
+		if err != nil {
+			return err
+		}
+		p.tell(user, aud.servers)
+	}
 	return nil
+}
+
+// run brings back what was stored, and stores what changes, until ctx ends.
+func (p *Presence) run(ctx context.Context) error {
+	if err := p.load(ctx); err != nil {
+		p.Log.Error().Err(err).Msg("users: could not read the presences from before the restart")
+	}
+	err := p.every(ctx, time.Minute, p.store)
+	if stored := p.store(context.WithoutCancel(ctx)); stored != nil {
+		p.Log.Error().Err(stored).Msg("users: could not store the presences")
+	}
+	return err
+}
+
+// load brings back what was stored. It counts as new to clients: they may have missed what happened before the restart.
+func (p *Presence) load(ctx context.Context) error {
+	list, err := storage.ListPresences(ctx, p.DB, maxPresences)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	now := p.Clock()
+	var loaded []matrix.UserID
+	p.mu.Lock()
+	for _, row := range list {
+		s := p.states[row.UserID]
+		if s == nil {
+			p.states[row.UserID] = &PresenceState{User: row.UserID, State: row.State, StatusMsg: row.StatusMsg, seen: now, told: now}
+			loaded = append(loaded, row.UserID)
+		} else if s.StatusMsg == "" {
+			s.StatusMsg = row.StatusMsg
+		}
+	}
+	p.mu.Unlock()
+	p.DB.EphemeralPosition(func(pos storage.Position) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, user := range loaded {
+			if s := p.states[user]; s != nil && s.Position == 0 {
+				s.Position = pos
+				p.recent.Touch(user, pos)
+			}
+		}
+	}, func() {})
+	return nil
+}
+
+// presenceBatch is how many presences are stored in one transaction.
+const presenceBatch = 1000
+
+// store writes what changed since it was last called.
+func (p *Presence) store(ctx context.Context) error {
+	for {
+		var put, gone []storage.Presence
+		p.mu.Lock()
+		for user := range p.dirty {
+			row := storage.Presence{UserID: user, State: PresenceOffline}
+			if s := p.states[user]; s != nil {
+				row.State, row.StatusMsg = s.State, s.StatusMsg
+			}
+			if row.State == PresenceOffline && row.StatusMsg == "" {
+				gone = append(gone, row)
+			} else {
+				put = append(put, row)
+			}
+			delete(p.dirty, user)
+			if len(put)+len(gone) == presenceBatch {
+				break
+			}
+		}
+		p.mu.Unlock()
+		if len(put)+len(gone) == 0 {
+			return nil
+		}
+		err := p.DB.Write(ctx, func(tx *storage.Tx) error {
+			if err := storage.PutPresences(ctx, tx, put); err != nil {
+				return err
+			}
+			return storage.DeletePresences(ctx, tx, gone)
+		})
+		if err != nil {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			for _, row := range slices.Concat(put, gone) {
+				p.dirty[row.UserID] = true
+			}
+			return err
+		}
+	}
 }

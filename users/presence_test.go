@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"hanok/matrix"
 	"hanok/storage"
 	"hanok/storage/storagetest"
@@ -97,11 +99,11 @@ func TestReceivePresence(t *testing.T) {
 	if sent := w.outbox.take(); len(sent) != 0 {
 		t.Errorf("passed on %s", encode(sent))
 	}
-	// A remote user does not go offline by our clock.
-	w.clock.advance(time.Hour)
+	// What her server says holds as long as servers hold it.
+	w.clock.advance(lostAfter)
 	must(t, w.Presence.idle(ctx))
 	if got := w.Presence.Get(carol); got.State != "online" {
-		t.Errorf("after an hour %+v", got)
+		t.Errorf("after %v %+v", lostAfter, got)
 	}
 }
 
@@ -118,5 +120,74 @@ func TestPresenceIsBounded(t *testing.T) {
 	}
 	if w.Presence.Get("@alice:here.test").State != "online" {
 		t.Error("the new one was dropped")
+	}
+}
+
+// What people said of themselves outlasts a restart, and nobody seems to be there for good.
+func TestPresenceAcrossRestart(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice, bob, gone := w.register(t, "alice"), w.register(t, "bob"), w.register(t, "gone")
+		w.rooms.join("!r:here.test", alice, bob, gone, carol)
+		w.settle()
+		msg := "in a meeting"
+		must(t, w.Presence.Set(ctx, alice, "unavailable", &msg))
+		w.Presence.Active(ctx, bob, "online")
+		must(t, w.Presence.Set(ctx, gone, "online", &msg))
+		must(t, w.Presence.Forget(ctx, gone))
+		must(t, w.Presence.Receive(ctx, "there.test", []byte(`{"push":[{"user_id":"@carol:there.test","presence":"online","last_active_ago":5}]}`)))
+		must(t, w.Presence.store(ctx))
+		barrier(w.db)
+		since := w.db.Current()
+
+		again := New(w.options)
+		must(t, again.Presence.load(ctx))
+		barrier(w.db)
+		told := map[matrix.UserID]string{}
+		for _, s := range again.Presence.Changed(since) {
+			told[s.User] = s.State + " " + s.StatusMsg
+		}
+		want := map[matrix.UserID]string{alice: "unavailable in a meeting", bob: "online ", carol: "online "}
+		if diff := cmp.Diff(want, told); diff != "" {
+			t.Error(diff)
+		}
+		// Whoever does not come back goes: people of this server soon, those of others when they could have been heard of.
+		w.clock.advance(2 * time.Minute)
+		again.Presence.Active(ctx, alice, "online")
+		must(t, again.Presence.idle(ctx))
+		for user, want := range map[matrix.UserID]string{alice: "online", bob: "offline", carol: "online"} {
+			if got := again.Presence.Get(user); got.State != want {
+				t.Errorf("%s is %s", user, got.State)
+			}
+		}
+		w.clock.advance(lostAfter)
+		must(t, again.Presence.idle(ctx))
+		if got := again.Presence.Get(carol); got.State != "offline" {
+			t.Errorf("carol is %s", got.State)
+		}
+		must(t, again.Presence.store(ctx))
+		rows := mustGet[[]storage.Presence](t)(storage.ListPresences(ctx, w.db, 10))
+		if diff := cmp.Diff([]storage.Presence{{UserID: alice, State: "offline", StatusMsg: msg}}, rows); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// Other servers forget who they are told nothing of.
+func TestPresenceIsToldAgain(t *testing.T) {
+	w := newWorld(openSQLite(t))
+	ctx := t.Context()
+	alice := w.register(t, "alice")
+	w.rooms.join("!r:here.test", alice, carol)
+	w.Presence.Active(ctx, alice, "online")
+	w.settle()
+	w.outbox.take()
+	for range 2 * int(tellAgainAfter/time.Minute) {
+		w.clock.advance(time.Minute)
+		w.Presence.Active(ctx, alice, "online")
+		must(t, w.Presence.idle(ctx))
+	}
+	if sent := w.outbox.take(); len(sent) != 1 || sent[0].Type != "m.presence" || !strings.Contains(string(sent[0].Content), `"presence":"online"`) {
+		t.Errorf("sent %s", encode(sent))
 	}
 }

@@ -175,6 +175,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { return s.Devices.run(ctx) })
 	g.Go(func() error { return s.core.every(ctx, 10*time.Minute, s.core.expire) })
 	g.Go(func() error { return s.core.every(ctx, 30*time.Second, s.Presence.idle) })
+	g.Go(func() error { return s.Presence.run(ctx) })
 	return g.Wait()
 }
 

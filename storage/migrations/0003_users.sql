@@ -269,6 +269,13 @@ CREATE TABLE profiles (
     PRIMARY KEY (user_id, field)
 ) STRICT, WITHOUT ROWID;
 
+-- presences is who was not offline, or left a message behind, when it was last written: it is kept in memory.
+CREATE TABLE presences (
+    user_id    TEXT NOT NULL PRIMARY KEY,
+    state      TEXT NOT NULL,
+    status_msg BLOB NOT NULL -- UTF-8
+) STRICT, WITHOUT ROWID;
+
 -- thread_subscriptions are the threads a user follows, and those they ceased to.
 CREATE TABLE thread_subscriptions (
     user_id    TEXT    NOT NULL,
