@@ -24,8 +24,14 @@ func (a *API) loginFlows(*endpoint.Request) (any, error) {
 	if a.Registration.PasswordLogin {
 		flows = append(flows, flow{Type: "m.login.password"}, flow{Type: "m.login.token", GetLoginToken: true})
 	}
+	if !a.Services.None() {
+		flows = append(flows, flow{Type: loginAppservice})
+	}
 	return map[string]any{"flows": flows}, nil
 }
+
+// loginAppservice is the type by which application services register and log in.
+const loginAppservice = "m.login.application_service"
 
 type loginRequest struct {
 	Type       string           `json:"type"`
@@ -88,6 +94,12 @@ func (a *API) login(r *endpoint.Request) (any, error) {
 			return nil, matrix.MissingParam("token is missing.")
 		}
 		id, err := a.Users.Sessions.RedeemLoginToken(r.Ctx(), req.Token)
+		if err != nil {
+			return nil, err
+		}
+		who = id
+	case loginAppservice:
+		id, err := a.loginService(r, req)
 		if err != nil {
 			return nil, err
 		}
@@ -235,6 +247,9 @@ func (a *API) register(r *endpoint.Request) (any, error) {
 	var req registerRequest
 	if err := r.DecodeOptional(&req); err != nil {
 		return nil, err
+	}
+	if req.Type == loginAppservice {
+		return a.registerService(r, req)
 	}
 	switch r.Query("kind") {
 	case "", "user":
@@ -415,8 +430,10 @@ func (a *API) deactivate(r *endpoint.Request) (any, error) {
 	if err := r.DecodeOptional(&req); err != nil {
 		return nil, err
 	}
-	if _, err := a.interactive(r, users.Operation{Name: "deactivate", User: me, Flows: [][]string{{users.StagePassword}}}); err != nil {
-		return nil, err
+	if serviceOf(r) == nil {
+		if _, err := a.interactive(r, users.Operation{Name: "deactivate", User: me, Flows: [][]string{{users.StagePassword}}}); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.Users.Accounts.Deactivate(r.Ctx(), me, req.Erase); err != nil {
 		return nil, err
@@ -476,7 +493,7 @@ func (a *API) device(r *endpoint.Request) (any, error) {
 	return answerDevice(d), nil
 }
 
-// spec: cs/updateDevice
+// Application services may make devices. spec: cs/updateDevice, application-service-api#creating-devices
 func (a *API) updateDevice(r *endpoint.Request) (any, error) {
 	var req struct {
 		DisplayName *string `json:"display_name"`
@@ -484,8 +501,11 @@ func (a *API) updateDevice(r *endpoint.Request) (any, error) {
 	if err := r.Decode(&req); err != nil {
 		return nil, err
 	}
-	_, err := a.Users.Devices.Put(r.Ctx(), requester(r).UserID, matrix.DeviceID(r.Var("deviceId")), req.DisplayName, false)
-	return nil, err
+	created, err := a.Users.Devices.Put(r.Ctx(), requester(r).UserID, matrix.DeviceID(r.Var("deviceId")), req.DisplayName, serviceOf(r) != nil)
+	if err != nil || !created {
+		return nil, err
+	}
+	return endpoint.Status{Code: http.StatusCreated, Body: struct{}{}}, nil
 }
 
 // spec: cs/deleteDevice
@@ -511,11 +531,17 @@ func (a *API) deleteDevices(r *endpoint.Request) (any, error) {
 
 func (a *API) removeDevices(r *endpoint.Request, name string, which func(body []byte) ([]matrix.DeviceID, error)) (any, error) {
 	me := requester(r).UserID
-	done, err := a.interactive(r, users.Operation{Name: name, User: me, Flows: [][]string{{users.StagePassword}}})
+	body, err := r.Body()
+	if err == nil && serviceOf(r) == nil { // spec: application-service-api#deleting-devices
+		var done *users.Authenticated
+		if done, err = a.interactive(r, users.Operation{Name: name, User: me, Flows: [][]string{{users.StagePassword}}}); err == nil {
+			body = done.Body
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	ids, err := which(done.Body)
+	ids, err := which(body)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hanok/appservice"
 	"hanok/delayed"
 	"hanok/feed"
 	"hanok/internal/endpoint"
@@ -30,9 +31,10 @@ type Options struct {
 	Feed     *feed.Feed
 	Media    *media.Repository
 	Delayed  *delayed.Scheduler
-	Notices  *notices.Notices // nil: off
-	Previews *media.Previews  // nil: off
-	Remote   Remote           // nil: federation is off
+	Notices  *notices.Notices     // nil: off
+	Services *appservice.Services // nil: there are none
+	Previews *media.Previews      // nil: off
+	Remote   Remote               // nil: federation is off
 
 	Registration Registration
 	Encryption   string // the privacy mode: required, default or allowed
@@ -113,6 +115,8 @@ const (
 	admin                          // administrators of the server
 	// paused is user, also while the account is suspended. spec: client-server-api#account-suspension
 	paused
+	// service is an application service
+	service
 	// locked is user, also while the account is locked. spec: client-server-api#account-locking
 	locked
 )
@@ -124,11 +128,25 @@ func (a *API) authorise(r *endpoint.Request, rt endpoint.Route) error {
 		if rt.Auth == maybe {
 			return nil
 		}
-		return matrix.Errorf(http.StatusUnauthorized, "M_MISSING_TOKEN", "Missing access token.")
+		return errMissingToken
 	}
-	who, err := a.Users.Sessions.Authenticate(r.Ctx(), token)
-	if err != nil {
-		return err
+	var identity any
+	var who *users.Requester
+	if by := a.Services.ByToken(token); by != nil {
+		acting, err := a.actingAs(r, by)
+		if err != nil {
+			return err
+		}
+		identity, who = acting, &acting.Requester
+	} else {
+		session, err := a.Users.Sessions.Authenticate(r.Ctx(), token)
+		if err != nil {
+			return err
+		}
+		if rt.Auth == service {
+			return matrix.Forbidden("Only application services can do this.")
+		}
+		identity, who = session, session
 	}
 	switch {
 	case who.Locked && rt.Auth != locked:
@@ -141,7 +159,7 @@ func (a *API) authorise(r *endpoint.Request, rt endpoint.Route) error {
 	case who.Suspended && (rt.Auth == user || rt.Auth == admin) && r.Method != http.MethodGet:
 		return matrix.Errorf(http.StatusForbidden, "M_USER_SUSPENDED", "This account is suspended. Ask your administrator.")
 	}
-	r.SetIdentity(who)
+	r.SetIdentity(identity)
 	a.Users.Devices.Seen(who.UserID, who.DeviceID, a.remoteAddress(r), r.UserAgent())
 	return nil
 }
@@ -161,8 +179,13 @@ func (a *API) remoteAddress(r *endpoint.Request) string { return r.RemoteAddress
 
 // requester is who makes the request; only for routes that need a token.
 func requester(r *endpoint.Request) *users.Requester {
-	who, _ := r.Identity().(*users.Requester)
-	return who
+	switch who := r.Identity().(type) {
+	case *users.Requester:
+		return who
+	case *actingService:
+		return &who.Requester
+	}
+	return nil
 }
 
 // The identifiers in paths, parsed.

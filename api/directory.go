@@ -45,7 +45,10 @@ func (a *API) setAlias(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, matrix.InvalidParam("room_id must be a room ID.")
 	}
-	return nil, a.Rooms.CreateAlias(r.Ctx(), requester(r).UserID, alias, room)
+	if err := a.checkAlias(r, alias); err != nil {
+		return nil, err
+	}
+	return nil, a.Rooms.CreateAlias(r.Ctx(), requester(r).UserID, alias, room, serviceOf(r) != nil)
 }
 
 // spec: cs/getRoomIdByAlias
@@ -68,7 +71,10 @@ func (a *API) deleteAlias(r *endpoint.Request) (any, error) {
 		return nil, err
 	}
 	who := requester(r)
-	return nil, a.Rooms.DeleteAlias(r.Ctx(), who.UserID, alias, who.Admin)
+	if err := a.checkAlias(r, alias); err != nil && !(who.Admin && serviceOf(r) == nil) {
+		return nil, err
+	}
+	return nil, a.Rooms.DeleteAlias(r.Ctx(), who.UserID, alias, who.Admin || serviceOf(r) != nil)
 }
 
 // spec: cs/getRoomVisibilityOnDirectory
@@ -116,6 +122,8 @@ type publicRoomsQuery struct {
 		Term      string    `json:"generic_search_term"`
 		RoomTypes []*string `json:"room_types"`
 	} `json:"filter"`
+	AllNetworks bool   `json:"include_all_networks"`
+	Network     string `json:"third_party_instance_id"`
 }
 
 // spec: cs/getPublicRooms, cs/queryPublicRooms
@@ -136,7 +144,7 @@ func (a *API) publicRooms(r *endpoint.Request) (any, error) {
 		return nil, matrix.InvalidParam("limit must not be negative.")
 	}
 	q.Limit = min(q.Limit, maxPage)
-	req := rooms.PublicRoomsRequest{Limit: q.Limit, Since: q.Since, Search: q.Filter.Term, RoomTypes: q.Filter.RoomTypes}
+	req := rooms.PublicRoomsRequest{Limit: q.Limit, Since: q.Since, Search: q.Filter.Term, RoomTypes: q.Filter.RoomTypes, AllNetworks: q.AllNetworks, Network: q.Network}
 	if name := r.Query("server"); name != "" {
 		server, err := matrix.ParseServerName(name)
 		if err != nil {

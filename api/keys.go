@@ -91,7 +91,7 @@ func (a *API) uploadCrossSigningKeys(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if needs {
+	if needs && serviceOf(r) == nil { // spec: application-service-api#cross-signing
 		if _, err := a.interactive(r, users.Operation{Name: "device_signing", User: me, Flows: [][]string{{users.StagePassword}}}); err != nil {
 			return nil, err
 		}

@@ -8,6 +8,7 @@ import (
 	"hanok/feed"
 	"hanok/internal/endpoint"
 	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
 	"hanok/rooms"
 )
 
@@ -35,19 +36,39 @@ func (a *API) events(r *endpoint.Request) (any, error) {
 		return nil, err
 	}
 	q.Timeout = min(time.Duration(max(0, min(timeout, 1<<40)))*time.Millisecond, maxLegacyPoll)
+	// Pages have a size of their own, but what is no number is a mistake.
+	if limit, err := r.QueryInt("limit", 0); err != nil {
+		return nil, err
+	} else if limit < 0 {
+		return nil, matrix.InvalidParam("limit must not be negative.")
+	}
+	if err := a.active(r, ""); err != nil {
+		return nil, err
+	}
 	page, err := a.Feed.Events(r.Ctx(), q)
 	if err != nil {
 		return nil, err
 	}
-	chunk, err := a.renderAll(r, page.Events)
+	chunk, err := a.renderOld(r, page.Events)
 	if err != nil {
 		return nil, err
 	}
+	chunk = append(chunk, page.Beside...)
 	return struct {
 		Start string            `json:"start"`
 		End   string            `json:"end"`
 		Chunk []json.RawMessage `json:"chunk"`
 	}{page.Start.String(), page.End.String(), chunk}, nil
+}
+
+// renderOld is renderAll for clients that know a sender as user_id.
+func (a *API) renderOld(r *endpoint.Request, events []*rooms.Event) ([]json.RawMessage, error) {
+	out, err := a.renderAll(r, events)
+	for i, ev := range events[:len(out)] {
+		old := canonicaljson.AppendString([]byte(`{"user_id":`), string(ev.Sender()))
+		out[i] = append(append(old, ','), out[i][1:]...)
+	}
+	return out, err
 }
 
 // spec: cs/getOneEvent
@@ -75,8 +96,8 @@ type roomInfo struct {
 	State       []json.RawMessage `json:"state,omitempty"`
 	Visibility  string            `json:"visibility"`
 	AccountData []accountDatum    `json:"account_data"`
-	Presence    []json.RawMessage `json:"presence"`
-	Receipts    []json.RawMessage `json:"receipts"`
+	Presence    []json.RawMessage `json:"presence,omitempty"`
+	Receipts    []json.RawMessage `json:"receipts,omitempty"`
 }
 
 type messagesChunk struct {
@@ -106,7 +127,31 @@ func (a *API) roomInitialSync(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.roomInfo(r, room, m.Membership, limit)
+	info, err := a.roomInfo(r, room, m.Membership, limit)
+	if err != nil {
+		return nil, err
+	}
+	if m.LeftPosition != 0 {
+		return info, nil // how the room was on leaving
+	}
+	members, err := a.Rooms.JoinedUsers(r.Ctx(), room)
+	if err != nil {
+		return nil, err
+	}
+	if info.Presence, err = a.Feed.Presences(members); err != nil {
+		return nil, err
+	}
+	info.Receipts, err = a.roomReceipts(r, nil, room)
+	return info, err
+}
+
+// roomReceipts adds the event with a room's receipts, if there are any.
+func (a *API) roomReceipts(r *endpoint.Request, to []json.RawMessage, room matrix.RoomID) ([]json.RawMessage, error) {
+	event, err := a.Feed.RoomReceipts(r.Ctx(), room, requester(r).UserID)
+	if event != nil {
+		to = append(to, event)
+	}
+	return to, err
 }
 
 func (a *API) roomInfo(r *endpoint.Request, room matrix.RoomID, membership string, limit int) (*roomInfo, error) {
@@ -131,14 +176,14 @@ func (a *API) roomInfo(r *endpoint.Request, room matrix.RoomID, membership strin
 	if page.End != nil {
 		out.Messages.Start = page.End.String()
 	}
-	if out.Messages.Chunk, err = a.renderAll(r, page.Events); err != nil {
+	if out.Messages.Chunk, err = a.renderOld(r, page.Events); err != nil {
 		return nil, err
 	}
 	events, err := state.All(r.Ctx())
 	if err != nil {
 		return nil, err
 	}
-	if out.State, err = a.renderAll(r, events); err != nil {
+	if out.State, err = a.renderOld(r, events); err != nil {
 		return nil, err
 	}
 	data, err := a.Users.AccountData.InRoom(r.Ctx(), a.DB, me, room)
@@ -162,12 +207,16 @@ func (a *API) initialSync(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.active(r, ""); err != nil {
+		return nil, err
+	}
 	out := struct {
 		End         string            `json:"end"`
 		Presence    []json.RawMessage `json:"presence"`
+		Receipts    []json.RawMessage `json:"receipts"`
 		Rooms       []*roomInfo       `json:"rooms"`
 		AccountData []accountDatum    `json:"account_data"`
-	}{End: feed.At(a.DB.Current()).String()}
+	}{Receipts: []json.RawMessage{}, End: feed.At(a.DB.Current()).String()}
 	kinds := []string{"join", "invite"}
 	if archived {
 		kinds = append(kinds, "leave", "ban")
@@ -182,7 +231,9 @@ func (a *API) initialSync(r *endpoint.Request) (any, error) {
 		case m.Membership == "invite":
 			info, err = a.invitedInfo(r, m)
 		case m.Membership == "join" || m.LeftPosition != 0:
-			info, err = a.roomInfo(r, m.Room, m.Membership, limit)
+			if info, err = a.roomInfo(r, m.Room, m.Membership, limit); err == nil && m.Membership == "join" {
+				out.Receipts, err = a.roomReceipts(r, out.Receipts, m.Room)
+			}
 		default:
 			continue // an invite that was turned down: there was never anything to see
 		}
@@ -191,12 +242,24 @@ func (a *API) initialSync(r *endpoint.Request) (any, error) {
 		}
 		out.Rooms = append(out.Rooms, info)
 	}
+	seen, err := a.Rooms.Sharing(r.Ctx(), me)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(seen, me) {
+		seen = append(slices.Clip(seen), me)
+	}
+	if out.Presence, err = a.Feed.Presences(seen); err != nil {
+		return nil, err
+	}
 	data, err := a.Users.AccountData.Global(r.Ctx(), a.DB, me)
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range data {
-		out.AccountData = append(out.AccountData, accountDatum{d.Type, d.Content})
+		if d.Type != "m.push_rules" { // it has an endpoint of its own, and comes with /events when it changes
+			out.AccountData = append(out.AccountData, accountDatum{d.Type, d.Content})
+		}
 	}
 	return out, nil
 }

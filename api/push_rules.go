@@ -42,6 +42,11 @@ func (a *API) pushRule(r *endpoint.Request) (any, error) {
 	return a.Users.PushRules.Rule(r.Ctx(), requester(r).UserID, r.Var("kind"), r.Var("ruleId"))
 }
 
+// badPushRule answers requests that name no rule and no part of one, for which the reason is a parameter rather than the endpoint.
+func (a *API) badPushRule(*endpoint.Request) (any, error) {
+	return nil, matrix.InvalidParam("The path of a push rule is /pushrules/global/{kind}/{ruleId}, with /enabled or /actions behind it.")
+}
+
 // spec: cs/setPushRule
 func (a *API) setPushRule(r *endpoint.Request) (any, error) {
 	var rule users.NewPushRule

@@ -74,10 +74,12 @@ func (l *limiter) take(class, who string) (wait time.Duration) {
 func (a *API) rateLimit(r *endpoint.Request, rt endpoint.Route) error {
 	who := a.remoteAddress(r)
 	if s := requester(r); s != nil {
-		if s.Admin {
+		if by := serviceOf(r); s.Admin || by != nil && !by.Limited(s.UserID) {
 			return nil
 		}
 		who = string(s.UserID)
+	} else if !a.Services.None() && a.Services.ByToken(accessToken(r)) != nil {
+		return nil // a service registers its users, or logs in as one
 	}
 	if wait := a.limits.take(rt.Limit, who); wait > 0 {
 		return matrix.Errorf(http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "Too many requests. Wait a moment and try again.").

@@ -44,6 +44,11 @@ func (a *API) createRoom(r *endpoint.Request) (any, error) {
 		}
 	}
 	req.Creator = requester(r).UserID
+	if name := req.AliasLocal; name != "" {
+		if err := a.checkAlias(r, matrix.RoomAlias("#"+name+":"+string(a.ServerName))); err != nil {
+			return nil, err
+		}
+	}
 	room, err := a.Rooms.CreateRoom(r.Ctx(), req.CreateRequest)
 	if err != nil {
 		return nil, err
@@ -364,6 +369,9 @@ func (a *API) send(r *endpoint.Request, stateKey *string) (any, error) {
 	if q.Content, err = contentOf(r); err != nil {
 		return nil, err
 	}
+	if q.Timestamp, err = massaged(r); err != nil {
+		return nil, err
+	}
 	id, err := a.Rooms.Send(r.Ctx(), q)
 	if err != nil {
 		return nil, err
@@ -479,14 +487,29 @@ func (a *API) members(r *endpoint.Request) (any, error) {
 	return map[string]any{"chunk": chunk}, nil
 }
 
+// memberToAsk is a joined member as whom the requester may look at a room: of a service any of its users. M_FORBIDDEN.
+func (a *API) memberToAsk(r *endpoint.Request, room matrix.RoomID) (matrix.UserID, error) {
+	err := a.mustBeJoined(r, room)
+	if service := serviceOf(r); service != nil && matrix.HasCode(err, "M_FORBIDDEN") {
+		local, unknown := a.Rooms.LocalUsers(r.Ctx(), room)
+		if unknown != nil && !matrix.HasCode(unknown, "M_NOT_FOUND") {
+			return "", unknown
+		}
+		if i := slices.IndexFunc(local, service.OwnsUser); i >= 0 {
+			return local[i], nil
+		}
+	}
+	return requester(r).UserID, err
+}
+
 // spec: cs/getJoinedMembersByRoom
 func (a *API) joinedMembers(r *endpoint.Request) (any, error) {
 	room, err := roomVar(r)
 	if err != nil {
 		return nil, err
 	}
-	me := requester(r).UserID
-	if err := a.mustBeJoined(r, room); err != nil {
+	me, err := a.memberToAsk(r, room)
+	if err != nil {
 		return nil, err
 	}
 	events, err := a.Rooms.Members(r.Ctx(), rooms.MembersRequest{Room: room, User: me, Membership: "join"})

@@ -1,6 +1,9 @@
 package api
 
-import "hanok/internal/endpoint"
+import (
+	"hanok/appservice"
+	"hanok/internal/endpoint"
+)
 
 type table struct {
 	prefix string
@@ -41,6 +44,12 @@ func (a *API) serverRoutes() []endpoint.Route {
 		{Method: "GET", Versions: v3, Path: "/voip/turnServer", Operation: "getTurnServer", Auth: guest, Handle: a.turnServer},
 		{Method: "GET", Versions: "v1 unstable/org.matrix.msc4143", Path: "/rtc/transports", Operation: "getRTCTransports", Auth: guest, Handle: a.rtcTransports},
 		{Method: "GET", Versions: v3, Path: "/thirdparty/protocols", Operation: "getProtocols", Auth: user, Handle: a.thirdPartyProtocols},
+		{Method: "GET", Versions: v3, Path: "/thirdparty/protocol/{protocol}", Operation: "getProtocolMetadata", Auth: user, Handle: a.thirdPartyProtocol},
+		{Method: "GET", Versions: v3, Path: "/thirdparty/user/{protocol}", Operation: "queryUserByProtocol", Auth: user, Limit: "search", Handle: a.lookUp(appservice.LookUpUser, "userid")},
+		{Method: "GET", Versions: v3, Path: "/thirdparty/location/{protocol}", Operation: "queryLocationByProtocol", Auth: user, Limit: "search", Handle: a.lookUp(appservice.LookUpLocation, "alias")},
+		{Method: "GET", Versions: v3, Path: "/thirdparty/user", Operation: "queryUserByID", Auth: user, Limit: "search", Handle: a.lookUp(appservice.LookUpUser, "userid")},
+		{Method: "GET", Versions: v3, Path: "/thirdparty/location", Operation: "queryLocationByAlias", Auth: user, Limit: "search", Handle: a.lookUp(appservice.LookUpLocation, "alias")},
+		{Method: "POST", Versions: "v1", Path: "/appservice/{appserviceId}/ping", Operation: "pingAppservice", Auth: service, Handle: a.pingAppservice},
 	}
 }
 
@@ -96,9 +105,7 @@ func (a *API) userRoutes() []endpoint.Route {
 		{Method: "PUT", Versions: v3, Path: "/user/{userId}/rooms/{roomId}/tags/{tag}", Operation: "setRoomTag", Auth: guest, Handle: a.setTag},
 		{Method: "DELETE", Versions: v3, Path: "/user/{userId}/rooms/{roomId}/tags/{tag}", Operation: "deleteRoomTag", Auth: guest, Handle: a.deleteTag},
 		{Method: "GET", Versions: v3, Path: "/pushrules/", Operation: "getPushRules", Auth: guest, Handle: a.pushRules},
-		{Method: "GET", Versions: v3, Path: "/pushrules", Operation: "getPushRules", Auth: guest, Handle: a.pushRules},
 		{Method: "GET", Versions: v3, Path: "/pushrules/global/", Operation: "getPushRulesGlobal", Auth: guest, Handle: a.pushRulesGlobal},
-		{Method: "GET", Versions: v3, Path: "/pushrules/global", Operation: "getPushRulesGlobal", Auth: guest, Handle: a.pushRulesGlobal},
 		{Method: "GET", Versions: v3, Path: "/pushrules/global/{kind}/", Operation: "getPushRulesOfKind", Auth: guest, Handle: a.pushRulesOfKind},
 		{Method: "GET", Versions: v3, Path: "/pushrules/global/{kind}/{ruleId}", Operation: "getPushRule", Auth: guest, Handle: a.pushRule},
 		{Method: "PUT", Versions: v3, Path: "/pushrules/global/{kind}/{ruleId}", Operation: "setPushRule", Auth: guest, Handle: a.setPushRule},
@@ -107,6 +114,9 @@ func (a *API) userRoutes() []endpoint.Route {
 		{Method: "PUT", Versions: v3, Path: "/pushrules/global/{kind}/{ruleId}/enabled", Operation: "setPushRuleEnabled", Auth: guest, Handle: a.setPushRuleEnabled},
 		{Method: "GET", Versions: v3, Path: "/pushrules/global/{kind}/{ruleId}/actions", Operation: "getPushRuleActions", Auth: guest, Handle: a.pushRuleActions},
 		{Method: "PUT", Versions: v3, Path: "/pushrules/global/{kind}/{ruleId}/actions", Operation: "setPushRuleActions", Auth: guest, Handle: a.setPushRuleActions},
+		{Method: "GET", Versions: v3, Path: "/pushrules/*", Operation: "badPushRule", Auth: guest, Handle: a.badPushRule},
+		{Method: "PUT", Versions: v3, Path: "/pushrules/*", Operation: "badPushRule", Auth: guest, Handle: a.badPushRule},
+		{Method: "DELETE", Versions: v3, Path: "/pushrules/*", Operation: "badPushRule", Auth: guest, Handle: a.badPushRule},
 		{Method: "GET", Versions: v3, Path: "/pushers", Operation: "getPushers", Auth: user, Handle: a.pushers},
 		{Method: "POST", Versions: v3, Path: "/pushers/set", Operation: "postPusher", Auth: user, Handle: a.setPusher},
 		{Method: "POST", Versions: v3, Path: "/user/{userId}/openid/request_token", Operation: "requestOpenIdToken", Auth: user, Limit: "message", Handle: a.openIDToken},
@@ -204,6 +214,8 @@ func (a *API) roomRoutes() []endpoint.Route {
 		{Method: "DELETE", Versions: v3, Path: "/directory/room/{roomAlias}", Operation: "deleteRoomAlias", Auth: user, Handle: a.deleteAlias},
 		{Method: "GET", Versions: v3, Path: "/directory/list/room/{roomId}", Operation: "getRoomVisibilityOnDirectory", Auth: maybe, Handle: a.published},
 		{Method: "PUT", Versions: v3, Path: "/directory/list/room/{roomId}", Operation: "setRoomVisibilityOnDirectory", Auth: user, Handle: a.setPublished},
+		{Method: "PUT", Versions: v3, Path: "/directory/list/appservice/{networkId}/{roomId}", Operation: "updateAppserviceRoomDirectoryVisibility", Auth: service, Handle: a.setPublishedIn},
+		{Method: "DELETE", Versions: v3, Path: "/directory/list/appservice/{networkId}/{roomId}", Operation: "updateAppserviceRoomDirectoryVisibility", Auth: service, Handle: a.setPublishedIn},
 		{Method: "GET", Versions: v3, Path: "/publicRooms", Operation: "getPublicRooms", Auth: maybe, Limit: "search", Handle: a.publicRooms},
 		{Method: "POST", Versions: v3, Path: "/publicRooms", Operation: "queryPublicRooms", Auth: guest, Limit: "search", Handle: a.publicRooms},
 		{Method: "PUT", Versions: v3, Path: "/rooms/{roomId}/typing/{userId}", Operation: "setTyping", Auth: user, Handle: a.typing},

@@ -125,6 +125,8 @@ func (c *Config) check() Problems {
 	if d := c.Appservices.Directory; d != "" {
 		if info, err := os.Stat(d); err != nil || !info.IsDir() {
 			bad("appservices.directory", "Make the folder, or leave the key out.", "%s is not a folder", d)
+		} else {
+			ps = append(ps, c.loadRegistrations()...)
 		}
 	}
 	if l := c.Notices.Localpart; l != "" {

@@ -153,7 +153,10 @@ type Limits struct {
 
 // Appservices is the `appservices` section.
 type Appservices struct {
-	Directory string `yaml:"directory" doc:"A folder with registration files, *.yaml. Empty: none."`
+	Directory     string `yaml:"directory" doc:"A folder with registration files, *.yaml, one for each application service. They are read when the server starts. Empty: none."`
+	UnverifiedTLS bool   `yaml:"unverified_tls" doc:"Take any certificate of an application service whose URL begins with https: for self-made ones on the same machine, and for tests."`
+	// Registrations are what the files say.
+	Registrations []Appservice `yaml:"-"`
 }
 
 // TURN is the `turn` section.

@@ -23,6 +23,9 @@ func describe(b *strings.Builder, t reflect.Type, indent string, inList bool) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		key, example := f.Tag.Get("yaml"), f.Tag.Get("example")
+		if key == "-" {
+			continue
+		}
 		if indent == "" {
 			b.WriteByte('\n')
 		}

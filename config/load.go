@@ -84,7 +84,9 @@ func Load(file string, over ...string) (*Config, error) {
 	c.fill(dir)
 	if problems = c.check(); len(problems) > 0 {
 		for i := range problems {
-			problems[i].File = file
+			if problems[i].File == "" {
+				problems[i].File = file
+			}
 		}
 		return nil, problems
 	}
@@ -94,14 +96,7 @@ func Load(file string, over ...string) (*Config, error) {
 // merge decodes one YAML document over what is there already.
 func (c *Config) merge(file string, data []byte) Problems {
 	d := decoder{file: file}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil {
-		d.problem(nil, "", "is not YAML: "+strings.TrimPrefix(err.Error(), "yaml: "), "Look at the indentation, and put values with ':' or '#' in quotes.")
-		return d.problems
-	}
-	if len(doc.Content) > 0 { // else the file is empty, which the checks will speak about
-		d.value(doc.Content[0], reflect.ValueOf(c).Elem(), "")
-	}
+	d.document(data, c)
 	return d.problems
 }
 
@@ -109,7 +104,20 @@ func (c *Config) merge(file string, data []byte) Problems {
 // that all are found, which yaml's own decoder does not do with unknown keys.
 type decoder struct {
 	file     string
+	lenient  bool // unknown keys are passed over
 	problems Problems
+}
+
+// document decodes a YAML document over the struct that v points to.
+func (d *decoder) document(data []byte, v any) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		d.problem(nil, "", "is not YAML: "+strings.TrimPrefix(err.Error(), "yaml: "), "Look at the indentation, and put values with ':' or '#' in quotes.")
+		return
+	}
+	if len(doc.Content) > 0 { // else the file is empty, which the checks will speak about
+		d.value(doc.Content[0], reflect.ValueOf(v).Elem(), "")
+	}
 }
 
 func (d *decoder) problem(n *yaml.Node, key, text, hint string) {
@@ -174,6 +182,9 @@ func (d *decoder) section(n *yaml.Node, v reflect.Value, key string) {
 	var known []string
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Tag.Get("yaml")
+		if name == "-" {
+			continue
+		}
 		fields[name] = v.Field(i)
 		known = append(known, name)
 	}
@@ -183,6 +194,7 @@ func (d *decoder) section(n *yaml.Node, v reflect.Value, key string) {
 		full := strings.TrimPrefix(key+"."+k.Value, ".")
 		field, ok := fields[k.Value]
 		switch {
+		case !ok && d.lenient:
 		case !ok:
 			d.problem(k, full, "is not a known key", unknownHint(k.Value, known))
 		case seen[k.Value]:

@@ -211,7 +211,7 @@ func TestUsersOverFederation(t *testing.T) {
 	}
 
 	alias := matrix.RoomAlias("#lobby:a.example")
-	if err := a.rooms.CreateAlias(a.ctx(), alice, alias, room); err != nil {
+	if err := a.rooms.CreateAlias(a.ctx(), alice, alias, room, false); err != nil {
 		t.Fatal(err)
 	}
 	id, servers, err := b.rooms.ResolveAlias(b.ctx(), alias)

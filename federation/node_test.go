@@ -97,7 +97,7 @@ func (s *node) start() {
 			s.t.Error(err)
 		}
 		return local
-	})
+	}, nil)
 	s.rooms, err = rooms.New(rooms.Options{
 		DB: s.db, ServerName: s.name, Key: s.key, Remote: s.out, Listener: listener{s}, Log: log,
 	})

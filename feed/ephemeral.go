@@ -15,11 +15,7 @@ import (
 func (s *syncer) ephemeral(j *joinedRoom, w *roomWork) error {
 	filter := &s.r.Filter.Room.Ephemeral
 	if len(w.receipts) > 0 && filter.Accepts("m.receipt", "") {
-		content, err := canonicaljson.Marshal(receiptContent(w.receipts))
-		if err != nil {
-			return fmt.Errorf("receipts: %w", err)
-		}
-		j.ephemeral = append(j.ephemeral, typedContent("m.receipt", content))
+		j.ephemeral = append(j.ephemeral, typedContent("m.receipt", users.ReceiptContent(w.receipts)))
 	}
 	if w.typing && filter.Accepts("m.typing", "") {
 		typing, _ := s.Typing.Users(w.room)
@@ -40,31 +36,6 @@ func typingEvent(typing []matrix.UserID) (json.RawMessage, error) {
 		return nil, fmt.Errorf("typing: %w", err)
 	}
 	return typedContent("m.typing", content), nil
-}
-
-// receiptContent is the content of an m.receipt event: event, type, user. spec: client-server-api#mreceipt
-func receiptContent(receipts []users.Receipt) map[matrix.EventID]map[string]map[matrix.UserID]any {
-	type data struct {
-		TS     matrix.Timestamp `json:"ts"`
-		Thread string           `json:"thread_id,omitempty"`
-	}
-	content := make(map[matrix.EventID]map[string]map[matrix.UserID]any)
-	for _, r := range receipts {
-		types := content[r.EventID]
-		if types == nil {
-			types = make(map[string]map[matrix.UserID]any)
-			content[r.EventID] = types
-		}
-		if types[r.Type] == nil {
-			types[r.Type] = make(map[matrix.UserID]any)
-		}
-		// One user may have several receipts on one event; the unthreaded one says the most.
-		if old, ok := types[r.Type][r.User].(data); ok && old.Thread == "" {
-			continue
-		}
-		types[r.Type][r.User] = data{r.At, r.Thread}
-	}
-	return content
 }
 
 // typedContent is an event that has nothing but a type and content.
@@ -91,16 +62,26 @@ func (s *syncer) presence() ([]json.RawMessage, error) {
 		if p.Position > s.until || p.User != s.r.User && !s.shares(p.User) || !filter.Accepts("m.presence", string(p.User)) {
 			continue
 		}
-		content, err := canonicaljson.Marshal(PresenceContent(p, time.UnixMilli(int64(s.now))))
+		event, err := presenceEvent(p, time.UnixMilli(int64(s.now)), false)
 		if err != nil {
-			return nil, fmt.Errorf("presence: %w", err)
+			return nil, err
 		}
-		ev := append([]byte(`{"content":`), content...)
-		ev = append(ev, `,"sender":`...)
-		ev = canonicaljson.AppendString(ev, string(p.User))
-		out = append(out, append(ev, `,"type":"m.presence"}`...))
+		out = append(out, event)
 	}
 	return filter.newest(out), s.sharingErr
+}
+
+// presenceEvent says how present somebody is; named: the content names the user, too. spec: client-server-api#mpresence
+func presenceEvent(p users.PresenceState, now time.Time, named bool) (json.RawMessage, error) {
+	content, err := canonicaljson.Marshal(PresenceContent(p, now))
+	if err != nil {
+		return nil, fmt.Errorf("presence: %w", err)
+	}
+	user := canonicaljson.AppendString(nil, string(p.User))
+	if named {
+		content = canonicaljson.Set(content, "user_id", user)
+	}
+	return canonicaljson.Set(typedContent("m.presence", content), "sender", user), nil
 }
 
 // Presence is the content of an m.presence event, and the answer of cs/getPresence.

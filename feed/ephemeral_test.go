@@ -8,25 +8,6 @@ import (
 	"hanok/users"
 )
 
-func TestReceiptContent(t *testing.T) {
-	got, err := canonicaljson.Marshal(receiptContent([]users.Receipt{
-		{User: "@a:x", Type: "m.read", EventID: "$1", At: 5},
-		{User: "@b:x", Type: "m.read", EventID: "$1", Thread: "main", At: 6},
-		{User: "@a:x", Type: "m.read.private", EventID: "$2", At: 7},
-		{User: "@a:x", Type: "m.read", EventID: "$1", Thread: "main", At: 8}, // says less than the unthreaded one
-	}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	const want = `{"$1":{"m.read":{"@a:x":{"ts":5},"@b:x":{"thread_id":"main","ts":6}}},"$2":{"m.read.private":{"@a:x":{"ts":7}}}}`
-	if string(got) != want {
-		t.Errorf("%s\nwant %s", got, want)
-	}
-	if got := string(typedContent("m.receipt", []byte(`{}`))); got != `{"content":{},"type":"m.receipt"}` {
-		t.Error(got)
-	}
-}
-
 func TestPresenceContent(t *testing.T) {
 	now := time.Unix(100, 0)
 	for want, p := range map[string]users.PresenceState{

@@ -59,12 +59,17 @@ type Hub struct {
 	*Waiters
 	activity *activity
 	members  func(room matrix.RoomID) []matrix.UserID
+	others   func()
 	news     chan struct{} // holds a token when there are events that Feed.Run has not seen
 }
 
-// NewHub makes a hub; members lists the local members of a room when an update names only the room.
-func NewHub(members func(room matrix.RoomID) []matrix.UserID) *Hub {
-	return &Hub{Waiters: NewWaiters(), activity: newActivity(), members: members, news: make(chan struct{}, 1)}
+// NewHub makes a hub; members lists the local members of a room when an update names only the room. others wakes who follows what happens besides
+// events without a long poll, and must not block; nil for nobody.
+func NewHub(members func(room matrix.RoomID) []matrix.UserID, others func()) *Hub {
+	if others == nil {
+		others = func() {}
+	}
+	return &Hub{Waiters: NewWaiters(), activity: newActivity(), members: members, others: others, news: make(chan struct{}, 1)}
 }
 
 // RoomUpdated wakes who is told of a commit: local members, and users whose membership it changed.
@@ -84,10 +89,17 @@ func (h *Hub) RoomUpdated(u *rooms.Update) {
 func peekers(room matrix.RoomID) matrix.UserID { return matrix.UserID(room) }
 
 // WakeUsers wakes users.
-func (h *Hub) WakeUsers(users ...matrix.UserID) { h.Wake(users...) }
+func (h *Hub) WakeUsers(users ...matrix.UserID) {
+	h.Wake(users...)
+	h.others()
+}
 
-// WakeRoom wakes the local members of a room.
-func (h *Hub) WakeRoom(room matrix.RoomID) { h.Wake(h.members(room)...) }
+// WakeRoom wakes the local members of a room, and who looks into it.
+func (h *Hub) WakeRoom(room matrix.RoomID) {
+	h.Wake(h.members(room)...)
+	h.Wake(peekers(room))
+	h.others()
+}
 
 func (f *Feed) wakeRoom(room matrix.RoomID) { f.Hub.WakeRoom(room) }
 

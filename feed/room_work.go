@@ -232,8 +232,9 @@ func (s *syncer) wholeRoom(w *roomWork) error {
 	if w.accountData, err = s.Users.AccountData.InRoom(s.ctx, s.DB, s.r.User, w.room); err != nil {
 		return fmt.Errorf("room account data: %w", err)
 	}
-	typing, _ := s.Typing.Users(w.room)
-	w.typing = len(typing) > 0
+	// That nobody types any more is said, too: some clients wait for it.
+	_, changed := s.Typing.Users(w.room)
+	w.typing = changed > 0 && changed <= s.until
 	return nil
 }
 

@@ -270,11 +270,7 @@ func (s *slider) receiptsExtension(res *extensionResults) error {
 		if len(list) == 0 {
 			return nil
 		}
-		content, err := canonicaljson.Marshal(receiptContent(list))
-		if err != nil {
-			return fmt.Errorf("receipts: %w", err)
-		}
-		res.receipts[r.Room] = typedContent("m.receipt", content)
+		res.receipts[r.Room] = typedContent("m.receipt", users.ReceiptContent(list))
 		return nil
 	})
 }

@@ -319,7 +319,7 @@ func TestSyncUnreadCounts(t *testing.T) {
 // restarted is a feed on the same data that remembers nothing.
 func (w *world) restarted() *world {
 	other := *w
-	other.Feed = feed.New(feed.Options{DB: w.db, Rooms: w.rooms, Users: w.users, Hub: feed.NewHub(func(matrix.RoomID) []matrix.UserID { return nil })})
+	other.Feed = feed.New(feed.Options{DB: w.db, Rooms: w.rooms, Users: w.users, Hub: feed.NewHub(func(matrix.RoomID) []matrix.UserID { return nil }, nil)})
 	return &other
 }
 

@@ -46,7 +46,7 @@ func newWorld(t testing.TB, db *storage.DB) *world {
 			t.Error(err)
 		}
 		return local
-	})
+	}, nil)
 	if w.rooms, err = rooms.New(rooms.Options{DB: db, ServerName: here, Key: key, Listener: w.hub, Log: zerolog.Nop()}); err != nil {
 		t.Fatal(err)
 	}

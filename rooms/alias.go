@@ -12,8 +12,8 @@ import (
 	"hanok/storage"
 )
 
-// CreateAlias points an alias of this server at a room. 409 M_UNKNOWN if it is taken. spec: cs/setRoomAlias
-func (e *Engine) CreateAlias(ctx context.Context, user matrix.UserID, alias matrix.RoomAlias, room matrix.RoomID) error {
+// CreateAlias points an alias of this server at a room. 409 M_UNKNOWN if it is taken. admin: the user need not be in the room. spec: cs/setRoomAlias
+func (e *Engine) CreateAlias(ctx context.Context, user matrix.UserID, alias matrix.RoomAlias, room matrix.RoomID, admin bool) error {
 	if domain(alias) != e.server {
 		return matrix.InvalidParam("the alias is of another server")
 	}
@@ -24,7 +24,7 @@ func (e *Engine) CreateAlias(ctx context.Context, user matrix.UserID, alias matr
 	defer r.release()
 	if m, err := e.membershipIn(ctx, r.nid, user); err != nil {
 		return err
-	} else if m.Membership != storage.MembershipJoin {
+	} else if m.Membership != storage.MembershipJoin && !admin {
 		return matrix.Forbidden("you are not in this room")
 	}
 	nids, err := e.db.Intern(ctx, string(user))
@@ -143,7 +143,12 @@ func (e *Engine) Aliases(ctx context.Context, user matrix.UserID, room matrix.Ro
 			return nil, err
 		}
 	}
-	return storage.AliasesOf(ctx, e.db, r.nid)
+	return e.LocalAliases(ctx, r.nid)
+}
+
+// LocalAliases lists a room's aliases on this server, without any access check.
+func (e *Engine) LocalAliases(ctx context.Context, room storage.RoomNID) ([]matrix.RoomAlias, error) {
+	return storage.AliasesOf(ctx, e.db, room)
 }
 
 // ResolveAlias finds an alias's room and servers in it, asking the alias's server if it is another. spec: cs/getRoomIdByAlias
@@ -164,9 +169,16 @@ func (e *Engine) ResolveAlias(ctx context.Context, alias matrix.RoomAlias) (matr
 	return id, servers, nil
 }
 
-// ResolveLocalAlias is ResolveAlias for another server's query: M_NOT_FOUND if we do not have it. spec: ss/queryRoomDirectory
+// ResolveLocalAlias is ResolveAlias for another server's query: M_NOT_FOUND if we do not have it, and who could make it did not.
+// spec: ss/queryRoomDirectory, as/queryRoomByAlias
 func (e *Engine) ResolveLocalAlias(ctx context.Context, alias matrix.RoomAlias) (matrix.RoomID, []matrix.ServerName, error) {
 	nid, _, err := storage.AliasTarget(ctx, e.db, alias)
+	if errors.Is(err, storage.ErrNotFound) {
+		if err := e.makeAlias(ctx, alias); err != nil {
+			return "", nil, err
+		}
+		nid, _, err = storage.AliasTarget(ctx, e.db, alias)
+	}
 	if err != nil {
 		return "", nil, notFound(err, "no such alias")
 	}
@@ -215,7 +227,7 @@ func (e *Engine) checkCanonicalAlias(ctx context.Context, r *room, content []byt
 		if err != nil {
 			return matrix.InvalidParam("%q is not a room alias", a)
 		}
-		id, _, err := e.ResolveAlias(ctx, alias)
+		id, err := e.aliasTarget(ctx, alias)
 		if err != nil || id != r.id {
 			if _, ok := matrix.AsError(err); err != nil && !ok && !errors.Is(err, errElsewhere) {
 				return err
@@ -224,6 +236,19 @@ func (e *Engine) checkCanonicalAlias(ctx context.Context, r *room, content []byt
 		}
 	}
 	return nil
+}
+
+// aliasTarget is ResolveAlias for an alias that should be there already: nobody is asked to make it.
+func (e *Engine) aliasTarget(ctx context.Context, alias matrix.RoomAlias) (matrix.RoomID, error) {
+	if domain(alias) != e.server {
+		id, _, err := e.ResolveAlias(ctx, alias)
+		return id, err
+	}
+	nid, _, err := storage.AliasTarget(ctx, e.db, alias)
+	if err != nil {
+		return "", notFound(err, "no such alias")
+	}
+	return e.RoomID(ctx, nid)
 }
 
 func canonicalAliases(content []byte) ([]string, error) {

@@ -473,14 +473,10 @@ func (c *creation) store(ctx context.Context, tx *storage.Tx) error {
 		}
 	}
 	if c.old != nil {
-		if err := storage.MoveAliases(ctx, tx, c.old.nid, c.room.nid); err != nil {
+		if err := moveEntries(ctx, tx, c.old.nid, c.room.nid, c.q.Published); err != nil {
 			return err
 		}
-		if err := storage.SetPublished(ctx, tx, c.old.nid, false); err != nil {
-			return err
-		}
-	}
-	if c.q.Published {
+	} else if c.q.Published {
 		if err := storage.SetPublished(ctx, tx, c.room.nid, true); err != nil {
 			return err
 		}

@@ -28,6 +28,16 @@ func (e *Engine) SetPublished(ctx context.Context, user matrix.UserID, room matr
 	return e.db.Write(ctx, func(tx *storage.Tx) error { return storage.SetPublished(ctx, tx, nid, published) })
 }
 
+// SetPublishedIn puts a room into the directory of a network of an application service, or takes it out. M_NOT_FOUND.
+// spec: cs/updateAppserviceRoomDirectoryVisibility
+func (e *Engine) SetPublishedIn(ctx context.Context, network string, room matrix.RoomID, published bool) error {
+	nid, err := e.RoomNID(ctx, room)
+	if err != nil {
+		return err
+	}
+	return e.db.Write(ctx, func(tx *storage.Tx) error { return storage.SetPublishedIn(ctx, tx, network, nid, published) })
+}
+
 // Published says whether a room is in the public directory. spec: cs/getRoomVisibilityOnDirectory
 func (e *Engine) Published(ctx context.Context, room matrix.RoomID) (bool, error) {
 	row, err := storage.RoomByID(ctx, e.db, room)
@@ -43,6 +53,9 @@ type PublicRoomsRequest struct {
 	Since     string // a token of PublicRooms
 	Search    string
 	RoomTypes []*string // nil: all; an entry nil: rooms without a type
+	// Network is the instance_id of a network of an application service, whose directory is meant; AllNetworks means all together.
+	Network     string
+	AllNetworks bool
 }
 
 // RoomSummary describes a room to somebody who is not in it. spec: cs/getPublicRooms
@@ -84,7 +97,10 @@ func (e *Engine) PublicRooms(ctx context.Context, q PublicRoomsRequest) (*Public
 	if q.Limit <= 0 || q.Limit > 500 {
 		q.Limit = 100
 	}
-	nids, err := storage.PublishedRooms(ctx, e.db)
+	if q.AllNetworks && q.Network != "" {
+		return nil, matrix.InvalidParam("third_party_instance_id cannot stand beside include_all_networks")
+	}
+	nids, err := e.publishedRooms(ctx, &q)
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +135,16 @@ func (e *Engine) PublicRooms(ctx context.Context, q PublicRoomsRequest) (*Public
 		page.PrevBatch = pageToken(max(0, start-q.Limit))
 	}
 	return page, nil
+}
+
+func (e *Engine) publishedRooms(ctx context.Context, q *PublicRoomsRequest) ([]storage.RoomNID, error) {
+	switch {
+	case q.AllNetworks:
+		return storage.PublishedRoomsAnywhere(ctx, e.db)
+	case q.Network != "":
+		return storage.PublishedRoomsIn(ctx, e.db, q.Network)
+	}
+	return storage.PublishedRooms(ctx, e.db)
 }
 
 // pageToken names a place in the list. A bare 0 would be nothing to clients in some languages.

@@ -40,6 +40,8 @@ type Options struct {
 	Erased func(ctx context.Context, user matrix.UserID) (bool, error)
 	// MayInvite refuses an invite that a local user does not want; nil means all may be invited. spec: client-server-api#invite-permission
 	MayInvite func(ctx context.Context, invited, inviter matrix.UserID) error
+	// MakeAlias gives whoever could make an alias of this server that does not exist the occasion to do so, and waits; nil means there is nobody.
+	MakeAlias func(ctx context.Context, alias matrix.RoomAlias) error
 	// ForgetOnLeave makes rooms forgotten by whoever leaves them or is removed. spec: client-server-api#mforget_forced_upon_leave-capability
 	ForgetOnLeave bool
 	// NoDummyEvents leaves the branches of a room as they are until somebody here says something.
@@ -197,6 +199,7 @@ type Engine struct {
 	notices        matrix.UserID
 	profile        func(context.Context, matrix.UserID) (string, string, error)
 	mayInvite      func(ctx context.Context, invited, inviter matrix.UserID) error
+	makeAlias      func(ctx context.Context, alias matrix.RoomAlias) error
 	completed      func(ctx context.Context, tx *storage.Tx, c *Completion) error
 	forgetOnLeave  bool
 	noDummyEvents  bool
@@ -251,6 +254,9 @@ func New(o Options) (*Engine, error) {
 	if o.MayInvite == nil {
 		o.MayInvite = func(context.Context, matrix.UserID, matrix.UserID) error { return nil }
 	}
+	if o.MakeAlias == nil {
+		o.MakeAlias = func(context.Context, matrix.RoomAlias) error { return nil }
+	}
 	if o.Answers == nil {
 		o.Answers = func(matrix.ServerName) bool { return true }
 	}
@@ -282,7 +288,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener, notices: o.Notices,
-		profile: o.Profile, mayInvite: o.MayInvite, completed: o.StateCompleted, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, random: o.Random, log: o.Log, defaultVersion: o.DefaultVersion, erased: o.Erased,
+		profile: o.Profile, mayInvite: o.MayInvite, makeAlias: o.MakeAlias, completed: o.StateCompleted, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, random: o.Random, log: o.Log, defaultVersion: o.DefaultVersion, erased: o.Erased,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),
 		forms:    newClientForms(),

@@ -414,11 +414,11 @@ func (r *room) setApart(ctx context.Context, parsed *event.Event, user matrix.Us
 		return err
 	}
 	en := &entry{room: r, line: &line{}, items: []*item{{ev: ev, promote: stored, before: r.e.forest.At(0)}}, members: []memberChange{ch}}
-	if stripped != nil {
-		state := strippedJSON(stripped)
-		en.extra = func(ctx context.Context, tx *storage.Tx) error {
-			return storage.SetStrippedState(ctx, tx, r.nid, ev.skey, state)
+	en.extra = func(ctx context.Context, tx *storage.Tx) error {
+		if err := storage.PutApartMembership(ctx, tx, r.nid, ev.skey, ev.ID()); err != nil || stripped == nil {
+			return err
 		}
+		return storage.SetStrippedState(ctx, tx, r.nid, ev.skey, strippedJSON(stripped))
 	}
 	r.e.committer.add(en)
 	return en.wait(ctx)

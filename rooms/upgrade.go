@@ -11,6 +11,7 @@ import (
 	"hanok/matrix/canonicaljson"
 	"hanok/matrix/eventauth"
 	"hanok/matrix/roomversion"
+	"hanok/storage"
 )
 
 // UpgradeRequest asks for a room to be replaced by one of another version. spec: cs/upgradeRoom
@@ -246,6 +247,69 @@ func (u *upgrade) levelsLeft(ctx context.Context) (map[string]json.RawMessage, e
 		return nil, nil
 	}
 	return content, nil
+}
+
+// FollowUpgrade moves this server's aliases and directory entry of a room that another server upgraded to the room that
+// replaces it. Both rooms must say that it does; else, or while one of them is not known, nothing happens.
+// spec: client-server-api#room-upgrades
+func (e *Engine) FollowUpgrade(ctx context.Context, old, replacement matrix.RoomID) error {
+	from, to, err := e.replaced(ctx, old, replacement)
+	if err != nil || to == 0 {
+		return ignoreRefusal(err)
+	}
+	row, err := storage.RoomByID(ctx, e.db, old)
+	if err != nil {
+		return err
+	}
+	aliases, err := storage.AliasesOf(ctx, e.db, from)
+	if err != nil || len(aliases) == 0 && !row.Published {
+		return err
+	}
+	return e.db.Write(ctx, func(tx *storage.Tx) error { return moveEntries(ctx, tx, from, to, row.Published) })
+}
+
+// replaced returns the numbers of two rooms, 0 if the second does not replace the first.
+func (e *Engine) replaced(ctx context.Context, old, replacement matrix.RoomID) (from, to storage.RoomNID, err error) {
+	says := func(id matrix.RoomID, typ string, names func(*Event) string, other matrix.RoomID) (storage.RoomNID, error) {
+		r, err := e.room(ctx, id)
+		if err != nil {
+			return 0, err
+		}
+		defer r.release()
+		c, err := r.current(ctx)
+		if err != nil {
+			return 0, err
+		}
+		ev, err := (State{e, c.head.state}).Event(ctx, typ, "")
+		if err != nil || ev == nil || names(ev) != string(other) {
+			return 0, err
+		}
+		return r.nid, nil
+	}
+	from, err = says(old, "m.room.tombstone", func(ev *Event) string {
+		id, _ := ev.ContentString("replacement_room")
+		return id
+	}, replacement)
+	if err != nil || from == 0 {
+		return 0, 0, err
+	}
+	to, err = says(replacement, "m.room.create", func(ev *Event) string {
+		predecessor, _ := canonicaljson.GetObject(ev.Content(), "predecessor")
+		id, _ := canonicaljson.GetString(predecessor, "room_id")
+		return id
+	}, old)
+	return from, to, err
+}
+
+// moveEntries points the aliases of a room at the one that replaces it, and takes it out of the directory for that one.
+func moveEntries(ctx context.Context, tx *storage.Tx, from, to storage.RoomNID, published bool) error {
+	if err := storage.MoveAliases(ctx, tx, from, to); err != nil {
+		return err
+	}
+	if err := storage.SetPublished(ctx, tx, from, false); err != nil || !published {
+		return err
+	}
+	return storage.SetPublished(ctx, tx, to, true)
 }
 
 // transferable are the types of state that move, in the order in which they are set in the new room.

@@ -199,3 +199,57 @@ func TestUpgradeWhileTalking(t *testing.T) {
 	s.restart()
 	s.say(bob, old, "after")
 }
+
+// Aliases and directory entries that we have of a room go on to lead to it when another server upgrades it, but only if both
+// rooms say so.
+func TestFollowUpgrade(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	old := a.create(alice, rooms.CreateRequest{Preset: "public_chat"})
+	b.join(bob, old, a)
+	a.set(alice, old, "m.room.power_levels", "", `{"users":{"`+string(bob)+`":50}}`)
+	n.settle()
+	const alias = "#lobby:b.example"
+	if err := b.CreateAlias(ctx, bob, alias, old, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SetPublished(ctx, bob, old, true, false); err != nil {
+		t.Fatal(err)
+	}
+	leadsTo := func(want matrix.RoomID) {
+		t.Helper()
+		if got, _, err := b.ResolveLocalAlias(ctx, alias); err != nil || got != want {
+			t.Errorf("the alias leads to %s, want %s: %v", got, want, err)
+		}
+		if public, err := b.Published(ctx, want); err != nil || !public {
+			t.Errorf("%s is not in the directory: %v", want, err)
+		}
+	}
+	follow := func(to matrix.RoomID) {
+		t.Helper()
+		if err := b.FollowUpgrade(ctx, old, to); err != nil {
+			t.Error(err)
+		}
+	}
+	impostor := b.create(bob, rooms.CreateRequest{Content: []byte(`{"predecessor":{"room_id":"` + string(old) + `"}}`)})
+	follow(impostor)
+	follow("!nowhere:a.example")
+	leadsTo(old)
+	replacement, err := a.Upgrade(ctx, rooms.UpgradeRequest{Room: old, Sender: alice, Version: "11"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.settle()
+	follow(replacement)
+	leadsTo(old) // the new room is not known here
+	b.join(bob, replacement, a)
+	follow(impostor)
+	leadsTo(old)
+	follow(replacement)
+	follow(replacement)
+	leadsTo(replacement)
+	if public, err := b.Published(ctx, old); err != nil || public {
+		t.Errorf("the old room is still in the directory: %v", err)
+	}
+}

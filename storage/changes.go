@@ -25,6 +25,8 @@ const (
 	TopicRoomSticky                             // sticky events of a room
 	TopicInvites                                // of anybody
 	TopicPushers                                // of a user
+	TopicAliases                                // of any room
+	TopicApart                                  // memberships of local users in rooms that this server is not in
 )
 
 // Subject is what changed: of the fields, those that its topic needs.

@@ -117,6 +117,12 @@ func JoinedOfServer(ctx context.Context, q Querier, room RoomNID, server NameNID
 	return collectNumbers[NameNID](q.Query(ctx, `SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership = 2 AND server_nid = $2`, int64(room), int64(server)))
 }
 
+// LeftOfServer lists the users of a server who left a room, or were banned from it, after a position.
+func LeftOfServer(ctx context.Context, q Querier, room RoomNID, server NameNID, since Position) ([]NameNID, error) {
+	return collectNumbers[NameNID](q.Query(ctx, `SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership IN (3, 4) AND server_nid = $2 AND left_pos > $3`,
+		int64(room), int64(server), int64(since)))
+}
+
 // JoinedServers lists the servers with a user joined to a room.
 func JoinedServers(ctx context.Context, q Querier, room RoomNID) ([]NameNID, error) {
 	return collectNumbers[NameNID](q.Query(ctx, `SELECT DISTINCT server_nid FROM memberships WHERE room_nid = $1 AND membership = 2`, int64(room)))

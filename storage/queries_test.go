@@ -21,6 +21,7 @@ var mayScan = map[string]string{
 	"purgeUser":                "deactivation; the tables without an index by user hold what lives minutes",
 	"PartialRooms":             "at the start, a short row for each room joined through another server",
 	"allPresences":             "once, on starting",
+	"publishedAnywhere":        "the whole directory, which is asked for",
 	"listRegistrationTokens":   "the administrator's list",
 	"deleteOutboxOrphans":      "now and then, over what is queued",
 	"selectOutboxDestinations": "at the start, over what is queued",

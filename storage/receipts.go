@@ -47,6 +47,8 @@ const (
 	receiptsOfUser  = `SELECT ` + receiptColumns + ` FROM receipts WHERE room_id = $1 AND user_id = $2 AND type <> 'm.fully_read' ORDER BY position`
 	receiptsChanged = `SELECT ` + receiptColumns + ` FROM receipts
 	WHERE position > $1 AND position <= $2 AND (type = 'm.read' OR type = 'm.read.private' AND user_id = $3) ORDER BY position LIMIT $4`
+	receiptsAfter = `SELECT ` + receiptColumns + ` FROM receipts
+	WHERE position > $1 AND position <= $2 AND type <> 'm.fully_read' ORDER BY position LIMIT $3`
 	receiptsChangedInRooms = `SELECT ` + receiptColumns + ` FROM receipts
 	WHERE position > $1 AND position <= $2 AND (type = 'm.read' OR type = 'm.read.private' AND user_id = $3) AND room_id IN ($in)`
 )
@@ -82,4 +84,9 @@ const readersBetween = `SELECT user_id, position FROM receipts WHERE position > 
 // ReadersBetween lists the users of the first receipts in (from, to].
 func ReadersBetween(ctx context.Context, q Querier, from, to Position, limit int) ([]Reader, error) {
 	return collect(ctx, q, func(r *Rows) (x Reader, err error) { return x, r.Scan(&x.User, &x.Position) }, readersBetween, from, to, limit)
+}
+
+// ReceiptsAfter returns the first receipts of all rooms in (from, to], private ones included, in order.
+func ReceiptsAfter(ctx context.Context, q Querier, from, to Position, limit int) ([]Receipt, error) {
+	return collect(ctx, q, scanReceipt, receiptsAfter, from, to, limit)
 }

@@ -62,6 +62,9 @@ func AbandonRoom(ctx context.Context, tx *Tx, nid RoomNID) error {
 	if _, err := tx.Exec(ctx, `DELETE FROM memberships WHERE room_nid = $1`, int64(nid)); err != nil {
 		return err
 	}
+	if _, err := tx.Exec(ctx, `DELETE FROM apart_memberships WHERE room_nid = $1`, int64(nid)); err != nil {
+		return err
+	}
 	_, err = tx.Exec(ctx, `DELETE FROM stripped_states WHERE room_nid = $1`, int64(nid))
 	return err
 }
@@ -145,18 +148,27 @@ func LoadStateNodes(ctx context.Context, q Querier, id int64) ([]byte, error) {
 
 // InsertAlias stores an alias; false if it is taken.
 func InsertAlias(ctx context.Context, tx *Tx, alias matrix.RoomAlias, room RoomNID, creator NameNID) (bool, error) {
+	if err := tx.noteNext(Subject{Topic: TopicAliases}); err != nil {
+		return false, err
+	}
 	n, err := tx.Exec(ctx, `INSERT INTO aliases (alias, room_nid, creator_nid) VALUES ($1, $2, $3) ON CONFLICT (alias) DO NOTHING`, string(alias), int64(room), int64(creator))
 	return n == 1, err
 }
 
 // DeleteAlias removes an alias.
 func DeleteAlias(ctx context.Context, tx *Tx, alias matrix.RoomAlias) error {
+	if err := tx.noteNext(Subject{Topic: TopicAliases}); err != nil {
+		return err
+	}
 	_, err := tx.Exec(ctx, `DELETE FROM aliases WHERE alias = $1`, string(alias))
 	return err
 }
 
 // MoveAliases points all aliases of a room at another.
 func MoveAliases(ctx context.Context, tx *Tx, from, to RoomNID) error {
+	if err := tx.noteNext(Subject{Topic: TopicAliases}); err != nil {
+		return err
+	}
 	_, err := tx.Exec(ctx, `UPDATE aliases SET room_nid = $2 WHERE room_nid = $1`, int64(from), int64(to))
 	return err
 }

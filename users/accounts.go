@@ -60,6 +60,7 @@ const maxPassword = 1024
 
 var (
 	errUserInUse   = matrix.Errorf(http.StatusBadRequest, "M_USER_IN_USE", "This user name is taken")
+	errReserved    = matrix.Errorf(http.StatusBadRequest, "M_EXCLUSIVE", "This user name is reserved for an application service")
 	errBadPassword = matrix.Forbidden("The user name or password is wrong")
 	errDeactivated = matrix.Errorf(http.StatusForbidden, "M_USER_DEACTIVATED", "This account has been deactivated")
 )

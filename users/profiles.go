@@ -83,6 +83,12 @@ func (p *Profiles) Get(ctx context.Context, user matrix.UserID) (map[string]json
 		return p.remote(ctx, user, "")
 	}
 	account, err := storage.GetAccount(ctx, p.DB, user)
+	if errors.Is(err, storage.ErrNotFound) {
+		if err := p.MakeUser(ctx, user); err != nil {
+			return nil, err
+		}
+		account, err = storage.GetAccount(ctx, p.DB, user)
+	}
 	if errors.Is(err, storage.ErrNotFound) || err == nil && account.Deactivated {
 		return nil, errNoProfile
 	}

@@ -225,22 +225,28 @@ func (r *Receipts) OfUser(ctx context.Context, q storage.Querier, room matrix.Ro
 	return found, nil
 }
 
-// ReceiptContent is the content of an m.receipt event for clients, made of receipts of one room.
+// ReceiptContent is the content of an m.receipt event for clients, made of receipts of one room: event, type, user.
 // spec: client-server-api#mreceipt
 func ReceiptContent(receipts []Receipt) json.RawMessage {
 	type data struct {
 		At     matrix.Timestamp `json:"ts"`
 		Thread string           `json:"thread_id,omitempty"`
 	}
-	content := map[matrix.EventID]map[string]map[matrix.UserID]data{}
+	content := make(map[matrix.EventID]map[string]map[matrix.UserID]data)
 	for _, x := range receipts {
-		if content[x.EventID] == nil {
-			content[x.EventID] = map[string]map[matrix.UserID]data{}
+		types := content[x.EventID]
+		if types == nil {
+			types = make(map[string]map[matrix.UserID]data)
+			content[x.EventID] = types
 		}
-		if content[x.EventID][x.Type] == nil {
-			content[x.EventID][x.Type] = map[matrix.UserID]data{}
+		if types[x.Type] == nil {
+			types[x.Type] = make(map[matrix.UserID]data)
 		}
-		content[x.EventID][x.Type][x.User] = data{x.At, x.Thread}
+		// One user may have several receipts on one event; the unthreaded one says the most.
+		if old, ok := types[x.Type][x.User]; ok && old.Thread == "" {
+			continue
+		}
+		types[x.Type][x.User] = data{x.At, x.Thread}
 	}
 	return encode(content)
 }

@@ -49,6 +49,11 @@ func (a *Accounts) parseLocalpart(localpart string, historical bool) (matrix.Use
 	return user, nil
 }
 
+// UserID is the user ID that a localpart of an application service makes: M_INVALID_USERNAME.
+func (a *Accounts) UserID(localpart string) (matrix.UserID, error) {
+	return a.parseLocalpart(localpart, true)
+}
+
 // CheckLocalpart returns M_INVALID_USERNAME unless localpart may be registered.
 // spec: appendices#user-identifiers
 func (a *Accounts) CheckLocalpart(localpart string) error {
@@ -56,12 +61,15 @@ func (a *Accounts) CheckLocalpart(localpart string) error {
 	return err
 }
 
-// Available returns nil if the localpart is valid and free, else M_INVALID_USERNAME or M_USER_IN_USE.
+// Available returns nil if the localpart is valid and free, else M_INVALID_USERNAME, M_EXCLUSIVE or M_USER_IN_USE.
 // spec: cs/checkUsernameAvailability
 func (a *Accounts) Available(ctx context.Context, localpart string) error {
 	user, err := a.parseLocalpart(localpart, false)
 	if err != nil {
 		return err
+	}
+	if a.Reserved(user) {
+		return errReserved
 	}
 	_, err = storage.GetAccount(ctx, a.DB, user)
 	switch {
@@ -73,8 +81,8 @@ func (a *Accounts) Available(ctx context.Context, localpart string) error {
 	return fmt.Errorf("user name availability: %w", err)
 }
 
-// Register makes an account. Errors: M_INVALID_USERNAME, M_USER_IN_USE (also for a deactivated account),
-// M_WEAK_PASSWORD, M_FORBIDDEN for a registration token that is used up, and for a session with which another account was
+// Register makes an account. Errors: M_INVALID_USERNAME, M_EXCLUSIVE unless it is for an application service, M_USER_IN_USE (also for a
+// deactivated account), M_WEAK_PASSWORD, M_FORBIDDEN for a registration token that is used up, and for a session with which another account was
 // made: with the account that was made with it already, it answers again. spec: cs/register
 func (a *Accounts) Register(ctx context.Context, r Registration) (*Account, error) {
 	chosen := r.Localpart != ""
@@ -84,6 +92,9 @@ func (a *Accounts) Register(ctx context.Context, r Registration) (*Account, erro
 	user, err := a.parseLocalpart(r.Localpart, r.Historical)
 	if err != nil {
 		return nil, err
+	}
+	if r.Kind != KindService && a.Reserved(user) {
+		return nil, errReserved
 	}
 	account := storage.Account{UserID: user, Kind: string(r.Kind), Admin: r.Admin, LocalOnly: a.LocalOnly, CreatedAt: a.now()}
 	if chosen {

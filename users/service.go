@@ -86,6 +86,10 @@ type Options struct {
 	RegistrationTokens []string
 	// RegistrationSecret allows shared-secret registration; empty turns it off.
 	RegistrationSecret string
+	// Reserved says which user IDs are only for the application service that has them in an exclusive namespace; nil means none.
+	Reserved func(user matrix.UserID) bool
+	// MakeUser gives whoever could make an account of this server that does not exist the occasion to do so, and waits; nil means there is nobody.
+	MakeUser func(ctx context.Context, user matrix.UserID) error
 	// Notices is who sends server notices, whose invites everybody gets; "" for nobody.
 	Notices matrix.UserID
 	// AccessTokenLifetime is the life of access tokens of clients that can refresh; 5 minutes if zero.
@@ -133,6 +137,12 @@ func New(o Options) *Service {
 	}
 	if o.AccessTokenLifetime == 0 {
 		o.AccessTokenLifetime = 5 * time.Minute
+	}
+	if o.Reserved == nil {
+		o.Reserved = func(matrix.UserID) bool { return false }
+	}
+	if o.MakeUser == nil {
+		o.MakeUser = func(context.Context, matrix.UserID) error { return nil }
 	}
 	if o.RemoteTimeout == 0 {
 		o.RemoteTimeout = 10 * time.Second

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -388,5 +389,48 @@ func TestInviteFallsBack(t *testing.T) {
 	}
 	if _, err := f.client.Invite(t.Context(), "old.example", "!r:us.example", "$e", "10", pdu, state); err == nil {
 		t.Error("an invite of a later version is sent in the old way")
+	}
+}
+
+// Servers from before version 1.1 of the specification know the first versions of the endpoints only.
+func TestOldMembershipEndpoints(t *testing.T) {
+	f := setUp(t)
+	var asked []string
+	answer := ""
+	f.serve("old.example", func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, strings.TrimPrefix(r.URL.Path, "/_matrix/federation/"))
+		if strings.Contains(r.URL.Path, "/v2/") {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		fmt.Fprint(w, answer)
+	})
+	answer = `[200,{"state":[{"s":1}],"auth_chain":[{"a":1}],"members_omitted":false}]`
+	sent, err := f.client.SendJoin(t.Context(), "old.example", "!r:old.example", "$e", []byte(`{}`))
+	if err != nil || len(sent.State) != 1 || len(sent.AuthChain) != 1 {
+		t.Errorf("%+v, %v", sent, err)
+	}
+	answer = `[200,{}]`
+	if err := f.client.SendLeave(t.Context(), "old.example", "!r:old.example", "$e", []byte(`{}`)); err != nil {
+		t.Error(err)
+	}
+	want := []string{"v2/send_join/!r:old.example/$e", "v1/send_join/!r:old.example/$e", "v2/send_leave/!r:old.example/$e", "v1/send_leave/!r:old.example/$e"}
+	if !slices.Equal(asked, want) {
+		t.Errorf("asked %v", asked)
+	}
+	for _, answer = range []string{`{"state":[]}`, `[200]`, `[200,[]]`} {
+		if _, err := f.client.SendJoin(t.Context(), "old.example", "!r:old.example", "$e", []byte(`{}`)); err == nil {
+			t.Errorf("%s passes for an answer", answer)
+		}
+	}
+	// That there is no such room is an answer.
+	asked = nil
+	f.serve("new.example", func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.Path)
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, `{"errcode":"M_NOT_FOUND","error":"No."}`)
+	})
+	if _, err := f.client.SendJoin(t.Context(), "new.example", "!r:old.example", "$e", []byte(`{}`)); err == nil || len(asked) != 1 {
+		t.Errorf("asked %v: %v", asked, err)
 	}
 }

@@ -80,3 +80,10 @@ func Unrecognised(err error) bool {
 	return e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed ||
 		e.Status == http.StatusBadRequest && (e.Peer == nil || e.Peer.Code == "M_UNRECOGNIZED")
 }
+
+// unknownPath reports whether the peer has no such endpoint, rather than no such room or event.
+func unknownPath(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && (e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed) &&
+		(e.Peer == nil || e.Peer.Code == "M_UNRECOGNIZED")
+}

@@ -74,19 +74,27 @@ func (c *Client) makeMembership(ctx context.Context, op string, dest matrix.Serv
 	return made, nil
 }
 
+// joinAnswer is the answer to a signed join.
+type joinAnswer struct {
+	Event          jsontext.Value   `json:"event"`
+	State          []jsontext.Value `json:"state"`
+	AuthChain      []jsontext.Value `json:"auth_chain"`
+	MembersOmitted bool             `json:"members_omitted"`
+	Servers        []string         `json:"servers_in_room"`
+}
+
 // SendJoin submits a signed join and returns the room's state, from which the other server may leave the members out. spec: ss/sendJoinV2
 func (c *Client) SendJoin(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte) (rooms.SentJoin, error) {
-	var answer struct {
-		Event          jsontext.Value   `json:"event"`
-		State          []jsontext.Value `json:"state"`
-		AuthChain      []jsontext.Value `json:"auth_chain"`
-		MembersOmitted bool             `json:"members_omitted"`
-		Servers        []string         `json:"servers_in_room"`
-	}
-	err := c.Do(ctx, Request{
+	var answer joinAnswer
+	request := Request{
 		Operation: "sendJoinV2", Method: http.MethodPut, Destination: dest, Body: pdu, Urgent: true, Query: url.Values{"omit_members": {"true"}},
 		Path: v2("send_join", string(room), string(id)), Timeout: stateTimeout, MaxBytes: stateMaxBytes,
-	}, &answer)
+	}
+	err := c.Do(ctx, request, &answer)
+	if unknownPath(err) {
+		request.Operation, request.Path, request.Query = "sendJoinV1", v1("send_join", string(room), string(id)), nil
+		err = c.doV1(ctx, request, &answer)
+	}
 	if err != nil {
 		return rooms.SentJoin{}, err
 	}
@@ -98,10 +106,29 @@ func (c *Client) SendJoin(ctx context.Context, dest matrix.ServerName, room matr
 
 // SendLeave submits a signed leave. spec: ss/sendLeaveV2
 func (c *Client) SendLeave(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte) error {
-	return c.Do(ctx, Request{
+	request := Request{
 		Operation: "sendLeaveV2", Method: http.MethodPut, Destination: dest, Body: pdu, Urgent: true,
 		Path: v2("send_leave", string(room), string(id)), Timeout: handshakeTimeout,
-	}, nil)
+	}
+	err := c.Do(ctx, request, nil)
+	if unknownPath(err) {
+		request.Operation, request.Path = "sendLeaveV1", v1("send_leave", string(room), string(id))
+		err = c.Do(ctx, request, nil)
+	}
+	return err
+}
+
+// doV1 makes a request of the first version of an endpoint, whose answer stands in [200, {}]. Servers that know no other were
+// made before version 1.1 of the specification.
+func (c *Client) doV1(ctx context.Context, request Request, answer any) error {
+	var pair []jsontext.Value
+	if err := c.Do(ctx, request, &pair); err != nil {
+		return err
+	}
+	if len(pair) != 2 || json.Unmarshal(pair[1], answer) != nil {
+		return c.nonsense(request.Destination, request.Operation, "it is not [200, {}]")
+	}
+	return nil
 }
 
 // SendKnock submits a signed knock and returns events that describe the room. spec: ss/sendKnock
@@ -171,21 +198,20 @@ func (c *Client) inviteV1(ctx context.Context, dest matrix.ServerName, room matr
 	if err != nil {
 		return nil, err
 	}
-	var answer []jsontext.Value
-	err = c.Do(ctx, Request{
+	var answer struct {
+		Event jsontext.Value `json:"event"`
+	}
+	err = c.doV1(ctx, Request{
 		Operation: "sendInviteV1", Method: http.MethodPut, Destination: dest, Body: body, Urgent: true,
 		Path: v1("invite", string(room), string(id)), Timeout: handshakeTimeout,
 	}, &answer)
 	if err != nil {
 		return nil, err
 	}
-	var container struct {
-		Event jsontext.Value `json:"event"`
+	if answer.Event == nil {
+		return nil, c.nonsense(dest, "sendInviteV1", "it has no event")
 	}
-	if len(answer) != 2 || json.Unmarshal(answer[1], &container) != nil || container.Event == nil {
-		return nil, c.nonsense(dest, "sendInviteV1", "it is not [200, {event}]")
-	}
-	return container.Event, nil
+	return answer.Event, nil
 }
 
 // nonsense is an answer of the wrong shape.

@@ -87,8 +87,8 @@ func (c *Client) Lookup(ctx context.Context, q rooms.AddressInvite) (matrix.User
 	if err := c.call(ctx, q, http.MethodPost, "lookup", body, &found); err != nil {
 		return "", err
 	}
-	id, ok := found.Mappings[hash]
-	if !ok {
+	id := found.Mappings[hash]
+	if id == "" { // missing, or null as some identity servers say it
 		return "", nil
 	}
 	user, err := matrix.ParseUserID(id)

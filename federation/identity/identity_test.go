@@ -54,9 +54,10 @@ func TestLookup(t *testing.T) {
 	if user, err := c.Lookup(context.Background(), q); err != nil || user != "@alice:example.com" {
 		t.Error(user, err)
 	}
-	answer = `{"mappings":{}}`
-	if user, err := c.Lookup(context.Background(), q); err != nil || user != "" {
-		t.Error("nobody:", user, err)
+	for _, answer = range []string{`{"mappings":{}}`, `{"mappings":{"4kenr7N9drpCJ4AfalmlGQVsOn3o2RHjkADUpXJWZUc":null}}`} {
+		if user, err := c.Lookup(context.Background(), q); err != nil || user != "" {
+			t.Error("nobody:", user, err)
+		}
 	}
 	answer = `{"mappings":{"4kenr7N9drpCJ4AfalmlGQVsOn3o2RHjkADUpXJWZUc":"alice"}}`
 	if _, err := c.Lookup(context.Background(), q); !matrix.HasCode(err, "M_UNKNOWN") {

@@ -112,6 +112,15 @@ func joinAnswer(self matrix.ServerName, sent rooms.SentJoin) endpoint.Raw {
 	return o.done()
 }
 
+// sendJoinV1 is for servers older than version 1.1 of the specification, which removed it in 1.18.
+func (s *Server) sendJoinV1(r *endpoint.Request) (any, error) {
+	answer, err := s.sendJoin(r)
+	if err != nil {
+		return nil, err
+	}
+	return endpoint.Raw("[200," + string(answer.(endpoint.Raw)) + "]"), nil
+}
+
 // spec: ss/sendLeaveV2
 func (s *Server) sendLeave(r *endpoint.Request) (any, error) {
 	room, id, err := roomAndEvent(r)
@@ -123,6 +132,14 @@ func (s *Server) sendLeave(r *endpoint.Request) (any, error) {
 		return nil, err
 	}
 	return nil, s.opts.Rooms.SendLeave(r.Ctx(), origin(r), room, id, pdu)
+}
+
+// sendLeaveV1 is what sendJoinV1 is for joins.
+func (s *Server) sendLeaveV1(r *endpoint.Request) (any, error) {
+	if _, err := s.sendLeave(r); err != nil {
+		return nil, err
+	}
+	return endpoint.Raw("[200,{}]"), nil
 }
 
 // spec: ss/sendKnock

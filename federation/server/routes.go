@@ -43,8 +43,10 @@ func (s *Server) routes() []endpoint.Route {
 		// Memberships.
 		{Method: get, Path: "/federation/v1/make_join/{roomId}/{userId}", Operation: "makeJoin", Auth: inRoom, Handle: s.heavy(s.makeJoin)},
 		{Method: put, Path: "/federation/v2/send_join/{roomId}/{eventId}", Operation: "sendJoinV2", Auth: inRoom, MaxBody: eventBody, Handle: s.heavy(s.sendJoin)},
+		{Method: put, Path: "/federation/v1/send_join/{roomId}/{eventId}", Operation: "sendJoinV1", Auth: inRoom, MaxBody: eventBody, Handle: s.heavy(s.sendJoinV1)},
 		{Method: get, Path: "/federation/v1/make_leave/{roomId}/{userId}", Operation: "makeLeave", Auth: inRoom, Handle: s.makeLeave},
 		{Method: put, Path: "/federation/v2/send_leave/{roomId}/{eventId}", Operation: "sendLeaveV2", Auth: inRoom, MaxBody: eventBody, Handle: s.sendLeave},
+		{Method: put, Path: "/federation/v1/send_leave/{roomId}/{eventId}", Operation: "sendLeaveV1", Auth: inRoom, MaxBody: eventBody, Handle: s.sendLeaveV1},
 		{Method: get, Path: "/federation/v1/make_knock/{roomId}/{userId}", Operation: "makeKnock", Auth: inRoom, Handle: s.makeKnock},
 		{Method: put, Path: "/federation/v1/send_knock/{roomId}/{eventId}", Operation: "sendKnock", Auth: inRoom, MaxBody: eventBody, Handle: s.sendKnock},
 		{Method: put, Path: "/federation/v1/invite/{roomId}/{eventId}", Operation: "sendInviteV1", Auth: inRoom, MaxBody: inviteBody, Handle: s.inviteV1},
@@ -52,6 +54,8 @@ func (s *Server) routes() []endpoint.Route {
 
 		{Method: put, Path: "/federation/v1/exchange_third_party_invite/{roomId}", Operation: "exchangeThirdPartyInvite", Auth: inRoom, MaxBody: eventBody, Handle: s.exchangeThirdPartyInvite},
 		{Method: put, Path: "/federation/v1/3pid/onbind", Operation: "onBindThirdPartyIdentifier", MaxBody: inviteBody, Handle: s.onBind},
+		// Sydent posts it.
+		{Method: post, Path: "/federation/v1/3pid/onbind", Operation: "onBindThirdPartyIdentifier", MaxBody: inviteBody, Handle: s.onBind},
 
 		// Events and state.
 		{Method: get, Path: "/federation/v1/event/{eventId}", Operation: "getEvent", Auth: signed, Handle: s.getEvent},

@@ -65,6 +65,10 @@ func (f *fakeRooms) MakeJoin(_ context.Context, _ matrix.ServerName, _ matrix.Ro
 	return rooms.MadeEvent{Version: versions[len(versions)-1], Event: fmt.Appendf(nil, `{"sender":%q}`, user)}, nil
 }
 
+func (f *fakeRooms) SendLeave(context.Context, matrix.ServerName, matrix.RoomID, matrix.EventID, []byte) error {
+	return nil
+}
+
 func (f *fakeRooms) SendJoin(_ context.Context, _ matrix.ServerName, _ matrix.RoomID, _ matrix.EventID, pdu []byte, omit bool) (rooms.SentJoin, error) {
 	return rooms.SentJoin{Event: pdu, State: [][]byte{[]byte(`{"s":1}`), []byte(`{"s":2}`)}, MembersOmitted: omit, Servers: []matrix.ServerName{"us.example"}}, nil
 }
@@ -239,7 +243,6 @@ func TestASignedRequestEndsBackOff(t *testing.T) {
 func TestUnknownEndpoints(t *testing.T) {
 	f := setUp(t, nil)
 	f.expect(404, "M_UNRECOGNIZED")(f.call("GET", "/_matrix/federation/v1/nothing", ""))
-	f.expect(404, "M_UNRECOGNIZED")(f.call("PUT", "/_matrix/federation/v1/send_join/!r:us.example/$e", "{}"))
 	f.expect(405, "M_UNRECOGNIZED")(f.call("POST", "/_matrix/federation/v1/version", "{}"))
 	f.expect(401, "M_MISSING_TOKEN")(f.raw("GET", "/_matrix/federation/v1/openid/userinfo", ""))
 }
@@ -321,6 +324,9 @@ func TestMemberships(t *testing.T) {
 		f.call("PUT", "/_matrix/federation/v2/send_join/!r:us.example/$e", `{"x":1}`))
 	f.expect(200, `"members_omitted":true,"origin":"us.example","servers_in_room":["us.example"]`)(
 		f.call("PUT", "/_matrix/federation/v2/send_join/!r:us.example/$e?omit_members=true", `{"x":1}`))
+	f.expect(200, `[200,{"auth_chain":[],"event":{"x":1},"members_omitted":false,"origin":"us.example","state":[{"s":1},{"s":2}]}]`)(
+		f.call("PUT", "/_matrix/federation/v1/send_join/!r:us.example/$e", `{"x":1}`))
+	f.expect(200, `[200,{}]`)(f.call("PUT", "/_matrix/federation/v1/send_leave/!r:us.example/$e", `{"x":1}`))
 	f.rooms.invite = func(version roomversion.ID, pdu []byte, stripped [][]byte) []byte {
 		return fmt.Appendf(nil, `[%q,%s,%d]`, version, pdu, len(stripped))
 	}

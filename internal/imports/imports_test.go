@@ -18,6 +18,7 @@ var layers = [][]string{
 	{"sytest", "bench"},
 	{"cmd"},
 	{"api", "federation", "push"},
+	{"appservice"},
 	{"feed", "delayed", "notices"},
 	{"rooms", "users", "media", "privacy", "config", "web"},
 	{"storage"},

@@ -111,6 +111,16 @@ CREATE INDEX memberships_user ON memberships (user_nid, membership);
 CREATE INDEX memberships_room ON memberships (room_nid, membership, server_nid);
 CREATE INDEX memberships_invites ON memberships (pos) WHERE membership = 1;
 
+-- The newest membership of a local user in a room in which this server did not take part, for readers of the stream: its event has no place in the timeline.
+CREATE TABLE apart_memberships (
+    room_nid INTEGER NOT NULL,
+    user_nid INTEGER NOT NULL,
+    event_id TEXT    NOT NULL,
+    pos      INTEGER NOT NULL,
+    PRIMARY KEY (room_nid, user_nid)
+) STRICT;
+CREATE INDEX apart_memberships_pos ON apart_memberships (pos);
+
 -- Stripped state that came with an invite or a knock of a local user.
 CREATE TABLE stripped_states (
     room_nid INTEGER NOT NULL,

@@ -186,7 +186,7 @@ func (p *process) open() (err error) {
 	p.hub = feed.NewHub(func(room matrix.RoomID) []matrix.UserID {
 		local, _ := p.rooms.LocalUsers(p.life, room) //nolint:errcheck // nobody waits
 		return local
-	})
+	}, nil)
 	p.rooms, err = rooms.New(rooms.Options{
 		DB: p.db, ServerName: s.name, Key: s.key, Remote: p.out, Listener: listener{p}, Log: log,
 		Random: reader{draw(w.seed, fmt.Sprint(s.name, s.started))},

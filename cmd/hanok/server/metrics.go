@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"hanok/appservice"
 	"hanok/federation/peers"
 	"hanok/federation/queue"
 	"hanok/push"
@@ -15,17 +16,18 @@ import (
 
 // metrics are one server's numbers, in a registry of their own.
 type metrics struct {
-	registry *prometheus.Registry
-	requests *prometheus.HistogramVec
-	outbound *prometheus.HistogramVec
-	delivery *prometheus.HistogramVec
-	sent     *prometheus.CounterVec
-	pushes   *prometheus.CounterVec
-	gateways *prometheus.HistogramVec
-	pushAge  prometheus.Histogram
-	inFlight prometheus.Gauge
-	commits  prometheus.Histogram
-	writes   *prometheus.CounterVec
+	registry                *prometheus.Registry
+	requests                *prometheus.HistogramVec
+	outbound                *prometheus.HistogramVec
+	delivery                *prometheus.HistogramVec
+	sent                    *prometheus.CounterVec
+	services, serviceEvents *prometheus.CounterVec
+	pushes                  *prometheus.CounterVec
+	gateways                *prometheus.HistogramVec
+	pushAge                 prometheus.Histogram
+	inFlight                prometheus.Gauge
+	commits                 prometheus.Histogram
+	writes                  *prometheus.CounterVec
 }
 
 // buckets are in seconds.
@@ -53,6 +55,12 @@ func newMetrics(version string) *metrics {
 			Name: "hanok_federation_sent_total", Help: "What was sent to other servers; dropped is what they refused time and again.",
 		}, []string{"class", "kind", "result"}),
 	}
+	m.services = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "hanok_appservice_transactions_total", Help: "Attempts to hand a transaction to an application service, by their result.",
+	}, []string{"service", "result"})
+	m.serviceEvents = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "hanok_appservice_events_total", Help: "Events that an application service has taken.",
+	}, []string{"service"})
 	m.pushes = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "hanok_push_notifications_total", Help: "Notifications for push gateways. kind: event, or counts (of unread messages only). result: sent, failed (and tried again), rejected (the pusher is gone), dropped (read meanwhile, too old, or refused time and again).",
 	}, []string{"kind", "result"})
@@ -75,7 +83,7 @@ func newMetrics(version string) *metrics {
 		Name: "hanok_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	m.registry.MustRegister(build, m.requests, m.outbound, m.delivery, m.sent, m.pushes, m.gateways, m.pushAge, m.inFlight, m.commits, m.writes, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(build, m.requests, m.outbound, m.delivery, m.sent, m.services, m.serviceEvents, m.pushes, m.gateways, m.pushAge, m.inFlight, m.commits, m.writes, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -110,6 +118,30 @@ func (m *metrics) watchOutbox(q *queue.Queue) {
 			Name: "hanok_federation_destinations", Help: "Servers for which something is queued.",
 			ConstLabels: prometheus.Labels{"class": string(class)},
 		}, func() float64 { return float64(q.Destinations()[class]) }))
+	}
+}
+
+// observeServiceTransaction counts attempts to tell an application service something.
+func (m *metrics) observeServiceTransaction(service string, delivered bool, events int) {
+	result := "delivered"
+	if !delivered {
+		result = "failed"
+	}
+	m.services.WithLabelValues(service, result).Inc()
+	if delivered {
+		m.serviceEvents.WithLabelValues(service).Add(float64(events))
+	}
+}
+
+// watchServices exports how far each application service is behind.
+func (m *metrics) watchServices(services *appservice.Services) {
+	for _, x := range services.All() {
+		labels := prometheus.Labels{"service": x.ID}
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "hanok_appservice_lag", Help: "Positions of the stream that an application service is behind.", ConstLabels: labels,
+		}, func() float64 { return float64(services.Lag(x)) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "hanok_appservice_failing_seconds", Help: "For how long an application service has not taken what it is sent; 0 if it does.", ConstLabels: labels,
+		}, func() float64 { return x.FailingFor().Seconds() }))
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"hanok/appservice"
 	"hanok/config"
 	"hanok/delayed"
 	"hanok/federation"
@@ -68,7 +69,8 @@ type Server struct {
 	delayed  *delayed.Scheduler
 	push     *push.Sender     // nil: off
 	notices  *notices.Notices // nil: off
-	client   http.Handler     // the client-server API
+	services *appservice.Services
+	client   http.Handler // the client-server API
 
 	outbound   *federation.Outbound // nil: federation is off
 	federation *fedserver.Server
@@ -157,6 +159,10 @@ func (s *Server) Run(ctx context.Context) error {
 		running = append(running, s.federation.Run)
 		sending.Go(func() error { return s.outbound.Queue.Run(sendingFailed, s.rooms) })
 	}
+	// Like the outbox it goes on until the workers have ended, who may have something to tell.
+	sending.Go(func() error {
+		return s.services.Run(sendingFailed, appservice.Sources{Rooms: s.rooms, Users: s.users, Typing: s.feed.Typing})
+	})
 	if s.push != nil {
 		running = append(running, s.push.Run)
 	}

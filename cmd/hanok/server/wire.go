@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"hanok/api"
+	"hanok/appservice"
 	"hanok/delayed"
 	"hanok/federation"
 	"hanok/federation/discovery"
@@ -45,6 +46,9 @@ func (s *Server) wire(ctx context.Context) (err error) {
 	if err := s.openNotices(ctx); err != nil {
 		return err
 	}
+	if err := s.services.OpenAccounts(ctx, s.users.Accounts); err != nil {
+		return err
+	}
 	s.client = s.clientAPI()
 	if s.outbound != nil {
 		s.federation = fedserver.New(fedserver.Options{
@@ -60,15 +64,26 @@ func (s *Server) wire(ctx context.Context) (err error) {
 // interfaces; where two need one another, the first is given a function that finds the second when it is called.
 func (s *Server) openDomain() (err error) {
 	cfg := s.cfg
+	s.services = appservice.New(appservice.Options{
+		ServerName: s.name, Registrations: cfg.Appservices.Registrations, UnverifiedTLS: cfg.Appservices.UnverifiedTLS, DB: s.db, Sent: s.metrics.observeServiceTransaction, Log: s.part("appservice"),
+	})
+	s.metrics.watchServices(s.services)
 	s.hub = feed.NewHub(func(room matrix.RoomID) []matrix.UserID {
 		local, err := s.rooms.LocalUsers(s.requests, room)
 		if err != nil {
 			s.log.Error().Err(err).Msg("wake a room")
 		}
 		return local
-	})
+	}, s.services.Wake)
+	listening := listeners{s.hub, deviceLists{s}, pushes{s}}
+	if !s.services.None() {
+		listening = append(listening, s.services)
+	}
+	if s.outbound != nil {
+		listening = append(listening, s.outbound.Queue)
+	}
 	roomOptions := rooms.Options{
-		DB: s.db, ServerName: s.name, Key: s.key, Policy: roomPolicy{s.policy}, Notices: s.noticesSender(), Listener: listeners{s.hub, deviceLists{s}, pushes{s}}, Log: s.part("rooms"),
+		DB: s.db, ServerName: s.name, Key: s.key, Policy: roomPolicy{s.policy}, Notices: s.noticesSender(), Listener: listening, Log: s.part("rooms"),
 		DefaultVersion: roomversion.ID(cfg.Rooms.DefaultVersion),
 		Profile: func(ctx context.Context, user matrix.UserID) (string, string, error) {
 			return s.users.Profiles.Local(ctx, user)
@@ -77,8 +92,13 @@ func (s *Server) openDomain() (err error) {
 		MayFederate: func(ctx context.Context, user matrix.UserID) error {
 			return s.users.Accounts.CheckFederates(ctx, user)
 		},
-		Erased: func(ctx context.Context, user matrix.UserID) (bool, error) { return s.users.Accounts.Erased(ctx, user) },
+		Erased:    func(ctx context.Context, user matrix.UserID) (bool, error) { return s.users.Accounts.Erased(ctx, user) },
+		MakeAlias: s.services.MakeAlias,
 		MayInvite: func(ctx context.Context, invited, inviter matrix.UserID) error {
+			// The invite is made in any case: a service that is down finds it when it is back.
+			if err := s.services.MakeUser(ctx, invited); err != nil {
+				s.log.Info().Err(err).Msg("an application service was asked in vain whether an invited user exists")
+			}
 			return s.users.Accounts.CheckInvite(ctx, invited, inviter)
 		},
 		StateCompleted: func(ctx context.Context, tx *storage.Tx, c *rooms.Completion) error {
@@ -89,6 +109,7 @@ func (s *Server) openDomain() (err error) {
 		DB: s.db, ServerName: s.name, Log: s.part("users"), Policy: s.policy, Notices: s.noticesSender(), Notifier: pushes{s},
 		PushGateways: users.PushGateways{Disabled: cfg.Push.Disabled, Insecure: cfg.Push.AllowPrivateAddresses, Hosts: cfg.Push.Gateways},
 		LocalOnly:    cfg.Registration.LocalOnly, RegistrationTokens: cfg.Registration.Tokens, RegistrationSecret: cfg.Registration.SharedSecret, KeepAddresses: s.policy.KeepIP(), Remote: noRemote{}, Outbox: noOutbox{},
+		Reserved: func(user matrix.UserID) bool { return s.services.UserReserved(user, nil) }, MakeUser: s.services.MakeUser,
 	}
 	feedOptions := feed.Options{DB: s.db, Hub: s.hub, Notified: pushes{s}.Notified, Recounted: pushes{s}.Recounted, Log: s.part("feed")}
 	mediaOptions := media.Options{
@@ -100,7 +121,7 @@ func (s *Server) openDomain() (err error) {
 	if s.outbound != nil {
 		roomOptions.Answers = func(name matrix.ServerName) bool { _, wait := s.outbound.Peers.RetryAt(name); return !wait }
 		roomOptions.Identity = identity.New(identity.Options{Trusted: cfg.Identity.TrustedServers, HTTP: s.outbound.Resolver.HTTPClient()})
-		roomOptions.Remote, roomOptions.Listener = s.outbound, listeners{s.hub, deviceLists{s}, pushes{s}, s.outbound.Queue}
+		roomOptions.Remote = s.outbound
 		userOptions.Remote, userOptions.Outbox = s.outbound, s.outbound.Queue
 		feedOptions.SendTyping, mediaOptions.Remote = s.sendTyping, s.outbound
 	}
@@ -181,7 +202,7 @@ func (s *Server) clientAPI() http.Handler {
 	cfg := s.cfg
 	o := api.Options{
 		ServerName: s.name, BaseURL: strings.TrimSuffix(cfg.Server.PublicBaseURL, "/"),
-		DB: s.db, Rooms: s.rooms, Users: s.users, Feed: s.feed, Media: s.media, Delayed: s.delayed, Notices: s.notices, Previews: s.previews,
+		DB: s.db, Rooms: s.rooms, Users: s.users, Feed: s.feed, Media: s.media, Delayed: s.delayed, Notices: s.notices, Services: s.services, Previews: s.previews,
 		Registration: api.Registration{
 			Open: cfg.Registration.Open, RequireToken: !cfg.Registration.Open && len(cfg.Registration.Tokens) > 0,
 			Guests: cfg.Registration.Guests, PasswordLogin: true,

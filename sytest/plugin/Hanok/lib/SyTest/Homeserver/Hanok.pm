@@ -12,7 +12,22 @@ use File::Copy qw( copy );
 use File::Path qw( make_path remove_tree );
 
 use SyTest::Homeserver;
+use SyTest::Identity::Server;
 use SyTest::SSL qw( ensure_ssl_key create_ssl_cert );
+
+# The certificate that the suite has for its identity server names the host as CN only, where no verifier looks any more. It
+# gets one like those of the suite's homeservers.
+{
+   no warnings 'redefine';
+   my $listen = SyTest::Identity::Server->can( 'listen' );
+   *SyTest::Identity::Server::listen = sub {
+      my ( $self, %args ) = @_;
+      my ( $certificate, $key ) = map { "$main::WORK_DIR/identity.$_" } qw( crt key );
+      ensure_ssl_key( $key );
+      create_ssl_cert( $certificate, $key, $args{host} );
+      return $listen->( $self, %args, SSL_cert_file => $certificate, SSL_key_file => $key );
+   };
+}
 
 # Tests register users with it.
 use constant SHARED_SECRET => 'reg_secret';
