@@ -308,6 +308,11 @@ func (c *committer) publish(w *batchWrite) {
 		if u.whole != nil {
 			c.e.partials.finish(r.nid) // whoever has waited for it sees the whole state
 		}
+		if u.created {
+			c.e.directory.published(r.nid)
+		} else if before == nil || before.head == nil || after.head != nil && before.head.state.Ref() != after.head.state.Ref() {
+			c.e.directory.changed(r.nid)
+		}
 		u.Local = after.local
 		if u.Position != 0 {
 			c.e.listener.RoomUpdated(&u.Update)

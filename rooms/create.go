@@ -418,17 +418,30 @@ func (c *creation) adopt(ctx context.Context) (_ *room, err error) {
 var errExists = errors.New("rooms: the room exists already")
 
 func (c *creation) adoptAs(ctx context.Context, id matrix.RoomID) (*room, error) {
-	if _, err := storage.RoomByID(ctx, c.e.db, id); err == nil {
-		return nil, errExists
-	} else if ignoreNotFound(err) != nil {
+	if err := c.e.checkFree(ctx, id); err != nil {
 		return nil, err
 	}
 	r, err := c.e.newRoom(id, c.version)
 	if err != nil {
 		return nil, err
 	}
+	// Again: one that was made meanwhile may have left memory before we were in it.
+	if err := c.e.checkFree(ctx, id); err != nil {
+		c.e.abandon(r)
+		r.release()
+		return nil, err
+	}
 	c.room = r
 	return r, nil
+}
+
+// checkFree returns errExists if the database has the room.
+func (e *Engine) checkFree(ctx context.Context, id matrix.RoomID) error {
+	_, err := storage.RoomByID(ctx, e.db, id)
+	if err == nil {
+		return errExists
+	}
+	return ignoreNotFound(err)
 }
 
 // newRoom makes the owner of a room that is not in the database yet, pinned; its first entry must have create set.
@@ -473,7 +486,7 @@ func (c *creation) store(ctx context.Context, tx *storage.Tx) error {
 		}
 	}
 	if c.old != nil {
-		if err := moveEntries(ctx, tx, c.old.nid, c.room.nid, c.q.Published); err != nil {
+		if err := c.room.e.moveEntries(ctx, tx, c.old.nid, c.room.nid, c.q.Published); err != nil {
 			return err
 		}
 	} else if c.q.Published {

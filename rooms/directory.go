@@ -1,13 +1,13 @@
 package rooms
 
 import (
-	"cmp"
 	"context"
 	"slices"
-	"strconv"
 	"strings"
 
+	"hanok/internal/fold"
 	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
 	"hanok/matrix/roomversion"
 	"hanok/storage"
 	"hanok/storage/statetree"
@@ -25,7 +25,9 @@ func (e *Engine) SetPublished(ctx context.Context, user matrix.UserID, room matr
 			return err
 		}
 	}
-	return e.db.Write(ctx, func(tx *storage.Tx) error { return storage.SetPublished(ctx, tx, nid, published) })
+	err = e.db.Write(ctx, func(tx *storage.Tx) error { return storage.SetPublished(ctx, tx, nid, published) })
+	e.directory.published(nid)
+	return err
 }
 
 // SetPublishedIn puts a room into the directory of a network of an application service, or takes it out. M_NOT_FOUND.
@@ -35,7 +37,9 @@ func (e *Engine) SetPublishedIn(ctx context.Context, network string, room matrix
 	if err != nil {
 		return err
 	}
-	return e.db.Write(ctx, func(tx *storage.Tx) error { return storage.SetPublishedIn(ctx, tx, network, nid, published) })
+	err = e.db.Write(ctx, func(tx *storage.Tx) error { return storage.SetPublishedIn(ctx, tx, network, nid, published) })
+	e.directory.published(nid)
+	return err
 }
 
 // Published says whether a room is in the public directory. spec: cs/getRoomVisibilityOnDirectory
@@ -56,6 +60,7 @@ type PublicRoomsRequest struct {
 	// Network is the instance_id of a network of an application service, whose directory is meant; AllNetworks means all together.
 	Network     string
 	AllNetworks bool
+	Server      bool // another server asks: rooms that its users cannot join are left out
 }
 
 // RoomSummary describes a room to somebody who is not in it. spec: cs/getPublicRooms
@@ -87,10 +92,10 @@ type PublicRooms struct {
 
 // PublicRooms lists published rooms. M_INVALID_PARAM for a bad token.
 func (e *Engine) PublicRooms(ctx context.Context, q PublicRoomsRequest) (*PublicRooms, error) {
-	start := 0
+	at := directoryToken{}
 	if q.Since != "" {
-		var err error
-		if start, err = strconv.Atoi(strings.TrimPrefix(q.Since, "p")); err != nil || start < 0 {
+		var ok bool
+		if at, ok = parseDirectoryToken(q.Since); !ok {
 			return nil, matrix.InvalidParam("since is not a token of this list")
 		}
 	}
@@ -100,68 +105,52 @@ func (e *Engine) PublicRooms(ctx context.Context, q PublicRoomsRequest) (*Public
 	if q.AllNetworks && q.Network != "" {
 		return nil, matrix.InvalidParam("third_party_instance_id cannot stand beside include_all_networks")
 	}
-	nids, err := e.publishedRooms(ctx, &q)
+	all, err := e.directory.listings(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var all []RoomSummary
-	for _, nid := range nids {
-		r, err := e.roomByNID(ctx, nid)
+	term := fold.Text(q.Search)
+	all = slices.DeleteFunc(slices.Clone(all), func(l *listing) bool { return !q.matches(l, term) })
+	start, end := at.page(all, q.Limit)
+	page := &PublicRooms{Chunk: make([]RoomSummary, 0, end-start), Total: len(all)}
+	for _, l := range all[start:end] {
+		s, err := e.summaryOf(ctx, l.nid)
 		if err != nil {
 			return nil, err
 		}
-		s, err := r.summary(ctx)
-		r.release()
-		if err != nil {
-			return nil, err
-		}
-		if q.matches(s) {
-			all = append(all, *s)
-		}
+		page.Chunk = append(page.Chunk, *s)
 	}
-	slices.SortFunc(all, func(a, b RoomSummary) int {
-		return cmp.Or(cmp.Compare(b.NumJoined, a.NumJoined), cmp.Compare(a.RoomID, b.RoomID))
-	})
-	start = min(start, len(all))
-	end := min(start+q.Limit, len(all))
-	page := &PublicRooms{Chunk: all[start:end:end], Total: len(all)}
-	if page.Chunk == nil {
-		page.Chunk = []RoomSummary{}
+	if end < len(all) && end > 0 {
+		page.NextBatch = all[end-1].after().String()
 	}
-	if end < len(all) {
-		page.NextBatch = pageToken(end)
-	}
-	if start > 0 {
-		page.PrevBatch = pageToken(max(0, start-q.Limit))
+	if start > 0 && start < len(all) {
+		page.PrevBatch = all[start].before().String()
 	}
 	return page, nil
 }
 
-func (e *Engine) publishedRooms(ctx context.Context, q *PublicRoomsRequest) ([]storage.RoomNID, error) {
-	switch {
-	case q.AllNetworks:
-		return storage.PublishedRoomsAnywhere(ctx, e.db)
-	case q.Network != "":
-		return storage.PublishedRoomsIn(ctx, e.db, q.Network)
+func (e *Engine) summaryOf(ctx context.Context, nid storage.RoomNID) (*RoomSummary, error) {
+	r, err := e.roomByNID(ctx, nid)
+	if err != nil {
+		return nil, err
 	}
-	return storage.PublishedRooms(ctx, e.db)
+	defer r.release()
+	return r.summary(ctx)
 }
 
-// pageToken names a place in the list. A bare 0 would be nothing to clients in some languages.
-func pageToken(start int) string { return "p" + strconv.Itoa(start) }
-
-func (q *PublicRoomsRequest) matches(s *RoomSummary) bool {
+func (q *PublicRoomsRequest) matches(l *listing, term string) bool {
+	switch {
+	case q.Server && l.localOnly,
+		q.Network != "" && !slices.Contains(l.networks, q.Network),
+		q.Network == "" && !q.AllNetworks && !l.published:
+		return false
+	}
 	if q.RoomTypes != nil && !slices.ContainsFunc(q.RoomTypes, func(t *string) bool {
-		return t == nil && s.RoomType == "" || t != nil && *t == s.RoomType
+		return t == nil && l.roomType == "" || t != nil && *t == l.roomType
 	}) {
 		return false
 	}
-	if q.Search == "" {
-		return true
-	}
-	term := strings.ToLower(q.Search)
-	return strings.Contains(strings.ToLower(s.Name), term) || strings.Contains(strings.ToLower(s.Topic), term) ||
-		strings.Contains(strings.ToLower(string(s.CanonicalAlias)), term)
+	return strings.Contains(l.search, term)
 }
 
 // Summary describes one room; access is the caller's to check. spec: cs/getRoomSummary
@@ -189,13 +178,7 @@ func (r *room) summary(ctx context.Context) (*RoomSummary, error) {
 	if err != nil {
 		return nil, err
 	}
-	text := func(i int, key string) string {
-		if events[i] == nil {
-			return ""
-		}
-		s, _ := events[i].ContentString(key)
-		return s
-	}
+	text := func(i int, key string) string { return textIn(events[i], key) }
 	s := &RoomSummary{
 		RoomID: r.id, RoomType: text(0, "type"), Name: text(1, "name"), Topic: text(2, "topic"), AvatarURL: text(3, "url"),
 		CanonicalAlias: matrix.RoomAlias(text(4, "alias")), JoinRule: text(5, "join_rule"), GuestCanJoin: text(6, "guest_access") == "can_join",
@@ -215,13 +198,31 @@ func (r *room) summary(ctx context.Context) (*RoomSummary, error) {
 	return s, err
 }
 
+// textIn is a string in the content of an event, "" if there is none.
+func textIn(ev *Event, key string) string {
+	if ev == nil {
+		return ""
+	}
+	s, _ := ev.ContentString(key)
+	return s
+}
+
+// localOnly says whether a room is for users of its creator's server only.
+func localOnly(create *Event) bool {
+	if create == nil {
+		return false
+	}
+	federate, ok := canonicaljson.Get(create.Content(), "m.federate")
+	return ok && string(federate) == "false"
+}
+
 // joinedCount is how many were joined in a state.
 type joinedCount struct {
 	state statetree.Ref
 	n     int
 }
 
-// countJoined counts the members of the current state. Every page of the directory needs the number of all published rooms.
+// countJoined counts the members of the current state.
 func (r *room) countJoined(ctx context.Context, state statetree.Ref) (int, error) {
 	if last := r.joined.Load(); last != nil && last.state == state {
 		return last.n, nil

@@ -13,7 +13,7 @@
 //   - memberships: create.go, join.go, enter.go (through another server), invite.go, third_party_invite.go, leave.go, membership.go, upgrade.go, userrooms.go
 //   - pages: messages.go, backfill.go, timestamp.go, relations.go, aggregations.go, search.go
 //   - for other servers: serve.go, serve_join.go
-//   - the directory: alias.go, directory.go, summary.go, spaces.go, hierarchy.go
+//   - the directory: alias.go, directory.go, published.go, summary.go, spaces.go, hierarchy.go
 //   - rooms joined without their members: partial.go, then resync.go and restate.go
 //   - memory: cache.go (events), load.go (from the database into it), flights.go
 //
@@ -28,7 +28,7 @@
 //     reads of the database when something needed is not in a cache.
 //  4. room.chainsMu: held while states are resolved, over reads of the database.
 //  5. Engine.mu (the table of loaded rooms), room.pending, committer.mu, userRooms.mu,
-//     recentChanges.mu, partials.mu, cache locks: leaves, held for a few instructions.
+//     recentChanges.mu, partials.mu, published.mu, cache locks: leaves, held for a few instructions.
 //
 // The committer takes room.mu only to drop a head after a failed commit, and
 // not at all while it publishes, which happens on the database's goroutine.

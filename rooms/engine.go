@@ -218,6 +218,7 @@ type Engine struct {
 	resolved  *resolutionCache
 	servers   *serverCounts
 	userRooms *userRooms
+	directory *published
 	recent    recentChanges
 	partials  *partials
 	committer *committer
@@ -301,6 +302,7 @@ func New(o Options) (*Engine, error) {
 	if e.partials, err = loadPartials(context.Background(), o.DB); err != nil {
 		return nil, err
 	}
+	e.directory = newPublished(e)
 	e.committer = newCommitter(e, o.Gather)
 	return e, nil
 }

@@ -179,7 +179,7 @@ func TestPublicRoomsPages(t *testing.T) {
 	if len(seen) != count || pages != 2 {
 		t.Errorf("%d rooms, and %d pages back from the last", len(seen), pages)
 	}
-	for _, bad := range []string{"x", "p", "-1", "p-1", "3x"} {
+	for _, bad := range []string{"x", "p", "-1", "p-1", "3x", "n1_", "n_!a:b", "n-1_!a:b", "p1_x"} {
 		if _, err := a.PublicRooms(ctx, rooms.PublicRoomsRequest{Since: bad}); !matrix.HasCode(err, "M_INVALID_PARAM") {
 			t.Errorf("since=%s: %v", bad, err)
 		}

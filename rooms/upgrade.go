@@ -265,7 +265,10 @@ func (e *Engine) FollowUpgrade(ctx context.Context, old, replacement matrix.Room
 	if err != nil || len(aliases) == 0 && !row.Published {
 		return err
 	}
-	return e.db.Write(ctx, func(tx *storage.Tx) error { return moveEntries(ctx, tx, from, to, row.Published) })
+	err = e.db.Write(ctx, func(tx *storage.Tx) error { return e.moveEntries(ctx, tx, from, to, row.Published) })
+	e.directory.published(from)
+	e.directory.published(to)
+	return err
 }
 
 // replaced returns the numbers of two rooms, 0 if the second does not replace the first.
@@ -302,7 +305,8 @@ func (e *Engine) replaced(ctx context.Context, old, replacement matrix.RoomID) (
 }
 
 // moveEntries points the aliases of a room at the one that replaces it, and takes it out of the directory for that one.
-func moveEntries(ctx context.Context, tx *storage.Tx, from, to storage.RoomNID, published bool) error {
+func (e *Engine) moveEntries(ctx context.Context, tx *storage.Tx, from, to storage.RoomNID, published bool) error {
+	tx.OnVisible(func() { e.directory.published(from) })
 	if err := storage.MoveAliases(ctx, tx, from, to); err != nil {
 		return err
 	}

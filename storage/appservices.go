@@ -61,9 +61,13 @@ func SetPublishedIn(ctx context.Context, tx *Tx, network string, room RoomNID, p
 	return err
 }
 
-// PublishedRoomsIn lists the directory of a network.
-func PublishedRoomsIn(ctx context.Context, q Querier, network string) ([]RoomNID, error) {
-	return collectNumbers[RoomNID](q.Query(ctx, `SELECT room_nid FROM network_rooms WHERE network = $1 ORDER BY room_nid`, []byte(network)))
+// NetworksOfRoom lists the networks of application services in whose directories a room is.
+func NetworksOfRoom(ctx context.Context, q Querier, room RoomNID) ([]string, error) {
+	return collect(ctx, q, func(r *Rows) (string, error) {
+		var network []byte
+		err := r.Scan(&network)
+		return string(network), err
+	}, `SELECT network FROM network_rooms WHERE room_nid = $1 ORDER BY network`, int64(room))
 }
 
 const publishedAnywhere = `SELECT nid FROM rooms WHERE published = 1 UNION SELECT room_nid FROM network_rooms ORDER BY 1`

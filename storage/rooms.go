@@ -96,11 +96,6 @@ func SetPublished(ctx context.Context, tx *Tx, room RoomNID, published bool) err
 	return err
 }
 
-// PublishedRooms lists the directory.
-func PublishedRooms(ctx context.Context, q Querier) ([]RoomNID, error) {
-	return collectNumbers[RoomNID](q.Query(ctx, `SELECT nid FROM rooms WHERE published = 1 ORDER BY nid`))
-}
-
 // RoomState is the current state of a room from a position on.
 type RoomState struct {
 	Room  RoomNID

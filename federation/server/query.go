@@ -79,7 +79,7 @@ func (s *Server) getPublicRooms(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.opts.Rooms.PublicRooms(r.Ctx(), rooms.PublicRoomsRequest{Limit: pageSize(limit), Since: r.Query("since")})
+	return s.opts.Rooms.PublicRooms(r.Ctx(), rooms.PublicRoomsRequest{Limit: pageSize(limit), Since: r.Query("since"), Server: true})
 }
 
 // spec: ss/queryPublicRooms
@@ -96,7 +96,7 @@ func (s *Server) queryPublicRooms(r *endpoint.Request) (any, error) {
 		return nil, err
 	}
 	return s.opts.Rooms.PublicRooms(r.Ctx(), rooms.PublicRoomsRequest{
-		Limit: pageSize(body.Limit), Since: body.Since, Search: body.Filter.Search, RoomTypes: body.Filter.RoomTypes,
+		Limit: pageSize(body.Limit), Since: body.Since, Search: body.Filter.Search, RoomTypes: body.Filter.RoomTypes, Server: true,
 	})
 }
 

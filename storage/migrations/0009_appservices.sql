@@ -13,3 +13,5 @@ CREATE TABLE network_rooms (
     room_nid INTEGER NOT NULL,
     PRIMARY KEY (network, room_nid)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX network_rooms_room ON network_rooms (room_nid);
