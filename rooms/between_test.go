@@ -31,7 +31,7 @@ func TestInviteReachesTheRoom(t *testing.T) {
 	}
 }
 
-// Outside the room nobody can tell who may take an invite back, but for the one who sent it.
+// An invite is taken back by who sent it; if by another, that is asked later.
 func TestInviteTakenBack(t *testing.T) {
 	n := newNetwork(t)
 	a, c := n.server("a.example"), n.server("c.example")

@@ -217,6 +217,7 @@ type Engine struct {
 	forms     *clientForms
 	resolved  *resolutionCache
 	servers   *serverCounts
+	doubted   *doubted
 	userRooms *userRooms
 	directory *published
 	recent    recentChanges
@@ -295,6 +296,7 @@ func New(o Options) (*Engine, error) {
 		forms:    newClientForms(),
 		resolved: newResolutionCache(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},
 		servers:  newServerCounts(),
+		doubted:  newDoubted(),
 		maxRooms: o.CacheRooms,
 		byID:     make(map[matrix.RoomID]*room),
 		byNID:    make(map[storage.RoomNID]*room),

@@ -286,12 +286,18 @@ func (r *room) takeOver(ctx context.Context, join *event.Event, tree statetree.T
 func (r *room) restart(ctx context.Context, en *entry, tree, after statetree.Tree) error {
 	it := en.items[0]
 	ev := it.ev
-	unheard, err := r.unheard(ctx, ev, tree)
+	en.head = &head{tips: []tip{{nid: ev.NID, id: ev.ID(), depth: ev.Depth(), after: after, partial: ev.Partial}}, state: after}
+	missed, err := r.missedLeave(ctx, tree, ev)
 	if err != nil {
 		return err
 	}
-	en.head = &head{tips: append(unheard, tip{nid: ev.NID, id: ev.ID(), depth: ev.Depth(), after: after, partial: ev.Partial}), state: after}
-	if len(unheard) > 0 {
+	if missed {
+		// Its state is another branch's. What we know of ours counts as well, as it does for all who have heard.
+		for _, t := range deepest(r.head.tips, min(len(r.head.tips), maxTips-1)) {
+			if !slices.Contains(ev.prevs, t.nid) {
+				en.head.tips = append(en.head.tips, t)
+			}
+		}
 		if en.head.state, err = r.stateOver(ctx, en.head.tips); err != nil {
 			return err
 		}
@@ -301,28 +307,83 @@ func (r *room) restart(ctx context.Context, en *entry, tree, after statetree.Tre
 	return err
 }
 
-// unheard lists the ends of branches by which users of ours left and that the server which lets us in again has not got yet: everybody
-// will hear of them and take them for branches beside our join, so we do, too. What else is the end of a branch here comes before the join,
-// or others will tell what became of it.
-func (r *room) unheard(ctx context.Context, join *Event, before statetree.Tree) ([]tip, error) {
-	var out []tip
-	for _, t := range r.head.tips {
-		ev, err := r.event(ctx, t.nid)
-		if err != nil {
-			return nil, err
-		}
-		key, _ := ev.StateKey()
-		if ev.Type() != "m.room.member" || ev.Membership() != "leave" || !ev.Relay || !r.e.isLocal(ev.Sender()) || key != string(ev.Sender()) || slices.Contains(join.prevs, t.nid) {
+// maxMemberships bounds the walk through former memberships of a user.
+const maxMemberships = 50
+
+// missedLeave says whether the server that lets us in again has not heard how we left: the state before the join holds an earlier membership of
+// a local user than we know of. Everybody else will hear, and take it for a branch beside our join. The state may lack members, but the join
+// names the one before it. r.mu is held.
+func (r *room) missedLeave(ctx context.Context, tree statetree.Tree, join *Event) (bool, error) {
+	if len(r.head.tips) == 0 {
+		return false, nil
+	}
+	diffs, err := statetree.Diff(ctx, r.head.state, tree)
+	if err != nil {
+		return false, err
+	}
+	diffs = slices.DeleteFunc(diffs, func(d statetree.Difference) bool { return d.Events[0] == 0 })
+	names, err := r.e.diffNames(ctx, diffs)
+	if err != nil {
+		return false, err
+	}
+	for i, d := range diffs {
+		if names[i].Type != "m.room.member" || !r.e.isLocal(matrix.UserID(names[i].Key)) {
 			continue
 		}
-		told, err := before.Get(ctx, ev.entry().Key)
+		ours, err := r.event(ctx, storage.EventNID(d.Events[0]))
 		if err != nil {
-			return nil, err
+			return false, err
 		}
-		// The state has the join that the user left, or lacks their membership and is too early for the leave.
-		if slices.Contains(ev.auths, storage.EventNID(told)) || told == 0 && join.Partial && join.Depth() <= ev.Depth() {
-			out = append(out, t)
+		theirs := storage.EventNID(d.Events[1])
+		switch {
+		case theirs != 0:
+		case join.Is("m.room.member", names[i].Key):
+			before, err := r.membershipBefore(ctx, join)
+			if err != nil {
+				return false, err
+			}
+			if before != nil {
+				theirs = before.NID
+			}
+		case join.Partial && ours.Membership() == "leave" && join.Depth() <= ours.Depth():
+			return true, nil // the state lacks this membership, and is too early for its end
+		}
+		if earlier, err := r.earlierMembership(ctx, ours, theirs); earlier || err != nil {
+			return earlier, err
 		}
 	}
-	return out, nil
+	return false, nil
+}
+
+// membershipBefore finds the user's previous membership event among the auth events of another, nil if there is none.
+func (r *room) membershipBefore(ctx context.Context, member *Event) (*Event, error) {
+	key, _ := member.StateKey()
+	known, err := r.eventsByID(ctx, member.AuthEvents())
+	if err != nil {
+		return nil, err
+	}
+	for _, ev := range known {
+		if ev.Is("m.room.member", key) {
+			return ev, nil
+		}
+	}
+	return nil, nil
+}
+
+// earlierMembership says whether a user had another membership before one.
+func (r *room) earlierMembership(ctx context.Context, member *Event, other storage.EventNID) (bool, error) {
+	if other == 0 || member.NID == other {
+		return false, nil
+	}
+	for range maxMemberships {
+		before, err := r.membershipBefore(ctx, member)
+		if before == nil || err != nil {
+			return false, err
+		}
+		if before.NID == other {
+			return true, nil
+		}
+		member = before
+	}
+	return false, nil
 }

@@ -77,7 +77,7 @@ func (e *Engine) Invite(ctx context.Context, q MemberRequest) (matrix.EventID, e
 	}
 	// The invited server has the invite now: finish even if the client has gone away.
 	ctx = context.WithoutCancel(ctx)
-	_, err = e.admit(ctx, e.server, r, signed)
+	_, err = e.admit(ctx, e.server, r, signed, nil)
 	return invite.ID(), err
 }
 

@@ -2,9 +2,13 @@ package rooms
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"net/http"
 	"slices"
+	"sync"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
@@ -64,6 +68,9 @@ func (e *Engine) leave(ctx context.Context, q MemberRequest, away bool) (matrix.
 	}
 	switch m.Membership {
 	case storage.MembershipLeave:
+		if m.Event == 0 {
+			return "", nil // a resolution of states ended the membership: there is no event that did
+		}
 		ev, err := e.eventByNID(ctx, m.Event)
 		if err != nil {
 			return "", err
@@ -124,44 +131,137 @@ func (e *Engine) leaveThrough(ctx context.Context, server matrix.ServerName, r *
 	return leave, e.remote.SendLeave(ctx, server, q.Room, leave.ID(), leave.JSON())
 }
 
-// receiveApart takes events of a room in which this server does not take part. All that can concern us
-// is that a local user's invite was taken back, or a knock turned down: nobody else tells us.
+// receiveApart takes events of a room in which this server does not take part. All that can concern us is that a local user's
+// invite was taken back, or a knock turned down: nobody else tells us; or an invite that we signed while we were in the room, if
+// its last local user left before it came into it.
 func (e *Engine) receiveApart(ctx context.Context, r *room, events []*event.Event) []error {
 	out := make([]error, len(events))
+	asked := make(map[matrix.UserID]bool)
 	for i, ev := range events {
-		out[i] = e.takenBack(ctx, r, ev)
+		if ev.Membership() == "invite" {
+			out[i] = e.invitedBefore(ctx, r, ev)
+			continue
+		}
+		out[i] = e.takenBack(ctx, r, ev, asked)
 	}
 	return out
 }
 
+// invitedBefore takes an invite of a local user that this server has agreed to, which its signature shows.
+func (e *Engine) invitedBefore(ctx context.Context, r *room, ev *event.Event) error {
+	key, _ := ev.StateKey()
+	user := matrix.UserID(key)
+	message, signature, ok := ev.SignatureCheck(e.server, e.key.ID)
+	if ev.Type() != "m.room.member" || !e.isLocal(user) || ev.HashMismatch() || !ok || !ed25519.Verify(e.key.Public(), message, signature) {
+		return errNotInRoom
+	}
+	known, err := r.eventsByID(ctx, []matrix.EventID{ev.ID()})
+	if err != nil || known[ev.ID()] != nil {
+		return err // it has had its effect
+	}
+	if err := e.verify(ctx, []*event.Event{ev})[0]; err != nil {
+		return err
+	}
+	if err := e.mayInvite(ctx, user, ev.Sender()); err != nil {
+		return err
+	}
+	m, err := e.membershipIn(ctx, r.nid, user)
+	if err != nil {
+		return err
+	}
+	// What the room was when we left is what there is to show.
+	shown, err := r.invitePDUs(ctx, ev.Sender())
+	if err != nil {
+		return err
+	}
+	return r.setApart(ctx, ev, user, m.Membership, shown)
+}
+
+var errNotInRoom = matrix.Forbidden("this server is not in the room")
+
 // takenBack ends a local user's invite or knock. The room's rules cannot be checked from here; that the event
-// names the invite or knock among its auth events shows that its sender's server knows the room.
-func (e *Engine) takenBack(ctx context.Context, r *room, ev *event.Event) error {
-	refused := matrix.Forbidden("this server is not in the room")
+// names the invite or knock among its auth events shows that its sender's server knows the room. asked notes about whom
+// another server was asked on the way: once in a batch is enough.
+func (e *Engine) takenBack(ctx context.Context, r *room, ev *event.Event, asked map[matrix.UserID]bool) error {
 	key, _ := ev.StateKey()
 	user := matrix.UserID(key)
 	if ev.Type() != "m.room.member" || !e.isLocal(user) || ev.HashMismatch() || ev.Membership() != "leave" && ev.Membership() != "ban" {
-		return refused
+		return errNotInRoom
 	}
 	m, err := e.membershipIn(ctx, r.nid, user)
 	if err != nil {
 		return err
 	}
 	if m.Membership != storage.MembershipInvite && m.Membership != storage.MembershipKnock {
-		return refused
+		return errNotInRoom
 	}
 	was, err := e.eventByNID(ctx, m.Event)
 	if err != nil {
 		return err
 	}
-	// An invite is taken back by who sent it: whether anybody else may do so cannot be told from outside the room.
-	if m.Membership == storage.MembershipInvite && ev.Sender() != was.Sender() || !slices.Contains(ev.AuthEvents(), was.ID()) {
-		return refused
+	if !slices.Contains(ev.AuthEvents(), was.ID()) {
+		return errNotInRoom
 	}
 	if err := e.verify(ctx, []*event.Event{ev})[0]; err != nil {
 		return err
 	}
+	// An invite is taken back by who sent it, or by anybody whom the room gives the power to: that cannot be told from outside the room.
+	if m.Membership == storage.MembershipInvite && ev.Sender() != was.Sender() {
+		if asked[user] {
+			return errNotInRoom
+		}
+		asked[user] = true
+		if !e.doubted.before(ev.ID()) {
+			// Not while its sender waits for the answer, and before the other server can have heard.
+			return matrix.Forbidden("whether the invite was taken back has to be asked").Because(ErrUnsettled)
+		}
+		if err := e.inviteOver(ctx, r.id, user, domain(was.Sender())); err != nil {
+			return err
+		}
+	}
 	return r.setApart(ctx, ev, user, m.Membership, nil)
+}
+
+// maxDoubted bounds the events that are remembered for being in doubt.
+const maxDoubted = 1000
+
+// doubted remembers events that have to come again.
+type doubted struct {
+	mu   sync.Mutex
+	seen *simplelru.LRU[matrix.EventID, struct{}]
+}
+
+func newDoubted() *doubted {
+	lru, err := simplelru.NewLRU[matrix.EventID, struct{}](maxDoubted, nil)
+	if err != nil {
+		panic(err) // the size is a positive constant
+	}
+	return &doubted{seen: lru}
+}
+
+// before says whether an event came before.
+func (d *doubted) before(id matrix.EventID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.seen.Get(id)
+	d.seen.Add(id, struct{}{})
+	return ok
+}
+
+// ErrUnsettled is in the error about an event that may yet be accepted, when another server has heard of it too.
+var ErrUnsettled = errors.New("rooms: another server has not heard of it yet")
+
+// inviteOver asks the server that a local user was invited by whether the invite is over. It is not if the user could still reject it. If
+// that server has left the room, there is nobody to say that the invite stands.
+func (e *Engine) inviteOver(ctx context.Context, room matrix.RoomID, user matrix.UserID, inviter matrix.ServerName) error {
+	_, err := e.remote.MakeLeave(ctx, inviter, room, user)
+	switch {
+	case matrix.HasCode(err, "M_FORBIDDEN"), matrix.HasCode(err, "M_NOT_FOUND"):
+		return nil
+	case err != nil:
+		return matrix.Forbidden("whether the invite was taken back cannot be told").Because(err)
+	}
+	return matrix.Forbidden("the server of who sent the invite says that it stands").Because(ErrUnsettled)
 }
 
 // leaveAlone makes a leave that stays on this server.

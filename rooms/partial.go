@@ -29,6 +29,7 @@ type partialRoom struct {
 	servers []matrix.ServerName // those in the room before our join, but for this server
 	full    storage.Position    // when the whole state is about to be known; 0: that is not under way
 	done    chan struct{}       // closed when the room is not partial any more, or partial anew
+	heard   chan struct{}       // that one of its servers has sent something: it can be asked again
 }
 
 // partials knows the rooms whose state is partial, and when those became whole that were.
@@ -62,7 +63,7 @@ func loadPartials(ctx context.Context, db *storage.DB) (*partials, error) {
 			p.complete(row.Room, row.FullPos)
 			continue
 		}
-		pr := &partialRoom{nid: row.Room, id: row.ID, done: make(chan struct{})}
+		pr := &partialRoom{nid: row.Room, id: row.ID, done: make(chan struct{}), heard: make(chan struct{}, 1)}
 		if err := json.Unmarshal(row.Servers, &pr.servers); err != nil {
 			return nil, fmt.Errorf("servers of room %d: %w", row.Room, err)
 		}
@@ -79,6 +80,16 @@ func (p *partials) get(room storage.RoomNID) *partialRoom {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	return p.ongoing[room]
+}
+
+// nudge is called when an event of a room has come.
+func (p *partials) nudge(room storage.RoomNID) {
+	if pr := p.get(room); pr != nil {
+		select {
+		case pr.heard <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // all lists the rooms whose state is partial.
@@ -396,7 +407,7 @@ func (r *room) withAuth(ctx context.Context, before statetree.Tree, auth []matri
 
 // partialRoom is what is remembered of a room joined through a server that left its members out.
 func (e *Engine) partialRoom(r *room, via matrix.ServerName, told []matrix.ServerName) *partialRoom {
-	pr := &partialRoom{nid: r.nid, id: r.id, servers: []matrix.ServerName{via}, done: make(chan struct{})}
+	pr := &partialRoom{nid: r.nid, id: r.id, servers: []matrix.ServerName{via}, done: make(chan struct{}), heard: make(chan struct{}, 1)}
 	seen := map[matrix.ServerName]bool{via: true, e.server: true}
 	for _, s := range told {
 		if len(pr.servers) < maxToldServers && !seen[s] {

@@ -20,11 +20,12 @@ type placement struct {
 	partial   bool          // before is
 	missing   []missingPrev // prev events that we do not have
 	rejection error
-	found     bool  // it is the missing prev event of another: history, not news
-	history   bool  // it was fetched by backfill
-	line      *line // what before was worked out on; nil: on what is committed
-	relay     bool  // we took it for the room and have to send it on
-	unwanted  bool  // the room's policy server does not recommend it
+	found     bool                 // it is the missing prev event of another: history, not news
+	history   bool                 // it was fetched by backfill
+	line      *line                // what before was worked out on; nil: on what is committed
+	relay     bool                 // we took it for the room and have to send it on
+	unwanted  bool                 // the room's policy server does not recommend it
+	check     func(headView) error // of the head, before it is moved; may be nil
 	local     *local
 }
 
@@ -136,8 +137,8 @@ func (r *room) place(ctx context.Context, p *placement) (*entry, error) {
 	if p.line != nil && p.line != r.line {
 		return nil, errHeadLost
 	}
-	if p.local != nil && p.local.check != nil {
-		if err := p.local.check(headView{ctx, r, r.head.state}); err != nil {
+	if p.check != nil {
+		if err := p.check(headView{ctx, r, r.head.state}); err != nil {
 			return nil, err
 		}
 	}

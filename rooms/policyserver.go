@@ -76,7 +76,7 @@ func (r *room) appendRecommended(ctx context.Context, d *draft, o appendOptions)
 }
 
 func (r *room) tryRecommended(ctx context.Context, d *draft, o appendOptions) (*entry, error) {
-	p := &placement{relay: true, local: &local{d, o}}
+	p := &placement{relay: true, check: o.check, local: &local{d, o}}
 	server, err := r.composeRecommended(ctx, p)
 	if err != nil {
 		return nil, err

@@ -86,16 +86,28 @@ func (e *Engine) Receive(ctx context.Context, origin matrix.ServerName, room mat
 		return fail(err)
 	}
 	if !resident {
+		removed, err := r.removed(ctx)
+		if err != nil {
+			return fail(err)
+		}
+		var left []*event.Event
+		var indexLeft []int
 		for i, err := range e.receiveApart(ctx, r, events) {
-			if err != nil {
+			if removed && errors.Is(err, errNotInRoom) {
+				left, indexLeft = append(left, events[i]), append(indexLeft, index[i])
+			} else {
 				out[index[i]].Err = err
 			}
 		}
-		return out
+		if len(left) == 0 {
+			return out
+		}
+		events, index = left, indexLeft
 	}
 	if err := r.allowsServer(ctx, origin); err != nil {
 		return fail(err)
 	}
+	e.partials.nudge(r.nid)
 	for i, err := range e.verify(ctx, events) {
 		if err != nil {
 			out[index[i]].Err = matrix.Forbidden("the event is not properly signed").Because(err)
@@ -160,7 +172,8 @@ func (e *Engine) receiveBatch(ctx context.Context, origin matrix.ServerName, r *
 
 // Limits on what one received event may make us fetch.
 const (
-	maxGap         = 20  // events asked for by get_missing_events
+	maxGap         = 20  // events asked for by one get_missing_events
+	maxGapRounds   = 10  // such requests for one gap
 	maxMissingPrev = 10  // prev events whose state is asked for
 	maxSingleFetch = 30  // events fetched one by one before the whole state is asked for
 	maxFetches     = 100 // requests per received batch
@@ -173,8 +186,9 @@ type inbound struct {
 	e       *Engine
 	r       *room
 	origin  matrix.ServerName
-	line    *line // of the head when the work began
-	relay   bool  // accepted events are ours to send on
+	line    *line                // of the head when the work began
+	relay   bool                 // accepted events are ours to send on
+	check   func(headView) error // of the head, before an event that was sent becomes a part of it; may be nil
 	entries []*entry
 	fetches int
 	fetched int // events that came by requests
@@ -267,8 +281,16 @@ func (in *inbound) handle(ctx context.Context, ev *event.Event, gaps bool) error
 	}
 	// The state first: where it has to be fetched, its auth chain comes with it.
 	p := &placement{ev: ev, line: in.line, relay: in.relay && gaps}
+	if gaps {
+		p.check = in.check
+	}
 	if err := in.stateBefore(ctx, p, known, missing); err != nil {
-		return err
+		if !in.e.putsOut(ev) || !matrix.HasCode(errors.Unwrap(err), "M_FORBIDDEN") {
+			return err
+		}
+		if err := in.stateNow(ctx, p, missing); err != nil {
+			return err
+		}
 	}
 	if err := in.ensureAuth(ctx, ev); err != nil {
 		return err
@@ -303,11 +325,10 @@ func missingPrevs(ev *event.Event, known map[matrix.EventID]*Event) []matrix.Eve
 	return out
 }
 
-// fillGap asks the origin for what lies between our head and an event. spec: ss/getMissingPreviousEvents
+// fillGap asks for what lies between our head and an event. It matters that a gap is closed: where it stays open, what comes
+// before it and what comes after it are taken for branches, and a resolution of their states may bring back what has long
+// been replaced. spec: ss/getMissingPreviousEvents
 func (in *inbound) fillGap(ctx context.Context, ev *event.Event) error {
-	if err := in.fetch(); err != nil {
-		return err
-	}
 	r := in.r
 	r.mu.Lock()
 	err := r.load(ctx)
@@ -321,15 +342,8 @@ func (in *inbound) fillGap(ctx context.Context, ev *event.Event) error {
 	if err != nil {
 		return err
 	}
-	raw, err := in.e.remote.MissingEvents(ctx, in.origin, r.id, earliest, []matrix.EventID{ev.ID()}, maxGap, 0)
-	if err != nil {
-		return err
-	}
-	if len(raw) > maxGap {
-		raw = raw[:maxGap]
-	}
-	events, err := in.e.parseVerified(ctx, r.version, r.id, raw)
-	if err != nil {
+	events, err := in.between(ctx, earliest, ev)
+	if len(events) == 0 {
 		return err
 	}
 	sortByDepth(events)
@@ -345,6 +359,60 @@ func (in *inbound) fillGap(ctx context.Context, ev *event.Event) error {
 		}
 	}
 	return nil
+}
+
+// between fetches what lies between some events that we have and one that has come. If that fails on the way, the result is what
+// has come so far, and the error.
+func (in *inbound) between(ctx context.Context, earliest []matrix.EventID, ev *event.Event) ([]*event.Event, error) {
+	gap := map[matrix.EventID]bool{ev.ID(): true}
+	var events []*event.Event
+	latest := []matrix.EventID{ev.ID()}
+	for range maxGapRounds {
+		var raw [][]byte
+		err := in.ask(ctx, func(s matrix.ServerName) (err error) {
+			raw, err = in.e.remote.MissingEvents(ctx, s, in.r.id, earliest, latest, maxGap, 0)
+			return err
+		})
+		if err != nil {
+			return events, err
+		}
+		full := len(raw) >= maxGap
+		more, err := in.e.parseVerified(ctx, in.r.version, in.r.id, raw[:min(len(raw), maxGap)])
+		if err != nil {
+			return events, err
+		}
+		more = slices.DeleteFunc(more, func(m *event.Event) bool { return gap[m.ID()] })
+		for _, m := range more {
+			gap[m.ID()] = true
+		}
+		events = append(events, more...)
+		if !full || len(more) == 0 {
+			break // there is nothing further
+		}
+		if latest, err = in.openEnds(ctx, events, gap); err != nil || len(latest) == 0 {
+			return events, err
+		}
+	}
+	return events, nil
+}
+
+// openEnds lists those events of a gap before which something is missing still.
+func (in *inbound) openEnds(ctx context.Context, events []*event.Event, gap map[matrix.EventID]bool) ([]matrix.EventID, error) {
+	var before []matrix.EventID
+	for _, m := range events {
+		before = append(before, m.PrevEvents()...)
+	}
+	known, err := in.r.eventsByID(ctx, distinctIDs(before))
+	if err != nil {
+		return nil, err
+	}
+	var ends []matrix.EventID
+	for _, m := range events {
+		if slices.ContainsFunc(missingPrevs(m, known), func(id matrix.EventID) bool { return !gap[id] }) && len(ends) < maxGap {
+			ends = append(ends, m.ID())
+		}
+	}
+	return ends, nil
 }
 
 // noteHistory finds those events of a gap, in order of depth, that come before something stored. They are worked on before what
@@ -495,12 +563,20 @@ func (in *inbound) stateBefore(ctx context.Context, p *placement, known map[matr
 	if len(missing) > maxMissingPrev {
 		return errTooMuch
 	}
+	missing = slices.Clone(missing)
 	var whole, partial []statetree.Tree
 	for _, id := range p.ev.PrevEvents() {
 		prev := known[id]
+		if slices.Contains(missing, id) {
+			var err error
+			if prev, err = in.promote(ctx, prev); err != nil {
+				return err
+			}
+		}
 		if prev == nil || prev.Outlier {
 			continue
 		}
+		missing = slices.DeleteFunc(missing, func(m matrix.EventID) bool { return m == id })
 		t, err := in.r.treeAfter(ctx, prev)
 		if err != nil {
 			return err
@@ -523,6 +599,67 @@ func (in *inbound) stateBefore(ctx context.Context, p *placement, known map[matr
 	var err error
 	p.before, err = in.r.merge(ctx, whole, partial)
 	return err
+}
+
+// putsOut says whether an event of another server removes a local user from the room.
+func (e *Engine) putsOut(ev *event.Event) bool {
+	key, _ := ev.StateKey()
+	return ev.Type() == "m.room.member" && e.isLocal(matrix.UserID(key)) && !e.isLocal(ev.Sender()) && (ev.Membership() == "leave" || ev.Membership() == "ban")
+}
+
+// stateNow takes the room's current state for the one before an event that puts a local user out. Those who know of it may not tell us
+// any more what came before it: we are not in the room. If its sender may do so by what we know, it is done.
+func (in *inbound) stateNow(ctx context.Context, p *placement, missing []matrix.EventID) error {
+	r := in.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	p.before, p.partial, p.missing = r.head.state, r.head.partial(), nil
+	for _, id := range missing {
+		p.missing = append(p.missing, missingPrev{id: id})
+	}
+	return nil
+}
+
+// removed says whether this server takes no part in a room because another removed its last user. It may turn out, when the states of
+// branches are resolved, that this was not allowed: who goes on to send us events knows already.
+func (r *room) removed(ctx context.Context) (bool, error) {
+	c, err := r.current(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, t := range c.head.tips {
+		ev, err := r.event(ctx, t.nid)
+		if err != nil {
+			return false, err
+		}
+		if r.e.putsOut(ev.Event) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// promote puts an event into the room that was known by reference only, if all that comes before it is in the room. The result is nil
+// if it is not.
+func (in *inbound) promote(ctx context.Context, outlier *Event) (*Event, error) {
+	if outlier == nil || len(outlier.PrevEvents()) == 0 {
+		return nil, nil
+	}
+	known, err := in.r.eventsByID(ctx, outlier.PrevEvents())
+	if err != nil || len(missingPrevs(outlier.Event, known)) > 0 {
+		return nil, err
+	}
+	if err := in.handle(ctx, outlier.Event, false); err != nil {
+		in.e.log.Debug().Err(err).Str("event", string(outlier.ID())).Msg("a missing event was not accepted")
+	}
+	known, err = in.r.eventsByID(ctx, []matrix.EventID{outlier.ID()})
+	if ev := known[outlier.ID()]; err == nil && ev != nil && !ev.Outlier {
+		return ev, nil
+	}
+	return nil, err
 }
 
 // remoteStateAfter asks the origin for the state after an event that we do not have.

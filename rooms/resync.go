@@ -86,13 +86,31 @@ func (e *Engine) resync(ctx context.Context, pr *partialRoom, slots chan struct{
 			return
 		}
 		e.log.Warn().Err(err).Int64("room", int64(pr.nid)).Dur("pause", pause).Msg("the whole state of a room could not be fetched, another try follows")
-		timer := time.NewTimer(pause)
+		pr.wait(ctx, pause)
+	}
+}
+
+// wait waits until a room's state is tried again: a while, or a tenth of it from when one of its servers is heard of.
+func (pr *partialRoom) wait(ctx context.Context, pause time.Duration) {
+	select {
+	case <-pr.heard: // before the last try
+	default:
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	heard := pr.heard
+	for {
 		select {
 		case <-timer.C:
+			return
+		case <-heard:
+			timer.Reset(pause / 10)
+			heard = nil
 		case <-pr.done:
+			return
 		case <-ctx.Done():
+			return
 		}
-		timer.Stop()
 	}
 }
 

@@ -115,7 +115,7 @@ func (e *Engine) member(ctx context.Context, origin matrix.ServerName, r *room, 
 }
 
 // admit puts such an event into the room; it is then ours to send on to the other servers.
-func (e *Engine) admit(ctx context.Context, origin matrix.ServerName, r *room, ev *event.Event) (*Event, error) {
+func (e *Engine) admit(ctx context.Context, origin matrix.ServerName, r *room, ev *event.Event, check func(headView) error) (*Event, error) {
 	if err := e.verify(ctx, []*event.Event{ev})[0]; err != nil {
 		return nil, matrix.Forbidden("the event is not properly signed").Because(err)
 	}
@@ -124,7 +124,7 @@ func (e *Engine) admit(ctx context.Context, origin matrix.ServerName, r *room, e
 	}
 	defer r.unlockInbound()
 	in := r.newInbound(origin)
-	in.relay = true
+	in.relay, in.check = true, check
 	if err := in.handle(ctx, ev, true); err != nil {
 		return nil, rejection(err)
 	}
@@ -160,11 +160,22 @@ func (e *Engine) SendJoin(ctx context.Context, origin matrix.ServerName, room ma
 	if ev, err = e.countersign(ctx, r, ev); err != nil {
 		return SentJoin{}, err
 	}
-	stored, err := e.admit(ctx, origin, r, ev)
+	stored, err := e.admit(ctx, origin, r, ev, r.mayHost)
 	if err != nil {
 		return SentJoin{}, err
 	}
 	return e.joinAnswer(ctx, r, stored, omitMembers)
+}
+
+// mayHost is asked under the room's lock: M_NOT_FOUND if the last local user has left since the join was made. Nobody would tell the new
+// server what happened in between.
+func (r *room) mayHost(v headView) error {
+	for _, u := range r.committed.Load().local {
+		if m, err := v.membership(u); err != nil || m == "join" {
+			return err
+		}
+	}
+	return matrix.NotFound("this server has just left the room")
 }
 
 // countersign adds our signature to a restricted join that one of our users authorises.
@@ -293,7 +304,7 @@ func (e *Engine) sendMembership(ctx context.Context, origin matrix.ServerName, r
 	if err != nil {
 		return nil, err
 	}
-	_, err = e.admit(ctx, origin, r, ev)
+	_, err = e.admit(ctx, origin, r, ev, nil)
 	return r, err
 }
 

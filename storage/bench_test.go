@@ -42,7 +42,7 @@ func benchDB(b *testing.B) *DB {
 func rawRate(b *testing.B, rows int) float64 {
 	db := benchDB(b)
 	ctx := context.Background()
-	c, err := openSQLite(db.engine.(*sqliteEngine).path, false)
+	c, err := db.engine.(*sqliteEngine).file.open(false)
 	if err != nil {
 		b.Fatal(err)
 	}

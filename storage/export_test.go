@@ -42,7 +42,7 @@ var ToPostgres = toPostgres
 
 // LogSize is the size of the write-ahead log of a SQLite database, in bytes.
 func LogSize(db *DB) int64 {
-	info, err := os.Stat(db.engine.(*sqliteEngine).path + "-wal")
+	info, err := os.Stat(db.engine.(*sqliteEngine).file.path + "-wal")
 	if err != nil {
 		panic(err)
 	}

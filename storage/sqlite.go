@@ -28,7 +28,7 @@ const (
 
 // sqliteEngine has one writing connection, owned by one goroutine, and a pool of reading ones.
 type sqliteEngine struct {
-	path   string
+	file   sqliteFile
 	sync   string // the pragma for connections that write
 	commit committer
 	gather func() // may be nil
@@ -58,14 +58,18 @@ func openSQLiteEngine(path string, o Options, c committer) (*sqliteEngine, error
 	if err := createPrivate(path); err != nil {
 		return nil, err
 	}
-	w, err := openSQLite(path, false)
+	file := sqliteFile{path: path}
+	if o.Exclusive {
+		file.vfs = exclusiveVFS
+	}
+	w, err := file.open(false)
 	if err != nil {
 		return nil, err
 	}
 	e := &sqliteEngine{
-		path: path, sync: `PRAGMA synchronous = FULL`, commit: c, gather: o.Gather, writer: w,
+		file: file, sync: `PRAGMA synchronous = FULL`, commit: c, gather: o.Gather, writer: w,
 		queue:      make(chan *request, sqliteQueue),
-		readers:    newReaders(path),
+		readers:    newReaders(file),
 		checkpoint: make(chan struct{}, 1),
 		restart:    make(chan string, 1),
 		stop:       make(chan struct{}),
@@ -296,7 +300,7 @@ func (e *sqliteEngine) checkpointLoop() {
 		}
 		if c == nil {
 			var err error
-			if c, err = openSQLite(e.path, false); err != nil {
+			if c, err = e.file.open(false); err != nil {
 				e.commit.log.Error().Err(err).Msg("no connection for checkpoints")
 				continue
 			}

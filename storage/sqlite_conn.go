@@ -56,19 +56,36 @@ func (e *sqliteError) Error() string {
 	return fmt.Sprintf("sqlite: %s (%d)", e.Text, e.Code)
 }
 
-func openSQLite(path string, readOnly bool) (*sqliteConn, error) {
+// sqliteFile is a database to connect to.
+type sqliteFile struct {
+	path string
+	vfs  string // the part of SQLite that deals with files; empty: the default one
+}
+
+// exclusiveVFS keeps locks and the index of the log in the memory of one process.
+const exclusiveVFS = "unix-excl"
+
+func (f sqliteFile) open(readOnly bool) (*sqliteConn, error) {
 	c := &sqliteConn{
 		tls:    libc.NewTLS(),
 		byText: make(map[string]*list.Element),
 		lru:    list.New(),
 		open:   make(map[*sqliteCursor]struct{}),
 	}
-	name, err := libc.CString(path)
+	name, err := libc.CString(f.path)
 	if err != nil {
 		c.tls.Close()
 		return nil, err
 	}
 	defer libc.Xfree(c.tls, name)
+	var vfs uintptr
+	if f.vfs != "" {
+		if vfs, err = libc.CString(f.vfs); err != nil {
+			c.tls.Close()
+			return nil, err
+		}
+		defer libc.Xfree(c.tls, vfs)
+	}
 	c.out = libc.Xmalloc(c.tls, 16)
 	if c.out == 0 {
 		c.tls.Close()
@@ -81,12 +98,12 @@ func openSQLite(path string, readOnly bool) (*sqliteConn, error) {
 	} else {
 		flags |= sqlite3.SQLITE_OPEN_READWRITE | sqlite3.SQLITE_OPEN_CREATE
 	}
-	rc := sqlite3.Xsqlite3_open_v2(c.tls, name, c.out, flags, 0)
+	rc := sqlite3.Xsqlite3_open_v2(c.tls, name, c.out, flags, vfs)
 	c.db = *(*uintptr)(ptr(c.out))
 	if rc != sqlite3.SQLITE_OK {
 		err := c.errorFor(rc)
 		c.close()
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, fmt.Errorf("open %s: %w", f.path, err)
 	}
 	sqlite3.Xsqlite3_extended_result_codes(c.tls, c.db, 1)
 	c.busyTimeout(busyTimeout)

@@ -20,7 +20,7 @@ const (
 // readers is the pool of reading connections. The one used last is lent first, so that at
 // little load few connections fill their caches.
 type readers struct {
-	path string
+	file sqliteFile
 
 	mu      sync.Mutex
 	idle    []*sqliteConn
@@ -29,7 +29,7 @@ type readers struct {
 	closed  bool
 }
 
-func newReaders(path string) *readers { return &readers{path: path} }
+func newReaders(file sqliteFile) *readers { return &readers{file: file} }
 
 func (r *readers) acquire(ctx context.Context) (*sqliteConn, error) {
 	r.mu.Lock()
@@ -107,7 +107,7 @@ func (r *readers) leave(wait chan *sqliteConn, toOpen bool) bool {
 
 // openOne opens a connection that is counted already.
 func (r *readers) openOne() (*sqliteConn, error) {
-	c, err := openSQLite(r.path, true)
+	c, err := r.file.open(true)
 	if err == nil {
 		// No memory map: each connection would have its own, and the pages be counted once for each.
 		for _, q := range []string{`PRAGMA cache_size = -4000`, `PRAGMA temp_store = MEMORY`} {

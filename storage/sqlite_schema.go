@@ -31,7 +31,7 @@ func (e *sqliteEngine) migrate(ctx context.Context, all []migration) error {
 		return err
 	}
 	if len(todo) > 0 && len(applied) > 0 {
-		if err := e.backUp(fmt.Sprintf("%s.before-%04d", e.path, todo[0].version)); err != nil {
+		if err := e.backUp(fmt.Sprintf("%s.before-%04d", e.file.path, todo[0].version)); err != nil {
 			return fmt.Errorf("copy the database before the upgrade: %w", err)
 		}
 	}
@@ -68,7 +68,7 @@ func (e *sqliteEngine) backUp(to string) error {
 	if err := createPrivate(to); err != nil {
 		return err
 	}
-	c, err := openSQLite(e.path, false)
+	c, err := e.file.open(false)
 	if err != nil {
 		return err
 	}

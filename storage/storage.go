@@ -51,6 +51,9 @@ type Options struct {
 	// NoSync leaves it to the operating system when a commit reaches the disk: it survives the end of the process, but not
 	// that of the machine. For tests that kill no machine; SQLite only.
 	NoSync bool
+	// Exclusive says that no other process opens the database, as tools for backups or a second server would: what
+	// connections lock stays in the memory of this one. For tests; SQLite only.
+	Exclusive bool
 	// Gather, if set, is called when a write has come and before those that came with it are looked for. A test that
 	// waits there until nothing else moves gets the same writes into one commit each time; SQLite only.
 	Gather func()

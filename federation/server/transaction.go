@@ -17,6 +17,7 @@ import (
 	"hanok/internal/endpoint"
 	"hanok/matrix"
 	"hanok/matrix/event"
+	"hanok/rooms"
 	"hanok/storage"
 )
 
@@ -240,6 +241,9 @@ func passing(err error) bool {
 	var peer *client.Error
 	if errors.As(err, &peer) {
 		return peer.Retry
+	}
+	if errors.Is(err, rooms.ErrUnsettled) {
+		return true
 	}
 	_, refused := matrix.AsError(err)
 	return err != nil && !refused

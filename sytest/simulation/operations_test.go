@@ -10,7 +10,6 @@ import (
 	"hanok/matrix"
 	"hanok/matrix/roomversion"
 	"hanok/rooms"
-	"hanok/storage"
 )
 
 var versions = []roomversion.ID{"8", "9", "10", "11", "12", "12", "11", "6", "1", "2"}
@@ -219,11 +218,11 @@ func (w *world) member(u *user, r *room, verb string, target *user) {
 	w.perform(u, what, func(ctx context.Context, p *process) (matrix.EventID, error) {
 		switch verb {
 		case "join":
-			w.returning(ctx, r, p)
 			id, err := p.rooms.Join(ctx, q)
 			w.doubt(r, u, p, err)
 			return id, err
 		case "leave":
+			w.leaves(r, u)
 			id, err := p.rooms.Leave(ctx, q)
 			w.doubt(r, u, p, err)
 			return id, err
@@ -236,8 +235,10 @@ func (w *world) member(u *user, r *room, verb string, target *user) {
 			w.doubt(r, target, p, err)
 			return id, err
 		case "kick":
+			w.leaves(r, target)
 			return p.rooms.Kick(ctx, q)
 		case "ban":
+			w.leaves(r, target)
 			return p.rooms.Ban(ctx, q)
 		case "unban":
 			return p.rooms.Unban(ctx, q)
@@ -246,27 +247,19 @@ func (w *world) member(u *user, r *room, verb string, target *user) {
 	}, w.note(u, r, what))
 }
 
+// leaves notes that a user's server may be out of the room for a while.
+func (w *world) leaves(r *room, u *user) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r.left[u.s] = true
+}
+
 // doubt notes that a user's membership may have changed at another server, though nobody was told here.
 func (w *world) doubt(r *room, u *user, p *process, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil || p.dead.Load() {
 		r.doubtful[u] = true
-	}
-}
-
-// returning leaves a server out of account that comes back into a room before all others have heard that it had left. It begins anew with the
-// state of one of them, and will not take into account what it said before it left; the others will.
-func (w *world) returning(ctx context.Context, r *room, p *process) {
-	snap, err := p.rooms.Snapshot(ctx, r.id)
-	if err != nil || snap.Resident {
-		return
-	}
-	waiting, err := storage.FindOutboxSizes(ctx, p.db)
-	if err != nil || len(waiting) > 0 {
-		w.mu.Lock()
-		r.excluded[p.s] = true
-		w.mu.Unlock()
 	}
 }
 

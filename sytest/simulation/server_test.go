@@ -167,7 +167,7 @@ func (p *process) open() (err error) {
 	if w.log != nil {
 		log = zerolog.New(w.log).With().Str("on", s.short).Logger().Hook(virtualTime{w})
 	}
-	if p.db, err = storage.Open(p.life, storage.Options{DSN: "sqlite:" + filepath.Join(p.dir, databaseFile), NoSync: true, Gather: commits.await, Log: log}); err != nil {
+	if p.db, err = storage.Open(p.life, storage.Options{DSN: "sqlite:" + filepath.Join(p.dir, databaseFile), NoSync: true, Exclusive: true, Gather: commits.await, Log: log}); err != nil {
 		return err
 	}
 	p.out, err = federation.NewOutbound(p.life, federation.Options{

@@ -49,10 +49,12 @@ type room struct {
 	name    string
 	creator *user
 	acked   []ackedEvent
-	// excluded are servers that need not agree with the others: a server ACL named them at some time, or see returning.
+	// excluded are servers that need not agree with the others: a server ACL named them at some time, or see excludeLost.
 	excluded map[*server]bool
-	// spoken are servers whose users had something to say in the room, and were allowed to.
+	// spoken are servers whose users had something to say in the room, and were allowed to, in the last round of check.
 	spoken map[*server]bool
+	// left are servers of which a user left the room, or was removed from it.
+	left map[*server]bool
 	// doubtful are users whose membership was changed by another server, without word of it that came back.
 	doubtful map[*user]bool
 }
@@ -187,7 +189,7 @@ func (w *world) addRoom(r *room) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r.name = fmt.Sprint("room", len(w.rooms))
-	r.excluded, r.doubtful, r.spoken = map[*server]bool{}, map[*user]bool{}, map[*server]bool{}
+	r.excluded, r.left, r.doubtful, r.spoken = map[*server]bool{}, map[*server]bool{}, map[*user]bool{}, map[*server]bool{}
 	w.rooms = append(w.rooms, r)
 }
 

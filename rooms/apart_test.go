@@ -1,0 +1,378 @@
+package rooms_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
+	"hanok/rooms"
+)
+
+// What happens to servers that leave rooms, are removed from them and come back while others have not heard of it.
+
+func (s *server) expectMembership(user matrix.UserID, room matrix.RoomID, want string) {
+	s.t.Helper()
+	m, err := s.MembershipOf(ctx, room, user)
+	if err != nil || m.Membership != want {
+		s.t.Errorf("%s says that %s has the membership %q, not %q: %v", s.name, user, m.Membership, want, err)
+	}
+}
+
+func (s *server) tips(room matrix.RoomID) []matrix.EventID {
+	s.t.Helper()
+	snap, err := s.Snapshot(ctx, room)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return snap.Extremities
+}
+
+func version11(t *testing.T) *roomversion.Version {
+	t.Helper()
+	v, ok := roomversion.Get("11")
+	if !ok {
+		t.Fatal("no room version 11")
+	}
+	return v
+}
+
+// An invite may be taken back by others than who sent it; whether they may is asked of the server that the invite came from.
+func TestInviteTakenBackByOthers(t *testing.T) {
+	n := newNetwork(t)
+	a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+	alice, bob, carol := a.user("alice"), b.user("bob"), c.user("carol")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+	b.join(bob, room, a)
+	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100},"invite":0}`)
+	n.settle()
+	invite := func() matrix.EventID {
+		t.Helper()
+		id, err := b.Invite(ctx, rooms.MemberRequest{Room: room, Sender: bob, Target: carol})
+		b.must(id, err)
+		n.settle()
+		c.expectMembership(carol, room, "invite")
+		return id
+	}
+	id := invite()
+	// Bob's server makes what the rules do not allow; that is for the inviter's server to know, which here is another's.
+	key := string(carol)
+	forged := func(by *server, sender matrix.UserID) []byte {
+		t.Helper()
+		v := version11(t)
+		ev, err := event.Build(v, event.Proto{
+			RoomID: room, Sender: sender, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"leave"}`),
+			OriginServerTS: 1, PrevEvents: []matrix.EventID{id}, AuthEvents: []matrix.EventID{id}, Depth: 20,
+		}, by.name)
+		if err == nil {
+			ev, err = ev.Sign(by.name, by.key)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ev.JSON()
+	}
+	d := n.server("d.example")
+	for range 3 {
+		if r := c.receive(d, room, forged(d, d.user("dave"))); !errors.Is(r[0].Err, rooms.ErrUnsettled) {
+			t.Error("not told to come again:", r[0].Err)
+		}
+	}
+	c.expectMembership(carol, room, "invite")
+	n.split(b, c, true)
+	if r := c.receive(d, room, forged(d, d.user("dave"))); r[0].Err == nil {
+		t.Error("taken back though the inviter's server cannot be asked")
+	}
+	n.split(b, c, false)
+	kick, err := a.Kick(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: carol})
+	a.must(kick, err)
+	n.settle()
+	ev, err := a.Event(ctx, kick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.expectMembership(carol, room, "invite")
+	if r := c.receive(a, room, ev.JSON()); r[0].Err != nil {
+		t.Error(r[0].Err)
+	}
+	c.expectMembership(carol, room, "leave")
+}
+
+// The invited user's server was in the room when it signed the invite, and is not any more when the invite comes.
+func TestInviteAfterTheLastLeave(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	bob, bella := b.user("bob"), b.user("bella")
+	n.split(a, b, true)
+	n.hold = func(_, _ matrix.ServerName, call string) error {
+		n.split(a, b, call != "invite")
+		return nil
+	}
+	a.must(a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: a.user("alice"), Target: bella}))
+	n.hold = nil
+	n.split(a, b, true)
+	a.mu.Lock()
+	invite := a.outbox[len(a.outbox)-1].JSON()
+	a.mu.Unlock()
+	b.must(b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob}))
+	b.expectMembership(bella, room, "")
+	for range 2 {
+		if r := b.receive(a, room, invite); r[0].Err != nil {
+			t.Error(r[0].Err)
+		}
+		b.expectMembership(bella, room, "invite")
+	}
+	state, err := b.InviteState(ctx, bella, room)
+	if err != nil || !slices.ContainsFunc(state, func(ev []byte) bool { return strings.Contains(string(ev), `"m.room.create"`) }) {
+		t.Errorf("nothing to show of the room: %s %v", state, err)
+	}
+	b.must(b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bella}))
+	b.expectMembership(bella, room, "leave")
+	b.receive(a, room, invite)
+	b.expectMembership(bella, room, "leave")
+}
+
+// Who was banned by one who might not, as it turns out, is in the room again with the news that says so.
+func TestBanThatDoesNotHold(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	c := n.server("c.example")
+	alice, bob, carol := a.user("alice"), b.user("bob"), c.user("carol")
+	c.join(carol, room, a)
+	n.settle()
+	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100,"@carol:c.example":50}}`)
+	n.settle()
+	n.split(a, c, true)
+	n.split(a, b, true)
+	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100}}`)
+	demotion := a.tips(room)[0]
+	pdu, err := a.Event(ctx, demotion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.must(c.Ban(ctx, rooms.MemberRequest{Room: room, Sender: carol, Target: bob}))
+	n.settle()
+	b.expectMembership(bob, room, "ban")
+	n.split(a, c, false)
+	n.split(a, b, false)
+	if r := b.receive(a, room, pdu.JSON()); r[0].Err != nil {
+		t.Error(r[0].Err)
+	}
+	if r := c.receive(a, room, pdu.JSON()); r[0].Err != nil {
+		t.Error(r[0].Err)
+	}
+	b.expectMembership(bob, room, "join")
+	a.say(alice, room, "still here?")
+	b.say(bob, room, "yes")
+	n.settle()
+	a.say(alice, room, "good")
+	n.settle()
+	if diff := cmp.Diff(a.state(room), b.state(room)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Who is banned may not be told any more what came before the ban.
+func TestBanOutOfTheBlue(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	c, d := n.server("c.example"), n.server("d.example")
+	alice, dave := a.user("alice"), d.user("dave")
+	c.join(c.user("carol"), room, a)
+	n.settle()
+	for _, s := range []*server{b, c} {
+		n.split(a, s, true)
+	}
+	a.say(alice, room, "about dave")
+	ban, err := a.Ban(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: dave})
+	a.must(ban, err)
+	n.split(a, d, true)
+	d.join(dave, room, b)
+	n.split(a, d, false)
+	n.settle()
+	d.expectMembership(dave, room, "ban")
+	// One that has no power is told the same, and gets nowhere.
+	e := n.server("e.example")
+	e.join(e.user("erin"), room, c)
+	v := version11(t)
+	key := "@erin:e.example"
+	head := b.tips(room)[0]
+	forged, err := event.Build(v, event.Proto{
+		RoomID: room, Sender: b.user("bob"), Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"ban"}`), OriginServerTS: 1,
+		PrevEvents: []matrix.EventID{"$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}, AuthEvents: authEvents(t, b, head), Depth: 50,
+	}, b.name)
+	if err == nil {
+		forged, err = forged.Sign(b.name, b.key)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.hold = func(_, _ matrix.ServerName, call string) error {
+		if call == "state_ids" {
+			return matrix.Forbidden("your server is not in the room")
+		}
+		return nil
+	}
+	if r := e.receive(b, room, forged.JSON()); r[0].Err == nil {
+		t.Error("banned without the power for it")
+	}
+	e.expectMembership(e.user("erin"), room, "join")
+}
+
+// authEvents are those of a message of bob's on the head of a room.
+func authEvents(t *testing.T, s *server, head matrix.EventID) []matrix.EventID {
+	t.Helper()
+	ev, err := s.Event(ctx, head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := s.StateAfter(ctx, ev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []matrix.EventID
+	for _, key := range []matrix.StateKey{{Type: "m.room.create"}, {Type: "m.room.power_levels"}, {Type: "m.room.member", Key: "@bob:b.example"}, {Type: "m.room.member", Key: "@erin:e.example"}} {
+		auth, err := state.Event(ctx, key.Type, key.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if auth != nil {
+			out = append(out, auth.ID())
+		}
+	}
+	return out
+}
+
+// The last user of the server that a join goes through leaves in between: nobody would tell the new server.
+func TestJoinThroughServerThatLeaves(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+	n.hold = func(_, _ matrix.ServerName, call string) error {
+		if call == "send_join" {
+			a.must(a.Leave(ctx, rooms.MemberRequest{Room: room, Sender: alice}))
+		}
+		return nil
+	}
+	if _, err := b.Join(ctx, rooms.MemberRequest{Room: room, Sender: bob, Via: []matrix.ServerName{a.name}}); !matrix.HasCode(err, "M_NOT_FOUND") {
+		t.Error("joined a room that nobody is in:", err)
+	}
+	a.expectMembership(bob, room, "")
+}
+
+// The server that lets us in again has missed how we left. What we know counts, as it does for those who have heard.
+func TestRejoinThroughServerThatMissedTheLeave(t *testing.T) {
+	for _, omit := range []bool{false, true} {
+		t.Run(fmt.Sprint("omitting members ", omit), func(t *testing.T) {
+			n := newNetwork(t)
+			var clock atomic.Int64
+			n.now = func() matrix.Timestamp { return matrix.Timestamp(clock.Add(1)) } // what comes later says so
+			a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+			alice, bob := a.user("alice"), b.user("bob")
+			room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+			b.join(bob, room, a)
+			n.settle()
+			c.join(c.user("carol"), room, a)
+			n.settle()
+			n.mu.Lock()
+			n.omit = omit
+			n.mu.Unlock()
+			a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100,"@bob:b.example":50}}`)
+			n.settle()
+			n.split(a, c, true)
+			n.split(b, c, true)
+			b.set(bob, room, "m.room.topic", "", `{"topic":"before"}`)
+			b.must(b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob}))
+			n.settle() // C has missed it
+			n.split(b, c, false)
+			b.join(bob, room, c)
+			if _, err := b.Members(ctx, rooms.MembersRequest{Room: room, User: bob}); err != nil {
+				t.Fatal(err)
+			}
+			snap, err := b.Snapshot(ctx, room)
+			if err != nil {
+				t.Fatal(err)
+			}
+			topic, err := snap.State.Event(ctx, "m.room.topic", "")
+			if err != nil || topic == nil {
+				t.Errorf("what we said before we left is gone: %v", err)
+			}
+			n.split(a, c, false)
+			b.set(bob, room, "m.room.name", "", `{"name":"after"}`)
+			n.settle()
+			for _, s := range []*server{a, c} {
+				if diff := cmp.Diff(b.state(room), s.state(room)); diff != "" {
+					t.Errorf("%s: %s", s.name, diff)
+				}
+			}
+		})
+	}
+}
+
+// A gap is closed also where it is longer than one answer, and where the sender of what came has no answer: else what came before it
+// stays an end of the room.
+func TestLongGap(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	c := n.server("c.example")
+	c.join(c.user("carol"), room, a)
+	n.settle()
+	n.split(a, b, true)
+	for i := range 70 {
+		a.say(a.user("alice"), room, fmt.Sprint("missed ", i))
+	}
+	n.settle()
+	last := a.say(a.user("alice"), room, "heard")
+	n.settle()
+	heard, err := a.Event(ctx, last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := b.receive(a, room, heard.JSON()); r[0].Err != nil { // but B cannot reach A
+		t.Error(r[0].Err)
+	}
+	if tips := b.tips(room); len(tips) != 1 || tips[0] != last {
+		t.Errorf("ends of the room: %s", tips)
+	}
+	if got := n.count("b.example state_ids"); got != 0 {
+		t.Errorf("%d states were asked for", got)
+	}
+	if diff := cmp.Diff(a.texts(a.user("alice"), room), b.texts(b.user("bob"), room)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A membership that was lost in a resolution of states has no event that ended it.
+func TestLeaveWithoutMembership(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	c := n.server("c.example")
+	alice, carol := a.user("alice"), c.user("carol")
+	n.split(a, b, true)
+	n.split(a, c, true)
+	a.set(alice, room, "m.room.join_rules", "", `{"join_rule":"invite"}`)
+	a.say(alice, room, "closed")
+	c.join(carol, room, b)
+	n.settle()
+	n.split(a, b, false)
+	n.split(a, c, false)
+	a.say(alice, room, "one")
+	b.say(b.user("bob"), room, "two")
+	n.settle()
+	a.say(alice, room, "three")
+	n.settle()
+	for _, s := range []*server{a, b} {
+		if m, err := s.MembershipOf(ctx, room, carol); err != nil || m.Membership == "join" {
+			t.Fatalf("%s: %+v %v", s.name, m, err)
+		}
+	}
+	if _, err := c.Leave(ctx, rooms.MemberRequest{Room: room, Sender: carol}); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Leave(ctx, rooms.MemberRequest{Room: room, Sender: carol}); err != nil {
+		t.Error(err)
+	}
+}
