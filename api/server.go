@@ -30,7 +30,6 @@ func (a *API) versions(*endpoint.Request) (any, error) {
 			"org.matrix.msc4140.stable":               true,
 			"org.matrix.msc4143":                      true, // transports of calls
 			"fi.mau.msc2659.stable":                   true, // pings of application services
-			"io.element.msc4190":                      true, // devices of application services
 			"org.matrix.msc4155":                      true, // filtering of invites
 			"org.matrix.msc4222":                      true, // state_after in /sync
 			"org.matrix.msc4354":                      true, // sticky events

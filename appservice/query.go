@@ -105,7 +105,7 @@ func (x *Service) exists(ctx context.Context, path string) (bool, error) {
 		case err == nil:
 			err = fmt.Errorf("it answers with status %d", a.status)
 		}
-		if attempt == queryAttempts {
+		if attempt == queryAttempts || x.FailingFor() > 0 { // it is known to be down: nobody has to wait for it
 			return false, err
 		}
 		select {

@@ -170,12 +170,18 @@ func (s *Services) RoomUpdated(u *rooms.Update) {
 			continue
 		}
 		for _, m := range u.Memberships {
-			if m.Local && (m.Current == "join") != (m.Previous == "join") && x.OwnsUser(m.User) {
+			if m.Local && (m.Current == "join") != (m.Previous == "join") && x.OwnsUser(m.User) && !has(u.Events, m.Event) {
 				x.interest.forget(u.RoomNID)
+				break
 			}
 		}
 		wake(x.news)
 	}
+}
+
+// has reports whether a reader meets an event in the stream.
+func has(events []*rooms.Event, id matrix.EventID) bool {
+	return slices.ContainsFunc(events, func(ev *rooms.Event) bool { return ev.ID() == id })
 }
 
 // Wake has the readers look for typing, receipts and presence. It does not block.

@@ -105,6 +105,12 @@ func (c *Client) PublicRooms(ctx context.Context, dest matrix.ServerName, r room
 	if r.Since != "" {
 		query.Set("since", r.Since)
 	}
+	if r.AllNetworks {
+		query.Set("include_all_networks", "true")
+	}
+	if r.Network != "" {
+		query.Set("third_party_instance_id", r.Network)
+	}
 	req := Request{
 		Operation: "getPublicRooms", Method: http.MethodGet, Destination: dest, Path: v1("publicRooms"),
 		Query: query, Urgent: true, MaxBytes: 8 << 20,
@@ -123,6 +129,12 @@ func (c *Client) PublicRooms(ctx context.Context, dest matrix.ServerName, r room
 		}
 		if r.Since != "" {
 			doc["since"] = r.Since
+		}
+		if r.AllNetworks {
+			doc["include_all_networks"] = true
+		}
+		if r.Network != "" {
+			doc["third_party_instance_id"] = r.Network
 		}
 		body, err := json.Marshal(doc)
 		if err != nil {

@@ -79,7 +79,13 @@ func (s *Server) getPublicRooms(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.opts.Rooms.PublicRooms(r.Ctx(), rooms.PublicRoomsRequest{Limit: pageSize(limit), Since: r.Query("since"), Server: true})
+	all, err := r.QueryBool("include_all_networks", false)
+	if err != nil {
+		return nil, err
+	}
+	return s.opts.Rooms.PublicRooms(r.Ctx(), rooms.PublicRoomsRequest{
+		Limit: pageSize(limit), Since: r.Query("since"), AllNetworks: all, Network: r.Query("third_party_instance_id"), Server: true,
+	})
 }
 
 // spec: ss/queryPublicRooms
@@ -91,12 +97,15 @@ func (s *Server) queryPublicRooms(r *endpoint.Request) (any, error) {
 			Search    string    `json:"generic_search_term"`
 			RoomTypes []*string `json:"room_types"`
 		} `json:"filter"`
+		AllNetworks bool   `json:"include_all_networks"`
+		Network     string `json:"third_party_instance_id"`
 	}
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
 	return s.opts.Rooms.PublicRooms(r.Ctx(), rooms.PublicRoomsRequest{
-		Limit: pageSize(body.Limit), Since: body.Since, Search: body.Filter.Search, RoomTypes: body.Filter.RoomTypes, Server: true,
+		Limit: pageSize(body.Limit), Since: body.Since, Search: body.Filter.Search, RoomTypes: body.Filter.RoomTypes,
+		AllNetworks: body.AllNetworks, Network: body.Network, Server: true,
 	})
 }
 
