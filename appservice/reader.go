@@ -88,8 +88,13 @@ func (r *reader) start(ctx context.Context) (*storage.AppserviceTransaction, err
 		return nil, err
 	}
 	if cursor == 0 {
-		cursor = r.s.DB.Current()
-		if err := r.save(ctx, cursor); err != nil {
+		err := r.s.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+			if cursor, err = tx.NextPosition(); err != nil {
+				return err
+			}
+			return storage.SetCursor(ctx, tx, r.cursorName(), cursor)
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -108,10 +113,6 @@ func (r *reader) start(ctx context.Context) (*storage.AppserviceTransaction, err
 func (r *reader) setCursor(pos storage.Position) {
 	r.cursor = pos
 	r.progress.at.Store(int64(pos))
-}
-
-func (r *reader) save(ctx context.Context, cursor storage.Position) error {
-	return r.s.DB.Write(ctx, func(tx *storage.Tx) error { return storage.SetCursor(ctx, tx, r.cursorName(), cursor) })
 }
 
 // next stores the next transaction, in the place of one that was answered for if there is one, and returns it; nil if there is nothing to tell.

@@ -206,7 +206,7 @@ func as(path, user string) string {
 	return path + sep + "user_id=" + url.QueryEscape(user)
 }
 
-func (b *bridge) register1(hs *homeserver.Server, localpart string) string {
+func (b *bridge) registerGhost(hs *homeserver.Server, localpart string) string {
 	b.t.Helper()
 	id, _ := b.client(hs).Must("POST", "/v3/register", json{"type": "m.login.application_service", "username": localpart, "inhibit_login": true})["user_id"].(string)
 	return id
@@ -228,7 +228,7 @@ func TestAppserviceActsAsItsUsers(t *testing.T) {
 	// Accounts: inside the namespaces, and nobody else's.
 	ghost := "@_bridge_ghost:" + hs.Name
 	c.Refused("GET", as("/v3/account/whoami", ghost), nil, 403, "M_FORBIDDEN")
-	if got := b.register1(hs, "_bridge_ghost"); got != ghost {
+	if got := b.registerGhost(hs, "_bridge_ghost"); got != ghost {
 		t.Fatalf("registered %q", got)
 	}
 	made := c.Must("POST", "/v3/register", json{"type": "m.login.application_service", "username": "_bridge_Other", "device_id": "D"})
@@ -369,7 +369,7 @@ func TestAppserviceRateLimits(t *testing.T) {
 		b, dir := newBridge(t, fmt.Sprintf("rate_limited: %v\n", on))
 		hs := start(t, n, dir, limited)
 		c := b.client(hs)
-		ghost := b.register1(hs, "_bridge_ghost")
+		ghost := b.registerGhost(hs, "_bridge_ghost")
 		refusals := func(user string) (refused int) {
 			for range 15 { // more than the burst of new rooms
 				if status, _ := c.Do("POST", as("/v3/createRoom", user), json{}); status == 429 {
@@ -423,7 +423,7 @@ func TestAppserviceTransactionsSurviveKills(t *testing.T) {
 	b, dir := newBridge(t, "")
 	hs := start(t, homeserver.NewNetwork(t), dir, "")
 	alice := hs.Register(t, "alice")
-	ghost := b.register1(hs, "_bridge_ghost")
+	ghost := b.registerGhost(hs, "_bridge_ghost")
 	elsewhere := alice.CreateRoom(json{"preset": "public_chat"})
 	room := alice.CreateRoom(json{"preset": "public_chat"})
 	alice.Say(room, "before the bridge came")
@@ -497,7 +497,7 @@ func TestAppserviceEphemeralData(t *testing.T) {
 			b, dir := newBridge(t, tt.key+": true\n")
 			hs := start(t, homeserver.NewNetwork(t), dir, "")
 			alice, bob := hs.Register(t, "alice"), hs.Register(t, "bob")
-			ghost := b.register1(hs, "_bridge_ghost")
+			ghost := b.registerGhost(hs, "_bridge_ghost")
 			room := alice.CreateRoom(json{"preset": "public_chat"})
 			b.client(hs).Must("POST", as("/v3/join"+homeserver.Path(room), ghost), json{})
 			secret := bob.CreateRoom(json{}) // of no concern to the bridge
@@ -564,7 +564,7 @@ func TestAppserviceOverFederation(t *testing.T) {
 	c := b.client(hs)
 	bob := far.Register(t, "bob")
 	ghost := "@_bridge_new:" + hs.Name
-	b.making("/users/"+ghost, func() { b.register1(hs, "_bridge_new") })
+	b.making("/users/"+ghost, func() { b.registerGhost(hs, "_bridge_new") })
 
 	room := bob.CreateRoom(json{"preset": "private_chat", "name": "far"})
 	bob.Invite(room, ghost)
@@ -590,7 +590,7 @@ func TestAppserviceOverFederation(t *testing.T) {
 	far.Register(t, "carol").Refused("GET", "/v3/directory/room"+homeserver.Path("#_bridge_none:"+hs.Name), nil, 404, "M_NOT_FOUND")
 
 	// A profile makes one, too.
-	b.making("/users/@_bridge_known:"+hs.Name, func() { b.register1(hs, "_bridge_known") })
+	b.making("/users/@_bridge_known:"+hs.Name, func() { b.registerGhost(hs, "_bridge_known") })
 	if got := bob.Must("GET", "/v3/profile"+homeserver.Path("@_bridge_known:"+hs.Name), nil)["displayname"]; got != "_bridge_known" {
 		t.Errorf("the profile has the name %v", got)
 	}

@@ -57,6 +57,53 @@ func BenchmarkSend(b *testing.B) {
 	}
 }
 
+// BenchmarkSendWithAppservice is BenchmarkSend into one room on servers without an application service, with one that the room does not concern, and with
+// one that is told of every message: until it has the last one.
+func BenchmarkSendWithAppservice(b *testing.B) {
+	http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = 64
+	for _, name := range []string{"none", "not-concerned", "concerned"} {
+		b.Run(name, func(b *testing.B) {
+			service, dir := newBridge(b, "")
+			if name == "none" {
+				dir = ""
+			}
+			hs := start(b, homeserver.NewNetwork(b), dir, "")
+			alice := hs.Register(b, "alice")
+			room := alice.CreateRoom(json{"preset": "public_chat"})
+			if name == "concerned" {
+				ghost := service.registerGhost(hs, "_bridge_ghost")
+				service.client(hs).Must("POST", as("/v3/join"+homeserver.Path(room), ghost), json{})
+				service.member(room, ghost, "join")
+			}
+			var n atomic.Int64
+			before := hs.Metric("process_cpu_seconds_total")
+			b.SetParallelism(8)
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if _, ok := trySend(hs, alice, room, fmt.Sprint("b", n.Add(1))); !ok {
+						b.Error("a message was refused")
+						return
+					}
+				}
+			})
+			sent := b.Elapsed()
+			if name == "concerned" {
+				transactions, events := 0, 0
+				for events < b.N {
+					events += len((<-service.taken).Events)
+					transactions++
+				}
+				b.ReportMetric(float64(b.N)/float64(transactions), "events/transaction")
+				b.ReportMetric((b.Elapsed()-sent).Seconds()*1000, "ms-behind")
+			}
+			b.StopTimer()
+			b.ReportMetric((hs.Metric("process_cpu_seconds_total")-before)*1000/float64(b.N), "cpu-ms/op")
+			b.ReportMetric(float64(b.N)/sent.Seconds(), "sends/s")
+		})
+	}
+}
+
 // diskUse is the size of all files in a folder.
 func diskUse(b *testing.B, dir string) (total int64) {
 	err := filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
