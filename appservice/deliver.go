@@ -2,6 +2,7 @@ package appservice
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -133,4 +134,22 @@ func (r *reader) body(ctx context.Context, t *storage.AppserviceTransaction) ([]
 		b = append(append(b, name...), t.Ephemeral...)
 	}
 	return append(b, '}'), nil
+}
+
+// Waiting is a transaction that a service has not taken yet.
+type Waiting struct {
+	Events int
+	Since  time.Time
+}
+
+// Waiting is what the database says that is under way to a service; nil: nothing. Further events may wait behind it.
+func (s *Services) Waiting(ctx context.Context, x *Service) (*Waiting, error) {
+	t, err := storage.GetAppserviceTransaction(ctx, s.DB, x.ID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("what waits for an application service: %w", err)
+	}
+	return &Waiting{Events: len(t.Events), Since: t.CreatedAt.Time()}, nil
 }

@@ -28,6 +28,7 @@ type commands struct {
 	Quickstart quickstartCommand  `cmd:"" help:"Make a config, keys, TLS for localhost and a first admin, then run the server."`
 	User       userCommands       `cmd:"" help:"Make and look after accounts."`
 	Federation federationCommands `cmd:"" help:"Look at other servers."`
+	Appservice appserviceCommands `cmd:"" help:"Look at application services: bridges and bots."`
 	Key        keyCommands        `cmd:"" help:"Look at the signing key, or make a new one."`
 	Report     reportCommands     `cmd:"" help:"Look at what users reported."`
 	Config     configCommands     `cmd:"" help:"Explain or check the configuration."`

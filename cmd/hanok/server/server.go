@@ -128,6 +128,9 @@ func (s *Server) Users() *users.Service { return s.users }
 // Outbound talks to other servers, for the command line; nil if federation is off.
 func (s *Server) Outbound() *federation.Outbound { return s.outbound }
 
+// Services are the application services, for the command line.
+func (s *Server) Services() *appservice.Services { return s.services }
+
 // OutboxSizes counts what waits for each server.
 func (s *Server) OutboxSizes(ctx context.Context) ([]storage.OutboxSize, error) {
 	return storage.FindOutboxSizes(ctx, s.db)
