@@ -55,7 +55,7 @@ func (a *API) setPusher(r *endpoint.Request) (any, error) {
 		AppDisplayName: text("app_display_name", req.AppDisplayName), DeviceDisplayName: text("device_display_name", req.DeviceDisplayName),
 		Lang: text("lang", req.Lang), Data: req.Data,
 	}
-	if len(req.Data) == 0 {
+	if len(req.Data) == 0 || string(req.Data) == "null" {
 		missing = append(missing, "data")
 	}
 	if len(missing) > 0 {

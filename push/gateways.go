@@ -99,7 +99,9 @@ func (s *Sender) schedule(g *gateway) {
 		g.ready = g.ready[1:]
 		g.running++
 		s.running++
-		d.again = false
+		if d.again {
+			d.again, d.beyond = false, true // what was read before is not all
+		}
 		ctx := s.ctx
 		s.steps.Go(func() { s.serve(ctx, g, d) })
 		if g.mayRun() {

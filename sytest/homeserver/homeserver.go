@@ -199,8 +199,18 @@ func (s *Server) signal(sig syscall.Signal) error {
 // DataDir is where the server keeps everything (but what is in PostgreSQL).
 func (s *Server) DataDir() string { return s.dataDir }
 
-// Metric is the value of a metric without labels.
+// Metric is the value of a metric, named with its labels as in the list of them.
 func (s *Server) Metric(name string) float64 {
+	s.t.Helper()
+	v, ok := s.FindMetric(name)
+	if !ok {
+		s.t.Fatalf("there is no metric %s", name)
+	}
+	return v
+}
+
+// FindMetric is Metric for one that there may not be yet.
+func (s *Server) FindMetric(name string) (value float64, ok bool) {
 	s.t.Helper()
 	res, err := http.Get(s.MetricsURL)
 	must(s.t, err)
@@ -208,13 +218,12 @@ func (s *Server) Metric(name string) float64 {
 	lines := bufio.NewScanner(res.Body)
 	for lines.Scan() {
 		if rest, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
-			v, err := strconv.ParseFloat(rest, 64)
+			value, err = strconv.ParseFloat(rest, 64)
 			must(s.t, err)
-			return v
+			return value, true
 		}
 	}
-	s.t.Fatalf("there is no metric %s", name)
-	return 0
+	return 0, false
 }
 
 // PID is the process's number.
