@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"hanok/matrix"
+	"hanok/matrix/event"
 	"hanok/storage"
+	"hanok/storage/statetree"
 )
 
 const (
@@ -14,19 +17,57 @@ const (
 	maxBackfillServers = 3   // servers tried for one gap
 )
 
+// historyPatience is how long a page of history waits for what is missing. The work goes on: the next page may show more.
+const historyPatience = 15 * time.Second
+
+// maxBackfillTime bounds that work.
+const maxBackfillTime = 5 * time.Minute
+
 // backfill asks servers in the room for history that is missing. true: something came.
 // Failing to get any is no error: the client then sees what there is. spec: ss/backfillRoom
-func (e *Engine) backfill(ctx context.Context, r *room, missing []storage.MissingPrev, limit int) (bool, error) {
-	got := false
-	_, shared, err := e.fills.Do(ctx, r.nid, func() (struct{}, error) {
-		var err error
-		got, err = e.backfillNow(ctx, r, missing, limit)
-		return struct{}{}, err
+func (e *Engine) backfill(ctx context.Context, r *room, missing []storage.MissingPrev, limit int, patience time.Duration) (bool, error) {
+	got := e.fetchingHistory(ctx, r, patience, func(ctx context.Context) (bool, error) {
+		got, shared, err := e.fills.Do(ctx, r.nid, func() (bool, error) { return e.backfillNow(ctx, r, missing, limit) })
+		return got || shared, err
 	})
-	return got || shared, err
+	return got, ctx.Err()
+}
+
+// fetchingHistory runs work that asks other servers for history, and reports whether it has brought any within the time for which somebody waits for that.
+func (e *Engine) fetchingHistory(ctx context.Context, r *room, patience time.Duration, work func(context.Context) (bool, error)) bool {
+	done := make(chan bool, 1)
+	r.keep()
+	started := e.background(func() {
+		defer r.release()
+		ctx, cancel := context.WithTimeout(e.life, maxBackfillTime)
+		defer cancel()
+		got, err := work(ctx)
+		if err != nil && ctx.Err() == nil {
+			e.log.Error().Err(err).Int64("room", int64(r.nid)).Msg("history could not be fetched")
+		}
+		done <- got
+	})
+	if !started {
+		r.release()
+		return false
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case got := <-done:
+		return got
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.MissingPrev, limit int) (bool, error) {
+	// History is checked against the states before it, which differ little from one that is known, and are as big as the room for
+	// who knows none.
+	if err := e.awaitFull(ctx, r.nid); err != nil {
+		return false, nil
+	}
 	servers, err := e.JoinedServers(ctx, r.id)
 	if err != nil {
 		return false, err
@@ -34,109 +75,149 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 	if s := domain(r.id); s != "" && !slices.Contains(servers, s) {
 		servers = append(servers, s)
 	}
+	servers = slices.DeleteFunc(servers, func(s matrix.ServerName) bool { return s == e.server })
 	var from []matrix.EventID
 	for _, m := range missing {
 		if !slices.Contains(from, m.ID) {
 			from = append(from, m.ID)
 		}
 	}
-	tried := 0
-	for _, s := range e.answeringFirst(servers) {
-		if s == e.server {
-			continue
-		}
-		if tried++; tried > maxBackfillServers || ctx.Err() != nil {
-			break
-		}
-		n, err := e.backfillFrom(ctx, s, r, from, min(max(limit, 20), maxBackfill))
-		if err != nil {
-			e.log.Debug().Err(err).Str("server", string(s)).Msg("backfill")
-		}
-		if n > 0 {
-			return true, nil
-		}
-	}
-	return false, ctx.Err()
+	got, _ := inquiry[[]*event.Event]{
+		next: listed(e.answeringFirst(servers)[:min(len(servers), maxBackfillServers)]),
+		ask: func(ctx context.Context, server matrix.ServerName) ([]*event.Event, error) {
+			return e.askHistory(ctx, server, r, from, min(max(limit, 20), maxBackfill))
+		},
+		take: func(server matrix.ServerName, events []*event.Event) error {
+			return r.storeHistory(ctx, server, events)
+		},
+		failed: func(server matrix.ServerName, err error) {
+			e.log.Debug().Err(err).Str("server", string(server)).Msg("backfill")
+		},
+		after: overtakeQuestion, most: mostQuestions,
+	}.run(ctx, e)
+	return got, nil
 }
 
-// backfillFrom stores what one server knows, and returns how many events were new.
-func (e *Engine) backfillFrom(ctx context.Context, server matrix.ServerName, r *room, from []matrix.EventID, limit int) (int, error) {
+// askHistory asks one server for events and what comes before them, in order of depth.
+func (e *Engine) askHistory(ctx context.Context, server matrix.ServerName, r *room, from []matrix.EventID, limit int) ([]*event.Event, error) {
 	raw, err := e.remote.Backfill(ctx, server, r.id, from, limit)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	if len(raw) > maxBackfill {
-		raw = raw[:maxBackfill]
-	}
-	events, err := e.parseVerified(ctx, r.version, r.id, raw)
-	if err != nil {
-		return 0, err
-	}
+	events, err := e.parseVerified(ctx, r.version, r.id, raw[:min(len(raw), maxBackfill)])
 	sortByDepth(events)
-	if err := r.lockInbound(ctx); err != nil {
-		return 0, err
-	}
-	defer r.unlockInbound()
+	return events, err
+}
+
+// storeHistory stores what a server gave of a room's history. It is an error if nothing of it was new.
+func (r *room) storeHistory(ctx context.Context, server matrix.ServerName, events []*event.Event) error {
 	in := r.newInbound(server)
-	whole := &entry{room: r, line: in.line}
-	queued := false
-	defer func() {
-		if !queued {
-			r.pending.drop(whole.items)
-		}
-	}()
+	defer in.unlock()
+	told, err := in.fetchAround(ctx, events)
+	if err != nil {
+		return err
+	}
+	if err := in.lock(ctx); err != nil {
+		return err
+	}
+	whole, err := in.placeHistory(ctx, events, told)
+	if err != nil {
+		r.pending.drop(whole.items)
+		return err
+	}
+	if len(whole.items) == 0 {
+		return errors.New("nothing new came")
+	}
+	// Positions of history count downwards, so the newest event takes the first.
+	slices.Reverse(whole.items)
+	r.e.committer.add(whole)
+	in.unlock()
+	return whole.wait(context.WithoutCancel(ctx))
+}
+
+// fetchAround fetches what the events of a page of history need, in order of depth, and neither we have nor the page. The result are the states before those
+// that follow on something else. Nothing is placed yet, and the room goes on.
+func (in *inbound) fetchAround(ctx context.Context, events []*event.Event) (map[matrix.EventID]statetree.Tree, error) {
+	told := make(map[matrix.EventID]statetree.Tree)
+	page := make(map[matrix.EventID]bool, len(events))
 	for _, ev := range events {
-		known, err := r.eventsByID(ctx, append(ev.PrevEvents(), ev.ID()))
+		known, err := in.r.eventsByID(ctx, slices.Concat(ev.PrevEvents(), ev.AuthEvents(), []matrix.EventID{ev.ID()}))
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		if old := known[ev.ID()]; old != nil && !old.Outlier {
 			continue
 		}
-		p := &placement{ev: ev, history: true, line: in.line}
+		ours := func(id matrix.EventID) bool { return page[id] }
+		if len(slices.DeleteFunc(missingPrevs(ev, known), ours)) > 0 {
+			tree, err := in.remoteStateBefore(ctx, ev.ID())
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			if err != nil {
+				in.e.log.Debug().Err(err).Str("event", string(ev.ID())).Msg("backfill: no state")
+				continue
+			}
+			told[ev.ID()] = tree
+		}
+		if slices.ContainsFunc(ev.AuthEvents(), func(id matrix.EventID) bool { return known[id] == nil && !page[id] }) {
+			if err := in.ensureAuth(ctx, ev); err != nil {
+				in.e.log.Debug().Err(err).Str("event", string(ev.ID())).Msg("backfill: left out")
+				continue
+			}
+		}
+		page[ev.ID()] = true
+	}
+	return told, nil
+}
+
+// placeHistory puts a page of history into the room as one entry, to be committed. What lacks the state before it or auth events is left out.
+func (in *inbound) placeHistory(ctx context.Context, events []*event.Event, told map[matrix.EventID]statetree.Tree) (*entry, error) {
+	r := in.r
+	line := r.currentLine()
+	whole := &entry{room: r, line: line}
+	for _, ev := range events {
+		known, err := r.eventsByID(ctx, slices.Concat(ev.PrevEvents(), ev.AuthEvents(), []matrix.EventID{ev.ID()}))
+		if err != nil {
+			return whole, err
+		}
+		if old := known[ev.ID()]; old != nil && !old.Outlier {
+			continue
+		}
+		if slices.ContainsFunc(ev.AuthEvents(), func(id matrix.EventID) bool { return known[id] == nil }) {
+			continue
+		}
+		p := &placement{ev: ev, history: true, line: line}
 		if missing := missingPrevs(ev, known); len(missing) > 0 {
 			for _, id := range missing {
 				p.missing = append(p.missing, missingPrev{id: id})
 			}
-			p.before, err = in.remoteStateBefore(ctx, ev.ID())
-		} else {
-			err = in.stateBefore(ctx, p, known, nil)
-		}
-		if err != nil {
-			e.log.Debug().Err(err).Str("event", string(ev.ID())).Msg("backfill: no state")
-			continue
-		}
-		if err := in.ensureAuth(ctx, ev); err != nil {
-			e.log.Debug().Err(err).Str("event", string(ev.ID())).Msg("backfill: left out")
-			continue
+			var ok bool
+			if p.before, ok = told[ev.ID()]; !ok {
+				continue
+			}
+		} else if err := in.stateBefore(ctx, p, known, nil); err != nil {
+			return whole, err
 		}
 		if p.rejection, err = r.checkEvent(ctx, ev, p.before, p.partial); err != nil {
-			return 0, err
+			return whole, err
 		}
-		if p.found, err = storage.IsMissingPrev(ctx, e.db, r.nid, ev.ID()); err != nil {
-			return 0, err
+		if p.found, err = storage.IsMissingPrev(ctx, r.e.db, r.nid, ev.ID()); err != nil {
+			return whole, err
 		}
 		en, err := r.place(ctx, p)
 		if errors.Is(err, errIDTaken) {
 			continue
 		}
 		if err != nil {
-			return 0, err
+			return whole, err
 		}
 		whole.items = append(whole.items, en.items...)
 		whole.missing = append(whole.missing, en.missing...)
 		whole.found = append(whole.found, ev.ID())
 		whole.extra = both(whole.extra, en.extra)
 	}
-	if len(whole.items) == 0 {
-		return 0, errors.New("nothing new came")
-	}
-	// Positions of history count downwards, so the newest event takes the first.
-	n := len(whole.items)
-	slices.Reverse(whole.items)
-	queued = true
-	e.committer.add(whole)
-	return n, whole.wait(context.WithoutCancel(ctx))
+	return whole, nil
 }
 
 // both runs two parts of a transaction, either of which may be nil.

@@ -8,26 +8,26 @@
 //
 // Start reading at engine.go, then head.go and append.go. By concept:
 //
-//   - into a room: append.go (local), sendable.go (what may be scheduled), receive.go and place.go (remote), redact.go, sticky.go, committer.go
+//   - into a room: append.go (local), sendable.go (what may be scheduled), receive.go, fetch.go and place.go (remote), redact.go, sticky.go, committer.go
 //   - states: resolve.go, state.go, history.go (who may see what)
 //   - memberships: create.go, join.go, enter.go (through another server), invite.go, third_party_invite.go, leave.go, membership.go, upgrade.go, userrooms.go
 //   - pages: messages.go, backfill.go, timestamp.go, relations.go, aggregations.go, search.go
-//   - for other servers: serve.go, serve_join.go
+//   - for other servers: serve.go, serve_join.go; questions to them: overtake.go
 //   - the directory: alias.go, directory.go, published.go, summary.go, spaces.go, hierarchy.go
 //   - rooms joined without their members: partial.go, then resync.go and restate.go
-//   - memory: cache.go (events), load.go (from the database into it), flights.go
+//   - memory: cache.go (events), load.go (from the database into it)
 //
 // # Locks
 //
 // In this order; a lock may be taken while holding those above it only.
 //
 //  1. Engine.joins: one attempt per room to become resident by a remote join.
-//  2. room.inbound: held while a batch of remote events is worked on, network
-//     requests included, so that one room takes one remote batch at a time.
-//  3. room.mu: the head. Never held over a network request or a commit, but over
+//  2. A lane of room.lanes: the batches of one server for one room are worked on one after the other, network requests included.
+//  3. room.inbound: held while remote events are worked on, and never over a network request.
+//  4. room.mu: the head. Never held over a network request or a commit, but over
 //     reads of the database when something needed is not in a cache.
-//  4. room.chainsMu: held while states are resolved, over reads of the database.
-//  5. Engine.mu (the table of loaded rooms), room.pending, committer.mu, userRooms.mu,
+//  5. room.chainsMu: held while states are resolved, over reads of the database.
+//  6. Engine.mu (the table of loaded rooms), room.pending, committer.mu, userRooms.mu,
 //     recentChanges.mu, partials.mu, published.mu, cache locks: leaves, held for a few instructions.
 //
 // The committer takes room.mu only to drop a head after a failed commit, and

@@ -225,13 +225,17 @@ type Engine struct {
 	committer *committer
 	txns      flights.Flights[txnKey, matrix.EventID]
 	joins     flights.Flights[matrix.RoomID, struct{}]
-	fills     flights.Flights[storage.RoomNID, struct{}]
+	fills     flights.Flights[storage.RoomNID, bool]
 	upgrades  flights.Flights[matrix.RoomID, matrix.RoomID]
 	// hierarchies are answers of other servers about spaces.
 	hierarchies hierarchyCache
 	maxRooms    int
 
-	mu    sync.Mutex
+	life  context.Context // until Close
+	end   context.CancelFunc
+	works sync.WaitGroup // what was begun in the background
+
+	mu    sync.Mutex // begins no work once life has ended
 	byID  map[matrix.RoomID]*room
 	byNID map[storage.RoomNID]*room
 }
@@ -301,6 +305,7 @@ func New(o Options) (*Engine, error) {
 		byID:     make(map[matrix.RoomID]*room),
 		byNID:    make(map[storage.RoomNID]*room),
 	}
+	e.life, e.end = context.WithCancel(context.Background())
 	if e.partials, err = loadPartials(context.Background(), o.DB); err != nil {
 		return nil, err
 	}
@@ -318,8 +323,12 @@ var hotNames = []string{
 // DefaultVersion is the version of rooms whose creator names none.
 func (e *Engine) DefaultVersion() roomversion.ID { return e.defaultVersion }
 
-// Close waits for the commits under way; later calls fail.
+// Close ends requests that nobody waits for any more, and waits for the commits under way; later calls fail.
 func (e *Engine) Close() error {
+	e.mu.Lock()
+	e.end()
+	e.mu.Unlock()
+	e.works.Wait()
 	e.committer.close()
 	return nil
 }

@@ -6,59 +6,109 @@ import (
 	"slices"
 
 	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
 	"hanok/matrix/event"
 	"hanok/matrix/roomversion"
 	"hanok/storage"
 	"hanok/storage/statetree"
 )
 
+// madeMember is a membership event of our user that another server has made for us.
+type madeMember struct {
+	version *roomversion.Version
+	event   *event.Event
+}
+
 // joinThrough joins a room through a server that is in it. spec: ss/makeJoin, ss/sendJoinV2
-func (e *Engine) joinThrough(ctx context.Context, server matrix.ServerName, q MemberRequest, content []byte) (matrix.EventID, error) {
-	made, err := e.remote.MakeJoin(ctx, server, q.Room, q.Sender, supportedVersions())
-	if err != nil {
-		return "", err
+func (e *Engine) joinThrough(ctx context.Context, q MemberRequest, content []byte) (id matrix.EventID, err error) {
+	err = throughServers(ctx, e, q, func(ctx context.Context, server matrix.ServerName) (*madeMember, error) {
+		made, err := e.remote.MakeJoin(ctx, server, q.Room, q.Sender, supportedVersions())
+		if err != nil {
+			return nil, err
+		}
+		t, err := readTemplate(made, q.Room, q.Sender, "join")
+		if err != nil {
+			return nil, err
+		}
+		join, err := e.complete(t, content, q.Timestamp)
+		if err != nil {
+			return nil, err
+		}
+		return &madeMember{t.version, join}, e.barred(ctx, t, q.Sender)
+	}, func(w *wayIn, join *madeMember) error {
+		id = join.event.ID()
+		return e.sendJoin(ctx, w, q.Room, join)
+	})
+	return id, err
+}
+
+// maxJoinsSent is to how many servers one join is sent.
+const maxJoinsSent = 3
+
+// sendJoin puts a join into its room. Where the server that made it does not answer, it may have taken the join all the same: the others are given
+// the very same event, not another one. Only a restricted join is of no use to them: it needs the signature of the server that made it.
+func (e *Engine) sendJoin(ctx context.Context, w *wayIn, room matrix.RoomID, join *madeMember) error {
+	to := []matrix.ServerName{w.server}
+	if _, restricted := canonicaljson.Get(join.event.Content(), "join_authorised_via_users_server"); !restricted {
+		for _, s := range w.servers {
+			if s != w.server && len(to) < maxJoinsSent && !slices.Contains(w.failed, s) {
+				to = append(to, s)
+			}
+		}
 	}
-	t, err := readTemplate(made, q.Room, q.Sender, "join")
-	if err != nil {
-		return "", err
+	sending, stop := context.WithCancel(ctx)
+	defer stop()
+	var refused error
+	done, err := inquiry[SentJoin]{
+		next: listed(to),
+		ask: func(ctx context.Context, server matrix.ServerName) (SentJoin, error) {
+			return e.remote.SendJoin(ctx, server, room, join.event.ID(), join.event.JSON())
+		},
+		take: func(server matrix.ServerName, sent SentJoin) error { return e.joined(ctx, server, room, join, sent) },
+		failed: func(server matrix.ServerName, err error) {
+			if server == w.server {
+				refused = err // the others need not have what the join follows on
+			}
+			if server == w.server && answers(err) {
+				stop()
+			}
+		},
+		after: overtakeJoin, most: mostStates,
+	}.run(sending, e)
+	if done || refused == nil {
+		return err
 	}
-	join, err := e.complete(t, content, q.Timestamp)
-	if err != nil {
-		return "", err
-	}
-	if err := e.barred(ctx, t, q.Sender); err != nil {
-		return "", err
-	}
-	sent, err := e.remote.SendJoin(ctx, server, q.Room, join.ID(), join.JSON())
-	if err != nil {
-		return "", err
-	}
+	return refused
+}
+
+// joined makes a join count that a server has accepted.
+func (e *Engine) joined(ctx context.Context, server matrix.ServerName, room matrix.RoomID, made *madeMember, sent SentJoin) error {
+	join := made.event
 	if sent.Event != nil {
-		signed, err := event.Parse(t.version, sent.Event)
+		signed, err := event.Parse(made.version, sent.Event)
 		if err != nil || signed.ID() != join.ID() {
-			return "", nonsense("another event came back")
+			return nonsense("another event came back")
 		}
 		join = signed
 	}
 	// From here on the room counts us in: finish even if the client has gone away.
 	ctx = context.WithoutCancel(ctx)
-	if r, err := e.room(ctx, q.Room); err == nil {
+	if r, err := e.room(ctx, room); err == nil {
 		resident, err := r.resident(ctx)
 		if err == nil && resident {
 			// A restricted room that we are in, or one whose members we do not know yet: another server let the user in.
 			defer r.release()
-			results := e.receive(ctx, server, r, []*event.Event{join})
-			return join.ID(), results[0]
+			return e.receive(ctx, server, r, []*event.Event{join})[0]
 		}
 		r.release()
 		if err != nil {
-			return "", err
+			return err
 		}
 	}
-	if err := e.enter(ctx, server, t.version, q.Room, join, sent); err != nil {
-		return "", fmt.Errorf("send_join: %w", err)
+	if err := e.enter(ctx, server, made.version, room, join, sent); err != nil {
+		return fmt.Errorf("send_join: %w", err)
 	}
-	return join.ID(), nil
+	return nil
 }
 
 // enter makes a room ours from the answer to a join.
@@ -76,15 +126,19 @@ func (e *Engine) enter(ctx context.Context, server matrix.ServerName, v *roomver
 		return err
 	}
 	defer r.release()
-	if err := r.lockInbound(ctx); err != nil {
-		return err
-	}
-	defer r.unlockInbound()
 	wanted := slices.Clone(join.AuthEvents())
 	for _, ev := range states {
 		wanted = append(wanted, ev.ID())
 	}
-	known, err := r.storeOutliers(ctx, leadingTo(wanted, append(slices.Clone(chain), states...)))
+	given, err := r.vouched(ctx, leadingTo(wanted, append(slices.Clone(chain), states...)))
+	if err != nil {
+		return err
+	}
+	if err := r.lockInbound(ctx); err != nil {
+		return err
+	}
+	defer r.unlockInbound()
+	known, err := r.storeOutliers(ctx, given)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ type room struct {
 
 	// inbound is held while remote events are worked on: a mutex that can be waited for with a context.
 	inbound chan struct{}
+	turns   int // how often inbound was taken; guarded by it
+	lanes   lanes
 
 	mu   sync.Mutex
 	head *head // the newest, perhaps not committed yet; nil: to be loaded
@@ -187,6 +189,7 @@ func (r *room) keep() {
 func (r *room) lockInbound(ctx context.Context) error {
 	select {
 	case r.inbound <- struct{}{}:
+		r.turns++
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -194,6 +197,57 @@ func (r *room) lockInbound(ctx context.Context) error {
 }
 
 func (r *room) unlockInbound() { <-r.inbound }
+
+// currentLine is that of the head.
+func (r *room) currentLine() *line {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.line
+}
+
+// lanes has the batches that a server sends for a room worked on one after the other, in the order in which they came, while those of others go on
+// beside them.
+type lanes struct {
+	mu   sync.Mutex
+	busy map[matrix.ServerName]*lane
+}
+
+type lane struct {
+	taken chan struct{}
+	users int // who has it, or waits for it
+}
+
+// enter waits for a server's lane; call leave in the end.
+func (l *lanes) enter(ctx context.Context, server matrix.ServerName) (leave func(), err error) {
+	l.mu.Lock()
+	mine := l.busy[server]
+	if mine == nil {
+		if l.busy == nil {
+			l.busy = make(map[matrix.ServerName]*lane)
+		}
+		mine = &lane{taken: make(chan struct{}, 1)}
+		l.busy[server] = mine
+	}
+	mine.users++
+	l.mu.Unlock()
+	gone := func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if mine.users--; mine.users == 0 {
+			delete(l.busy, server)
+		}
+	}
+	select {
+	case mine.taken <- struct{}{}:
+		return func() {
+			<-mine.taken
+			gone()
+		}, nil
+	case <-ctx.Done():
+		gone()
+		return nil, ctx.Err()
+	}
+}
 
 // load makes r.head available; r.mu is held.
 func (r *room) load(ctx context.Context) error {

@@ -92,10 +92,7 @@ func (e *Engine) joinAnywhere(ctx context.Context, q MemberRequest, content []by
 		// servers that are asked: it is waited for a moment before another server is asked, and again if that refuses.
 		unauthorised := errors.Is(here, errNoAuthoriser)
 		if !unauthorised || attempt > 0 {
-			err = e.throughServers(ctx, q, func(s matrix.ServerName) error {
-				id, err = e.joinThrough(ctx, s, q, content)
-				return err
-			})
+			id, err = e.joinThrough(ctx, q, content)
 			if err == nil || !unauthorised || pause == 0 {
 				return id, err
 			}
@@ -340,32 +337,59 @@ func (e *Engine) serversToTry(ctx context.Context, q MemberRequest) (named, know
 	return named, known, nil
 }
 
-// throughServers tries an operation with one server after the other until one does it. Those that were not named by the
+// throughServers has one server after the other make an event for a user until one of the events is taken, which send sees to. Servers that were not named by the
 // request are only asked where none of the named ones answers: an answer of theirs, even a refusal, is what was asked for.
-func (e *Engine) throughServers(ctx context.Context, q MemberRequest, try func(matrix.ServerName) error) error {
+func throughServers[T any](ctx context.Context, e *Engine, q MemberRequest, made func(context.Context, matrix.ServerName) (T, error), send func(s *wayIn, made T) error) error {
 	named, known, err := e.serversToTry(ctx, q)
 	if err != nil {
 		return err
 	}
-	var refused error
-	answered := false
-	for i, s := range slices.Concat(e.answeringFirst(named), e.answeringFirst(known)) {
-		if i >= len(named) && len(named) > 0 && answered {
-			break
-		}
-		err := try(s)
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		e.log.Debug().Err(err).Str("server", string(s)).Msg("a server refused, or could not be asked")
-		refused = worse(refused, err)
-		answer, ok := matrix.AsError(err)
-		answered = answered || ok && answer.Status < http.StatusInternalServerError
-	}
-	if refused == nil {
+	w := &wayIn{servers: slices.Concat(e.answeringFirst(named), e.answeringFirst(known)), named: len(named)}
+	done, err := inquiry[T]{
+		next: w.next, ask: made, after: overtakeQuestion, most: mostQuestions,
+		take: func(server matrix.ServerName, made T) error {
+			w.server = server
+			return send(w, made)
+		},
+		failed: func(server matrix.ServerName, err error) {
+			e.log.Debug().Err(err).Str("server", string(server)).Msg("a server refused, or could not be asked")
+			w.failed = append(w.failed, server)
+			w.refused = worse(w.refused, err)
+			w.answered = w.answered || answers(err)
+		},
+	}.run(ctx, e)
+	switch {
+	case done || err != nil:
+		return err
+	case w.refused == nil:
 		return matrix.NotFound("no server that is in the room is known")
 	}
-	return refused
+	return w.refused
+}
+
+// wayIn is where a search for a server stands through which a user enters or leaves a room.
+type wayIn struct {
+	servers  []matrix.ServerName // in the order in which they are asked
+	named    int                 // so many of them were named by the request
+	asked    int
+	server   matrix.ServerName // that made the event which is being sent
+	failed   []matrix.ServerName
+	answered bool
+	refused  error
+}
+
+func (w *wayIn) next() (matrix.ServerName, bool) {
+	if w.asked == len(w.servers) || w.named > 0 && w.asked >= w.named && w.answered {
+		return "", false
+	}
+	w.asked++
+	return w.servers[w.asked-1], true
+}
+
+// answers says whether a failure is what a server that works has to say.
+func answers(err error) bool {
+	answer, ok := matrix.AsError(err)
+	return ok && answer.Status < http.StatusInternalServerError
 }
 
 // answeringFirst puts servers that did not answer lately behind the others: each of them may cost a long wait.

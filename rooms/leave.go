@@ -95,7 +95,7 @@ func (e *Engine) leave(ctx context.Context, q MemberRequest, away bool) (matrix.
 	if !away {
 		return "", errElsewhere
 	}
-	leave, err := e.leaveAway(ctx, r, q, content)
+	leave, err := e.leaveAway(ctx, q, content)
 	if err != nil {
 		// Nobody in the room can be reached, or they have forgotten the invite: the user is rid of it all the same.
 		e.log.Info().Err(err).Int64("room", int64(r.nid)).Msg("a leave stays local")
@@ -107,28 +107,22 @@ func (e *Engine) leave(ctx context.Context, q MemberRequest, away bool) (matrix.
 }
 
 // leaveAway has another server put the leave into the room. spec: ss/makeLeave, ss/sendLeaveV2
-func (e *Engine) leaveAway(ctx context.Context, r *room, q MemberRequest, content []byte) (leave *event.Event, err error) {
-	err = e.throughServers(ctx, q, func(s matrix.ServerName) error {
-		leave, err = e.leaveThrough(ctx, s, r, q, content)
-		return err
+func (e *Engine) leaveAway(ctx context.Context, q MemberRequest, content []byte) (leave *event.Event, err error) {
+	err = throughServers(ctx, e, q, func(ctx context.Context, server matrix.ServerName) (*event.Event, error) {
+		made, err := e.remote.MakeLeave(ctx, server, q.Room, q.Sender)
+		if err != nil {
+			return nil, err
+		}
+		t, err := readTemplate(made, q.Room, q.Sender, "leave")
+		if err != nil {
+			return nil, err
+		}
+		return e.complete(t, content, q.Timestamp)
+	}, func(w *wayIn, made *event.Event) error {
+		leave = made
+		return e.remote.SendLeave(ctx, w.server, q.Room, leave.ID(), leave.JSON())
 	})
 	return leave, err
-}
-
-func (e *Engine) leaveThrough(ctx context.Context, server matrix.ServerName, r *room, q MemberRequest, content []byte) (*event.Event, error) {
-	made, err := e.remote.MakeLeave(ctx, server, q.Room, q.Sender)
-	if err != nil {
-		return nil, err
-	}
-	t, err := readTemplate(made, q.Room, q.Sender, "leave")
-	if err != nil {
-		return nil, err
-	}
-	leave, err := e.complete(t, content, q.Timestamp)
-	if err != nil {
-		return nil, err
-	}
-	return leave, e.remote.SendLeave(ctx, server, q.Room, leave.ID(), leave.JSON())
 }
 
 // receiveApart takes events of a room in which this server does not take part. All that can concern us is that a local user's
@@ -308,42 +302,42 @@ func (e *Engine) Knock(ctx context.Context, q MemberRequest) (matrix.EventID, er
 		return "", err
 	}
 	var id matrix.EventID
-	err = e.throughServers(ctx, q, func(s matrix.ServerName) error {
-		id, err = e.knockThrough(ctx, s, q, content)
-		return err
+	err = throughServers(ctx, e, q, func(ctx context.Context, server matrix.ServerName) (*madeMember, error) {
+		made, err := e.remote.MakeKnock(ctx, server, q.Room, q.Sender, supportedVersions())
+		if err != nil {
+			return nil, err
+		}
+		t, err := readTemplate(made, q.Room, q.Sender, "knock")
+		if err != nil {
+			return nil, err
+		}
+		knock, err := e.complete(t, content, q.Timestamp)
+		return &madeMember{t.version, knock}, err
+	}, func(w *wayIn, knock *madeMember) error {
+		id = knock.event.ID()
+		return e.sendKnock(ctx, w.server, q, knock)
 	})
 	return id, err
 }
 
-func (e *Engine) knockThrough(ctx context.Context, server matrix.ServerName, q MemberRequest, content []byte) (matrix.EventID, error) {
-	made, err := e.remote.MakeKnock(ctx, server, q.Room, q.Sender, supportedVersions())
-	if err != nil {
-		return "", err
-	}
-	t, err := readTemplate(made, q.Room, q.Sender, "knock")
-	if err != nil {
-		return "", err
-	}
-	knock, err := e.complete(t, content, q.Timestamp)
-	if err != nil {
-		return "", err
-	}
+func (e *Engine) sendKnock(ctx context.Context, server matrix.ServerName, q MemberRequest, made *madeMember) error {
+	knock := made.event
 	stripped, err := e.remote.SendKnock(ctx, server, q.Room, knock.ID(), knock.JSON())
 	if err != nil {
-		return "", err
+		return err
 	}
 	ctx = context.WithoutCancel(ctx)
-	r, err := e.claimRoom(ctx, q.Room, t.version)
+	r, err := e.claimRoom(ctx, q.Room, made.version)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer r.release()
 	m, err := e.membershipIn(ctx, r.nid, q.Sender)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if stripped == nil {
 		stripped = [][]byte{}
 	}
-	return knock.ID(), r.setApart(ctx, knock, q.Sender, m.Membership, stripped)
+	return r.setApart(ctx, knock, q.Sender, m.Membership, stripped)
 }

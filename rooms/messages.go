@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"slices"
+	"time"
 
 	"hanok/matrix"
 	"hanok/storage"
@@ -117,6 +118,7 @@ type historyWalk struct {
 	events    []*Event
 	exhausted bool
 	fills     int
+	waited    time.Duration // for fills
 }
 
 func (w *historyWalk) run(ctx context.Context) error {
@@ -126,7 +128,7 @@ func (w *historyWalk) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if w.q.Backward && w.fills < maxFills {
+		if w.q.Backward && w.fills < maxFills && w.waited < historyPatience {
 			filled, err := w.fill(ctx, chunk, want)
 			if err != nil {
 				return err
@@ -174,7 +176,9 @@ func (w *historyWalk) fill(ctx context.Context, chunk []*Event, want int) (bool,
 		return false, nil
 	}
 	w.fills++
-	return w.r.e.backfill(ctx, w.r, missing, want)
+	began := time.Now()
+	defer func() { w.waited += time.Since(began) }()
+	return w.r.e.backfill(ctx, w.r, missing, want, historyPatience-w.waited)
 }
 
 // take adds what may be seen and passes the filter, up to the limit and the place to stop at.

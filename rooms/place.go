@@ -401,16 +401,33 @@ func (r *room) memberChanges(ctx context.Context, from, to statetree.Tree, extra
 	return out, nil
 }
 
-// storeOutliers checks and stores events that are known only by reference: auth chains and states. Signatures are
-// checked here, auth events come before the events they authorise, and what fails its own auth events is stored as
-// rejected, so that nothing built on it passes. What lacks auth events is left out.
-// The result holds all of them that are known now, with what was known before.
-func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[matrix.EventID]*Event, error) {
-	return r.storeChecked(ctx, events, func(fresh []*event.Event) []*event.Event { return r.e.verified(ctx, fresh) })
+// vouched leaves out of events what is neither stored nor properly signed. It may ask other servers for keys.
+func (r *room) vouched(ctx context.Context, events []*event.Event) ([]*event.Event, error) {
+	ids := make([]matrix.EventID, len(events))
+	for i, ev := range events {
+		ids[i] = ev.ID()
+	}
+	known, err := r.eventsByID(ctx, distinctIDs(ids))
+	if err != nil {
+		return nil, err
+	}
+	kept := make([]*event.Event, 0, len(events))
+	var fresh []*event.Event
+	for _, ev := range events {
+		if old := known[ev.ID()]; old == nil || old.apart() {
+			fresh = append(fresh, ev)
+		} else {
+			kept = append(kept, ev)
+		}
+	}
+	return append(kept, r.e.verified(ctx, fresh)...), nil
 }
 
-// storeChecked is storeOutliers that leaves the signatures to check.
-func (r *room) storeChecked(ctx context.Context, events []*event.Event, check func([]*event.Event) []*event.Event) (map[matrix.EventID]*Event, error) {
+// storeOutliers checks and stores events that are known only by reference, auth chains and states, whose signatures were
+// checked. Auth events come before the events they authorise, and what fails its own auth events is stored as
+// rejected, so that nothing built on it passes. What lacks auth events is left out.
+// The result holds all of them that are known now, with what was known before. room.inbound is held.
+func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[matrix.EventID]*Event, error) {
 	e := r.e
 	ids := make([]matrix.EventID, 0, 2*len(events))
 	for _, ev := range events {
@@ -434,7 +451,7 @@ func (r *room) storeChecked(ctx context.Context, events []*event.Event, check fu
 		return nil, err
 	}
 	fresh = slices.DeleteFunc(fresh, func(ev *event.Event) bool { return taken[ev.ID()] })
-	fresh = byAuth(check(fresh))
+	fresh = byAuth(fresh)
 	if len(fresh) == 0 {
 		return known, nil
 	}

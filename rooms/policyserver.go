@@ -121,20 +121,33 @@ func (in *inbound) heedPolicyServer(ctx context.Context, p *placement) error {
 	if err != nil || server == nil {
 		return err
 	}
-	if !policyserver.Exempt(p.ev) && !server.Signed(p.ev) {
+	if policyserver.Exempt(p.ev) || server.Signed(p.ev) {
+		return nil
+	}
+	given, known := in.advice[p.ev.ID()]
+	if !known || given.by != server.Name {
 		if err := in.fetch(); err != nil {
 			return err
 		}
-	}
-	signed, err := in.e.recommended(ctx, server, p.ev, false)
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
+		given = advice{by: server.Name}
+		lost := in.away(ctx, func() { given.signed, given.against = in.e.recommended(ctx, server, p.ev, false) })
+		if lost != nil {
+			return lost
 		}
-		in.e.log.Debug().Err(err).Str("event", string(p.ev.ID())).Msg("not recommended by the policy server")
-		p.unwanted, in.refusal = true, err
+		in.advice[p.ev.ID()] = given
+	}
+	if given.against != nil {
+		in.e.log.Debug().Err(given.against).Str("event", string(p.ev.ID())).Msg("not recommended by the policy server")
+		p.unwanted, in.refusal = true, given.against
 		return nil
 	}
-	p.ev = signed
+	p.ev = given.signed
 	return nil
+}
+
+// advice is what a policy server says of an event.
+type advice struct {
+	by      matrix.ServerName
+	signed  *event.Event
+	against error
 }

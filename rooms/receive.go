@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net/http"
 	"slices"
 
 	"hanok/matrix"
@@ -140,14 +139,16 @@ func (e *Engine) receive(ctx context.Context, origin matrix.ServerName, r *room,
 
 func (e *Engine) receiveBatch(ctx context.Context, origin matrix.ServerName, r *room, events []*event.Event) []error {
 	out := make([]error, len(events))
-	if err := r.lockInbound(ctx); err != nil {
+	leave, err := r.lanes.enter(ctx, origin)
+	if err != nil {
 		for i := range out {
 			out[i] = err
 		}
 		return out
 	}
-	defer r.unlockInbound()
+	defer leave()
 	in := r.newInbound(origin)
+	defer in.unlock()
 	order := make([]int, 0, len(events))
 	for i, ev := range events {
 		if ev != nil {
@@ -158,6 +159,7 @@ func (e *Engine) receiveBatch(ctx context.Context, origin matrix.ServerName, r *
 	for _, i := range order {
 		out[i] = in.handle(ctx, events[i], true)
 	}
+	in.unlock() // the next batch builds on what is about to be committed
 	for _, en := range in.entries {
 		if err := en.wait(ctx); err != nil {
 			for i := range out {
@@ -170,114 +172,46 @@ func (e *Engine) receiveBatch(ctx context.Context, origin matrix.ServerName, r *
 	return out
 }
 
-// Limits on what one received event may make us fetch.
-const (
-	maxGap         = 20  // events asked for by one get_missing_events
-	maxGapRounds   = 10  // such requests for one gap
-	maxMissingPrev = 10  // prev events whose state is asked for
-	maxSingleFetch = 30  // events fetched one by one before the whole state is asked for
-	maxFetches     = 100 // requests per received batch
-
-	maxFetchedEvents = 300_000 // events that those requests may bring: a state and auth chain of the biggest rooms
-)
-
-// inbound is a batch of received events being worked on; room.inbound is held.
-type inbound struct {
-	e       *Engine
-	r       *room
-	origin  matrix.ServerName
-	line    *line                // of the head when the work began
-	relay   bool                 // accepted events are ours to send on
-	check   func(headView) error // of the head, before an event that was sent becomes a part of it; may be nil
-	entries []*entry
-	fetches int
-	fetched int // events that came by requests
-	asides  int // requests to others than the origin
-	others  []matrix.ServerName
-	failure error // of the last request for a single event, nil if none failed
-	// behind are events of which it is known that something stored comes after them: history, not news.
-	behind  map[matrix.EventID]bool
-	refusal error // what the room's policy server said against the last event that it did not recommend
-	lost    error // the last request for a single event that had no answer
-}
-
-// Why an event of another server was not taken. These are for that server to read: they are no failures of ours.
-var (
-	errTooMuch        = matrix.Forbidden("the event needs more events that are missing here than this server is willing to fetch")
-	errRejectedBefore = matrix.Forbidden("the event was rejected before")
-	errNoAuthEvents   = matrix.Forbidden("auth events of the event are missing here and cannot be had")
-	errNoState        = matrix.Forbidden("the state at the event cannot be had")
-)
-
-func (r *room) newInbound(origin matrix.ServerName) *inbound {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return &inbound{e: r.e, r: r, origin: origin, line: r.line, behind: make(map[matrix.EventID]bool)}
-}
-
-func (in *inbound) fetch() error {
-	if in.fetches++; in.fetches > maxFetches {
-		return errTooMuch
-	}
-	return nil
-}
-
-// maxAsides is how often a batch may have us ask servers that did not send it, for what its sender does not have. They
-// must not be made to answer for a server that sends nonsense.
-const maxAsides = 5
-
-// ask puts a question to the origin, and to two other servers in the room if it has no answer.
-func (in *inbound) ask(ctx context.Context, question func(matrix.ServerName) error) error {
-	if err := in.fetch(); err != nil {
-		return err
-	}
-	err := question(in.origin)
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	if in.others == nil {
-		servers, listErr := in.e.JoinedServers(ctx, in.r.id)
-		if listErr != nil {
-			return listErr
-		}
-		in.e.inTurn(in.r.id, servers)
-		in.others = slices.DeleteFunc(in.e.answeringFirst(servers), func(s matrix.ServerName) bool { return s == in.origin || s == in.e.server })
-	}
-	for _, s := range in.others[:min(2, len(in.others))] {
-		if in.asides++; in.asides > maxAsides {
-			break
-		}
-		if question(s) == nil {
-			return nil
-		}
-	}
-	return err
-}
-
 // handle takes one event through all checks. gaps says whether missing events may be asked for.
 // The result is nil also for a soft-failed event.
 // spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 func (in *inbound) handle(ctx context.Context, ev *event.Event, gaps bool) error {
+	// Another event may be under work, which this one comes before: it has to know, too, whether the room has changed.
+	moved := in.moved
+	defer func() { in.moved = in.moved || moved }()
+	for {
+		// Each request is made once, and only requests let others at the room, so that comes to an end.
+		if again, err := in.attempt(ctx, ev, gaps); !again {
+			return err
+		}
+		moved = moved || in.moved
+	}
+}
+
+// attempt is one look at an event; again: the room has changed since it began.
+func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (again bool, err error) {
 	r := in.r
+	if err := in.lock(ctx); err != nil {
+		return false, err
+	}
+	in.moved, in.line = false, r.currentLine()
 	known, err := r.eventsByID(ctx, append(ev.PrevEvents(), ev.ID()))
 	if err != nil {
-		return err
+		return false, err
 	}
 	if old := known[ev.ID()]; old != nil && !old.Outlier {
 		if old.Rejected && !old.Partial {
-			return errRejectedBefore
+			return false, errRejectedBefore
 		}
-		return nil
+		return false, nil
 	}
 	missing := missingPrevs(ev, known)
-	if len(missing) > 0 && gaps {
+	if len(missing) > 0 && gaps && !in.filled[ev.ID()] {
+		in.filled[ev.ID()] = true
 		if err := in.fillGap(ctx, ev); err != nil {
 			in.e.log.Debug().Err(err).Str("event", string(ev.ID())).Msg("get_missing_events")
 		}
-		if known, err = r.eventsByID(ctx, ev.PrevEvents()); err != nil {
-			return err
-		}
-		missing = missingPrevs(ev, known)
+		return true, nil
 	}
 	// The state first: where it has to be fetched, its auth chain comes with it.
 	p := &placement{ev: ev, line: in.line, relay: in.relay && gaps}
@@ -286,33 +220,36 @@ func (in *inbound) handle(ctx context.Context, ev *event.Event, gaps bool) error
 	}
 	if err := in.stateBefore(ctx, p, known, missing); err != nil {
 		if !in.e.putsOut(ev) || !matrix.HasCode(errors.Unwrap(err), "M_FORBIDDEN") {
-			return err
+			return false, err
 		}
 		if err := in.stateNow(ctx, p, missing); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := in.ensureAuth(ctx, ev); err != nil {
-		return err
+		return false, err
 	}
 	if p.rejection, err = r.checkEvent(ctx, ev, p.before, p.partial); err != nil {
-		return err
+		return false, err
 	}
 	if p.found, err = in.history(ctx, ev.ID()); err != nil {
-		return err
+		return false, err
 	}
 	if err := in.heedPolicyServer(ctx, p); err != nil {
-		return err
+		return false, err
+	}
+	if in.moved {
+		return true, nil
 	}
 	en, err := r.place(ctx, p)
 	if err != nil {
-		return err
+		return false, err
 	}
 	in.entries = append(in.entries, en)
 	if p.partial {
-		return nil // that is not the last word
+		return false, nil // that is not the last word
 	}
-	return rejection(p.rejection)
+	return false, rejection(p.rejection)
 }
 
 func missingPrevs(ev *event.Event, known map[matrix.EventID]*Event) []matrix.EventID {
@@ -323,239 +260,6 @@ func missingPrevs(ev *event.Event, known map[matrix.EventID]*Event) []matrix.Eve
 		}
 	}
 	return out
-}
-
-// fillGap asks for what lies between our head and an event. It matters that a gap is closed: where it stays open, what comes
-// before it and what comes after it are taken for branches, and a resolution of their states may bring back what has long
-// been replaced. spec: ss/getMissingPreviousEvents
-func (in *inbound) fillGap(ctx context.Context, ev *event.Event) error {
-	r := in.r
-	r.mu.Lock()
-	err := r.load(ctx)
-	var earliest []matrix.EventID
-	if err == nil {
-		for _, t := range deepest(r.head.tips, min(len(r.head.tips), maxGap)) {
-			earliest = append(earliest, t.id)
-		}
-	}
-	r.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	events, err := in.between(ctx, earliest, ev)
-	if len(events) == 0 {
-		return err
-	}
-	sortByDepth(events)
-	if err := in.noteHistory(ctx, events); err != nil {
-		return err
-	}
-	for _, m := range events {
-		if m.ID() == ev.ID() {
-			continue
-		}
-		if err := in.handle(ctx, m, false); err != nil {
-			in.e.log.Debug().Err(err).Str("event", string(m.ID())).Msg("an event of a gap was not accepted")
-		}
-	}
-	return nil
-}
-
-// between fetches what lies between some events that we have and one that has come. If that fails on the way, the result is what
-// has come so far, and the error.
-func (in *inbound) between(ctx context.Context, earliest []matrix.EventID, ev *event.Event) ([]*event.Event, error) {
-	gap := map[matrix.EventID]bool{ev.ID(): true}
-	var events []*event.Event
-	latest := []matrix.EventID{ev.ID()}
-	for range maxGapRounds {
-		var raw [][]byte
-		err := in.ask(ctx, func(s matrix.ServerName) (err error) {
-			raw, err = in.e.remote.MissingEvents(ctx, s, in.r.id, earliest, latest, maxGap, 0)
-			return err
-		})
-		if err != nil {
-			return events, err
-		}
-		full := len(raw) >= maxGap
-		more, err := in.e.parseVerified(ctx, in.r.version, in.r.id, raw[:min(len(raw), maxGap)])
-		if err != nil {
-			return events, err
-		}
-		more = slices.DeleteFunc(more, func(m *event.Event) bool { return gap[m.ID()] })
-		for _, m := range more {
-			gap[m.ID()] = true
-		}
-		events = append(events, more...)
-		if !full || len(more) == 0 {
-			break // there is nothing further
-		}
-		if latest, err = in.openEnds(ctx, events, gap); err != nil || len(latest) == 0 {
-			return events, err
-		}
-	}
-	return events, nil
-}
-
-// openEnds lists those events of a gap before which something is missing still.
-func (in *inbound) openEnds(ctx context.Context, events []*event.Event, gap map[matrix.EventID]bool) ([]matrix.EventID, error) {
-	var before []matrix.EventID
-	for _, m := range events {
-		before = append(before, m.PrevEvents()...)
-	}
-	known, err := in.r.eventsByID(ctx, distinctIDs(before))
-	if err != nil {
-		return nil, err
-	}
-	var ends []matrix.EventID
-	for _, m := range events {
-		if slices.ContainsFunc(missingPrevs(m, known), func(id matrix.EventID) bool { return !gap[id] }) && len(ends) < maxGap {
-			ends = append(ends, m.ID())
-		}
-	}
-	return ends, nil
-}
-
-// noteHistory finds those events of a gap, in order of depth, that come before something stored. They are worked on before what
-// tells so: an event whose child is stored would pass for the end of a branch, and its old state for a part of the present one.
-func (in *inbound) noteHistory(ctx context.Context, events []*event.Event) error {
-	for _, m := range slices.Backward(events) {
-		old, err := in.history(ctx, m.ID())
-		if err != nil {
-			return err
-		}
-		if !old {
-			continue
-		}
-		for _, id := range m.PrevEvents() {
-			in.behind[id] = true
-		}
-	}
-	return nil
-}
-
-// history says whether something stored comes after an event that is not.
-func (in *inbound) history(ctx context.Context, id matrix.EventID) (bool, error) {
-	if in.behind[id] {
-		return true, nil
-	}
-	return storage.IsMissingPrev(ctx, in.e.db, in.r.nid, id)
-}
-
-func sortByDepth(events []*event.Event) {
-	slices.SortStableFunc(events, func(a, b *event.Event) int { return cmp.Compare(a.Depth(), b.Depth()) })
-}
-
-// parseAll parses PDUs of a room, leaving out what is malformed or of another room.
-func (e *Engine) parseAll(v *roomversion.Version, room matrix.RoomID, raw [][]byte) ([]*event.Event, error) {
-	out := make([]*event.Event, 0, len(raw))
-	seen := make(map[matrix.EventID]bool, len(raw))
-	for _, pdu := range raw {
-		ev, err := event.Parse(v, pdu)
-		if err != nil || ev.RoomID() != room || seen[ev.ID()] {
-			continue
-		}
-		seen[ev.ID()] = true
-		out = append(out, ev)
-	}
-	return out, nil
-}
-
-// parseVerified is parseAll that leaves out what is not properly signed, too.
-func (e *Engine) parseVerified(ctx context.Context, v *roomversion.Version, room matrix.RoomID, raw [][]byte) ([]*event.Event, error) {
-	events, err := e.parseAll(v, room, raw)
-	if err != nil {
-		return nil, err
-	}
-	return e.verified(ctx, events), nil
-}
-
-func (e *Engine) verified(ctx context.Context, events []*event.Event) []*event.Event {
-	kept := make([]*event.Event, 0, len(events))
-	for i, err := range e.verify(ctx, events) {
-		if err == nil {
-			kept = append(kept, events[i])
-		}
-	}
-	return kept
-}
-
-// ensureAuth makes the auth events of an event known, fetching its auth chain when one is missing.
-func (in *inbound) ensureAuth(ctx context.Context, ev *event.Event) error {
-	r := in.r
-	for attempt := range 2 {
-		known, err := r.eventsByID(ctx, ev.AuthEvents())
-		if err != nil {
-			return err
-		}
-		if len(known) == len(distinctIDs(ev.AuthEvents())) {
-			return nil
-		}
-		if attempt == 1 {
-			break
-		}
-		var raw [][]byte
-		err = in.ask(ctx, func(s matrix.ServerName) (err error) {
-			raw, err = in.e.remote.EventAuth(ctx, s, r.id, ev.ID())
-			return err
-		})
-		if err != nil {
-			if _, err := in.obtain(ctx, ev.AuthEvents()); err != nil {
-				return errNoAuthEvents.Because(err)
-			}
-			continue
-		}
-		events, err := in.e.parseAll(r.version, r.id, raw)
-		if err != nil {
-			return err
-		}
-		if err := in.store(ctx, leadingTo(ev.AuthEvents(), events)); err != nil {
-			return err
-		}
-	}
-	return errNoAuthEvents.Because(in.failure)
-}
-
-// store keeps events that were fetched as outliers.
-func (in *inbound) store(ctx context.Context, events []*event.Event) error {
-	if in.fetched += len(events); in.fetched > maxFetchedEvents {
-		return errTooMuch
-	}
-	_, err := in.r.storeOutliers(ctx, events)
-	return err
-}
-
-// leadingTo leaves out of events what is in nobody's auth chain: a server may answer with more than was asked for, and
-// all that is stored stays. roots are the IDs to start from.
-func leadingTo(roots []matrix.EventID, events []*event.Event) []*event.Event {
-	byID := make(map[matrix.EventID]*event.Event, len(events))
-	for _, ev := range events {
-		byID[ev.ID()] = ev
-	}
-	var out []*event.Event
-	for frontier := roots; len(frontier) > 0; {
-		var next []matrix.EventID
-		for _, id := range frontier {
-			if ev := byID[id]; ev != nil {
-				delete(byID, id)
-				out = append(out, ev)
-				next = append(next, ev.AuthEvents()...)
-			}
-		}
-		frontier = next
-	}
-	// The room ID of newer versions stands for the create event among the auth events.
-	for _, ev := range byID {
-		if ev.Is("m.room.create", "") {
-			out = append(out, ev)
-		}
-	}
-	return out
-}
-
-func distinctIDs(ids []matrix.EventID) []matrix.EventID {
-	out := slices.Clone(ids)
-	slices.Sort(out)
-	return slices.Compact(out)
 }
 
 // stateBefore resolves the states after an event's prev events. That of a missing one is asked of the origin.
@@ -662,23 +366,6 @@ func (in *inbound) promote(ctx context.Context, outlier *Event) (*Event, error) 
 	return nil, err
 }
 
-// remoteStateAfter asks the origin for the state after an event that we do not have.
-func (in *inbound) remoteStateAfter(ctx context.Context, id matrix.EventID) (statetree.Tree, error) {
-	tree, err := in.remoteStateBefore(ctx, id)
-	if err != nil {
-		return statetree.Tree{}, err
-	}
-	known, err := in.obtain(ctx, []matrix.EventID{id})
-	if err != nil {
-		return statetree.Tree{}, err
-	}
-	after, err := in.r.apply(ctx, tree, known[id])
-	if errors.Is(err, errNoState) {
-		err = errNoState.Because(in.failure)
-	}
-	return after, err
-}
-
 // apply returns the state after an event, known if at all by reference only, given the one before it.
 func (r *room) apply(ctx context.Context, before statetree.Tree, ev *Event) (statetree.Tree, error) {
 	if ev == nil || ev.apart() {
@@ -693,136 +380,76 @@ func (r *room) apply(ctx context.Context, before statetree.Tree, ev *Event) (sta
 	return before.With(ctx, ev.entry())
 }
 
-// remoteStateBefore asks the origin for the state before an event. spec: ss/getRoomStateIds, ss/getRoomState
-func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (statetree.Tree, error) {
-	r := in.r
-	var stateIDs, authIDs []matrix.EventID
-	from := in.origin
-	err := in.ask(ctx, func(s matrix.ServerName) (err error) {
-		from = s
-		stateIDs, authIDs, err = in.e.remote.StateIDs(ctx, s, r.id, id)
-		return err
-	})
-	if errors.Is(err, errTooMuch) {
-		return statetree.Tree{}, err
-	}
-	if err != nil {
-		return statetree.Tree{}, errNoState.Because(err)
-	}
-	all := distinctIDs(append(slices.Clone(stateIDs), authIDs...))
-	known, err := r.eventsByID(ctx, all)
-	if err != nil {
-		return statetree.Tree{}, err
-	}
-	if len(all)-len(known) > maxSingleFetch {
-		if err := in.fetch(); err != nil {
-			return statetree.Tree{}, err
-		}
-		state, auth, err := in.e.remote.State(ctx, from, r.id, id)
-		if err != nil {
-			return statetree.Tree{}, errNoState.Because(err)
-		}
-		events, err := in.e.parseAll(r.version, r.id, append(slices.Clone(auth), state...))
-		if err != nil {
-			return statetree.Tree{}, err
-		}
-		if err := in.store(ctx, leadingTo(stateIDs, events)); err != nil {
-			return statetree.Tree{}, err
-		}
-	} else if _, err := in.obtain(ctx, all); err != nil {
-		return statetree.Tree{}, err
-	}
-	if known, err = r.eventsByID(ctx, stateIDs); err != nil {
-		return statetree.Tree{}, err
-	}
-	if len(known) == 0 && len(stateIDs) > 0 {
-		return statetree.Tree{}, errNoState.Because(in.failure)
-	}
-	return r.treeFrom(ctx, stateIDs, known)
+func sortByDepth(events []*event.Event) {
+	slices.SortStableFunc(events, func(a, b *event.Event) int { return cmp.Compare(a.Depth(), b.Depth()) })
 }
 
-// obtain returns events, fetching one by one those that we do not have.
-func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix.EventID]*Event, error) {
-	known, err := in.r.eventsByID(ctx, ids)
+// parseAll parses PDUs of a room, leaving out what is malformed or of another room.
+func (e *Engine) parseAll(v *roomversion.Version, room matrix.RoomID, raw [][]byte) ([]*event.Event, error) {
+	out := make([]*event.Event, 0, len(raw))
+	seen := make(map[matrix.EventID]bool, len(raw))
+	for _, pdu := range raw {
+		ev, err := event.Parse(v, pdu)
+		if err != nil || ev.RoomID() != room || seen[ev.ID()] {
+			continue
+		}
+		seen[ev.ID()] = true
+		out = append(out, ev)
+	}
+	return out, nil
+}
+
+// parseVerified is parseAll that leaves out what is not properly signed, too.
+func (e *Engine) parseVerified(ctx context.Context, v *roomversion.Version, room matrix.RoomID, raw [][]byte) ([]*event.Event, error) {
+	events, err := e.parseAll(v, room, raw)
 	if err != nil {
 		return nil, err
 	}
-	events, err := in.fetchMissing(ctx, ids, known)
-	if err != nil || len(events) == 0 {
-		return known, err
-	}
-	if err := in.store(ctx, events); err != nil {
-		return nil, err
-	}
-	return in.r.eventsByID(ctx, ids)
+	return e.verified(ctx, events), nil
 }
 
-// fetchMissing fetches one by one those events that are not known, with what they depend on.
-func (in *inbound) fetchMissing(ctx context.Context, ids []matrix.EventID, known map[matrix.EventID]*Event) ([]*event.Event, error) {
-	// What was stored apart gets its auth events now, and its place among them.
-	var events []*event.Event
-	for _, id := range ids {
-		if ev := known[id]; ev != nil && ev.apart() {
-			events = append(events, ev.Event)
+func (e *Engine) verified(ctx context.Context, events []*event.Event) []*event.Event {
+	kept := make([]*event.Event, 0, len(events))
+	for i, err := range e.verify(ctx, events) {
+		if err == nil {
+			kept = append(kept, events[i])
 		}
 	}
-	asked := make(map[matrix.EventID]bool)
-	more, err := in.unknownAuth(ctx, events, asked)
-	if err != nil {
-		return nil, err
-	}
-	for wanted := append(slices.Clone(ids), more...); len(wanted) > 0; {
-		var raw [][]byte
-		for _, id := range wanted {
-			if known[id] != nil || asked[id] {
-				continue
-			}
-			asked[id] = true
-			var pdu []byte
-			err := in.ask(ctx, func(s matrix.ServerName) (err error) {
-				pdu, err = in.e.remote.Event(ctx, s, id)
-				return err
-			})
-			if errors.Is(err, errTooMuch) {
-				return nil, err
-			}
-			if err != nil {
-				in.failure = err
-				if answer, ok := matrix.AsError(err); !ok || answer.Status >= http.StatusInternalServerError {
-					in.lost = err
-				}
-				continue // what depends on it is left out
-			}
-			raw = append(raw, pdu)
-		}
-		more, err := in.e.parseAll(in.r.version, in.r.id, raw)
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, more...)
-		if wanted, err = in.unknownAuth(ctx, more, asked); err != nil {
-			return nil, err
-		}
-	}
-	return events, nil
+	return kept
 }
 
-// unknownAuth lists the auth events of some events that are neither stored nor asked for.
-func (in *inbound) unknownAuth(ctx context.Context, events []*event.Event, asked map[matrix.EventID]bool) ([]matrix.EventID, error) {
-	var ids []matrix.EventID
+// leadingTo leaves out of events what is in nobody's auth chain: a server may answer with more than was asked for, and
+// all that is stored stays. roots are the IDs to start from.
+func leadingTo(roots []matrix.EventID, events []*event.Event) []*event.Event {
+	byID := make(map[matrix.EventID]*event.Event, len(events))
 	for _, ev := range events {
-		for _, id := range ev.AuthEvents() {
-			if !asked[id] {
-				ids = append(ids, id)
+		byID[ev.ID()] = ev
+	}
+	var out []*event.Event
+	for frontier := roots; len(frontier) > 0; {
+		var next []matrix.EventID
+		for _, id := range frontier {
+			if ev := byID[id]; ev != nil {
+				delete(byID, id)
+				out = append(out, ev)
+				next = append(next, ev.AuthEvents()...)
 			}
 		}
+		frontier = next
 	}
-	ids = distinctIDs(ids)
-	known, err := in.r.eventsByID(ctx, ids)
-	if err != nil {
-		return nil, err
+	// The room ID of newer versions stands for the create event among the auth events.
+	for _, ev := range byID {
+		if ev.Is("m.room.create", "") {
+			out = append(out, ev)
+		}
 	}
-	return slices.DeleteFunc(ids, func(id matrix.EventID) bool { return known[id] != nil }), nil
+	return out
+}
+
+func distinctIDs(ids []matrix.EventID) []matrix.EventID {
+	out := slices.Clone(ids)
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // checkEvent runs the auth rules against the event's auth events and the state before it, or what there is of that.

@@ -173,21 +173,43 @@ func (s *resync) fetch(ctx context.Context, r *room) error {
 func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
 	var last error
 	refused := true
-	for range min(resyncServers, len(s.servers)) {
-		server := s.servers[0]
-		tree, err := s.tree(ctx, r, server, ev)
-		if err == nil {
-			s.told[ev.NID] = tree
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		s.e.log.Debug().Err(err).Str("server", string(server)).Int64("room", int64(r.nid)).Msg("no whole state")
-		answer, ok := matrix.AsError(err)
-		refused = refused && ok && (answer.Status == http.StatusForbidden || answer.Status == http.StatusNotFound)
-		last = err
-		s.servers = append(s.servers[1:], server)
+	left := min(resyncServers, len(s.servers))
+	done, err := inquiry[*toldState]{
+		next: func() (matrix.ServerName, bool) {
+			if left == 0 {
+				return "", false
+			}
+			left--
+			server := s.servers[0]
+			s.servers = append(s.servers[1:], server)
+			return server, true
+		},
+		ask: func(ctx context.Context, server matrix.ServerName) (*toldState, error) {
+			return s.tell(ctx, r, server, ev)
+		},
+		take: func(server matrix.ServerName, told *toldState) error {
+			tree, err := s.take(ctx, r, ev, told)
+			if errors.Is(err, errNoState) && told.prev != "" {
+				if told, err = s.ask(ctx, r, server, ev, ""); err == nil {
+					tree, err = s.take(ctx, r, ev, told)
+				}
+			}
+			if err == nil {
+				s.told[ev.NID] = tree
+				s.servers = slices.Insert(slices.DeleteFunc(s.servers, func(other matrix.ServerName) bool { return other == server }), 0, server)
+			}
+			return err
+		},
+		failed: func(server matrix.ServerName, err error) {
+			s.e.log.Debug().Err(err).Str("server", string(server)).Int64("room", int64(r.nid)).Msg("no whole state")
+			answer, ok := matrix.AsError(err)
+			refused = refused && ok && (answer.Status == http.StatusForbidden || answer.Status == http.StatusNotFound)
+			last = err
+		},
+		after: overtakeState, most: mostStates,
+	}.run(ctx, s.e)
+	if done || err != nil {
+		return err
 	}
 	if last == nil {
 		return errors.New("no server of the room is known")
@@ -200,27 +222,17 @@ func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
 	return last
 }
 
-// tree is the state before an event as a server tells it.
+// tell asks a server for the state before an event.
 //
 // Of a single prev event the state is asked for first, and not of the event itself: that one may be known to few servers yet. The
 // prev event is of no use where its signature cannot be checked, because its server is gone.
-func (s *resync) tree(ctx context.Context, r *room, server matrix.ServerName, ev *Event) (tree statetree.Tree, err error) {
-	ask := func(prev matrix.EventID) error {
-		told, err := s.ask(ctx, r, server, ev, prev)
-		if err != nil {
-			return err
-		}
-		tree, err = s.take(ctx, r, ev, told)
-		return err
-	}
-	err = errNoState
+func (s *resync) tell(ctx context.Context, r *room, server matrix.ServerName, ev *Event) (*toldState, error) {
 	if prevs := ev.PrevEvents(); len(prevs) == 1 {
-		err = ask(prevs[0])
+		if told, err := s.ask(ctx, r, server, ev, prevs[0]); !errors.Is(err, errNoState) {
+			return told, err
+		}
 	}
-	if errors.Is(err, errNoState) {
-		err = ask("")
-	}
-	return tree, err
+	return s.ask(ctx, r, server, ev, "")
 }
 
 // toldState is what a server says of a state, its signatures checked.
@@ -234,7 +246,7 @@ type toldState struct {
 // ask asks a server for the state before an event, or before its prev event. Nothing is stored yet: meanwhile the room takes events.
 // spec: ss/getRoomStateIds, ss/getRoomState
 func (s *resync) ask(ctx context.Context, r *room, server matrix.ServerName, ev *Event, prev matrix.EventID) (*toldState, error) {
-	in := &inbound{e: s.e, r: r, origin: server}
+	in := r.newInbound(server)
 	told := &toldState{prev: prev}
 	at := ev.ID()
 	if prev != "" {
@@ -307,7 +319,7 @@ func (s *resync) take(ctx context.Context, r *room, ev *Event, told *toldState) 
 		return none, err
 	}
 	defer r.unlockInbound()
-	if _, err := r.storeChecked(ctx, told.events, func(checked []*event.Event) []*event.Event { return checked }); err != nil {
+	if _, err := r.storeOutliers(ctx, told.events); err != nil {
 		return none, err
 	}
 	known, err := r.eventsByID(ctx, told.ids)

@@ -119,15 +119,13 @@ func (e *Engine) admit(ctx context.Context, origin matrix.ServerName, r *room, e
 	if err := e.verify(ctx, []*event.Event{ev})[0]; err != nil {
 		return nil, matrix.Forbidden("the event is not properly signed").Because(err)
 	}
-	if err := r.lockInbound(ctx); err != nil {
-		return nil, err
-	}
-	defer r.unlockInbound()
 	in := r.newInbound(origin)
+	defer in.unlock()
 	in.relay, in.check = true, check
 	if err := in.handle(ctx, ev, true); err != nil {
 		return nil, rejection(err)
 	}
+	in.unlock()
 	for _, en := range in.entries {
 		if err := en.wait(ctx); err != nil {
 			return nil, err

@@ -36,6 +36,9 @@ const (
 	maxSpaceRooms   = 2000 // rooms visited for a page, those of the pages before included
 	maxSpaceFetches = 50   // requests to other servers for a page
 	maxSpaceServers = 2    // servers asked about one room
+
+	spacePatience = 20 * time.Second // for all answers of other servers
+	roomPatience  = 6 * time.Second  // for those about one room
 )
 
 // spaceToken is a page token: how many rooms of the tree were given, and what cannot change between pages. A page
@@ -99,6 +102,7 @@ type spaceWalk struct {
 	known   map[matrix.RoomID]*HierarchyRoom // told by other servers along with their parents
 	closed  map[matrix.RoomID]bool           // that nobody can get into, as other servers say
 	fetches int
+	waited  time.Duration // for other servers
 }
 
 // spaceStep is a room still to be visited.
@@ -177,49 +181,70 @@ func (w *spaceWalk) ask(ctx context.Context, step spaceStep) *HierarchyRoom {
 	if h := w.known[step.room]; h != nil && (h.RoomType != "m.space" || len(h.children) > 0) {
 		return h
 	}
-	asked := 0
-	for _, s := range step.via {
-		if s == w.e.server {
-			continue
-		}
-		if asked++; asked > maxSpaceServers || w.fetches == maxSpaceFetches || ctx.Err() != nil {
-			break
-		}
-		w.fetches++
-		answer := w.e.remoteHierarchy(ctx, s, step.room, w.t.Suggested)
-		if answer == nil {
-			continue
-		}
-		for _, id := range answer.Inaccessible {
-			w.closed[id] = true
-		}
-		for i := range answer.Children {
-			c := &answer.Children[i]
-			w.known[c.RoomID] = c
-		}
-		return &answer.Room
+	if w.waited >= spacePatience {
+		return w.known[step.room]
 	}
-	return w.known[step.room]
+	servers := slices.DeleteFunc(w.e.answeringFirst(step.via), func(s matrix.ServerName) bool { return s == w.e.server })
+	servers = servers[:min(len(servers), maxSpaceServers, maxSpaceFetches-w.fetches)]
+	next := listed(servers)
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, min(roomPatience, spacePatience-w.waited))
+	defer cancel()
+	answer := w.e.firstHierarchy(ctx, step.room, w.t.Suggested, true, func() (matrix.ServerName, bool) {
+		s, ok := next()
+		if ok {
+			w.fetches++
+		}
+		return s, ok
+	})
+	w.waited += time.Since(began)
+	if answer == nil {
+		return w.known[step.room]
+	}
+	for _, id := range answer.Inaccessible {
+		w.closed[id] = true
+	}
+	for i := range answer.Children {
+		c := &answer.Children[i]
+		w.known[c.RoomID] = c
+	}
+	return &answer.Room
 }
 
-// remoteHierarchy asks one server about a space, or remembers what it said lately; nil if it says nothing of use.
-func (e *Engine) remoteHierarchy(ctx context.Context, server matrix.ServerName, room matrix.RoomID, suggestedOnly bool) *Hierarchy {
-	if h := e.hierarchies.get(hierarchyKey{server, room, suggestedOnly}); h != nil {
-		return h
+// firstHierarchy asks servers in turn about a space; nil if none says anything of use. remembered: what one said lately is good enough.
+func (e *Engine) firstHierarchy(ctx context.Context, room matrix.RoomID, suggestedOnly, remembered bool, next func() (matrix.ServerName, bool)) (first *Hierarchy) {
+	done, _ := inquiry[*Hierarchy]{
+		next: next,
+		ask: func(ctx context.Context, server matrix.ServerName) (*Hierarchy, error) {
+			if h := e.hierarchies.get(hierarchyKey{server, room, suggestedOnly}); remembered && h != nil {
+				return h, nil
+			}
+			return e.askHierarchy(ctx, server, room, suggestedOnly)
+		},
+		take: func(_ matrix.ServerName, answer *Hierarchy) error {
+			first = answer
+			return nil
+		},
+		failed: func(server matrix.ServerName, err error) {
+			e.log.Debug().Err(err).Str("server", string(server)).Msg("ask about a space")
+		},
+		after: overtakeQuestion, most: mostQuestions,
+	}.run(ctx, e)
+	if !done {
+		return nil
 	}
-	return e.askHierarchy(ctx, server, room, suggestedOnly)
+	return first
 }
 
-// askHierarchy is remoteHierarchy without what is remembered.
-func (e *Engine) askHierarchy(ctx context.Context, server matrix.ServerName, room matrix.RoomID, suggestedOnly bool) *Hierarchy {
+// askHierarchy asks one server about a space.
+func (e *Engine) askHierarchy(ctx context.Context, server matrix.ServerName, room matrix.RoomID, suggestedOnly bool) (*Hierarchy, error) {
 	answer, err := e.remote.Hierarchy(ctx, server, room, suggestedOnly)
 	if err != nil {
-		e.log.Debug().Err(err).Str("server", string(server)).Msg("ask about a space")
-		return nil
+		return nil, err
 	}
 	root := answer.Room.checked(room)
 	if root == nil {
-		return nil
+		return nil, nonsense("it is about another room")
 	}
 	if suggestedOnly {
 		root.setChildren(root.children, true)
@@ -238,7 +263,7 @@ func (e *Engine) askHierarchy(ctx context.Context, server matrix.ServerName, roo
 		}
 	}
 	e.hierarchies.put(hierarchyKey{server, room, suggestedOnly}, out)
-	return out
+	return out, nil
 }
 
 type hierarchyKey struct {
@@ -317,20 +342,14 @@ func (e *Engine) RoomDetails(ctx context.Context, q SummaryRequest) (*RoomDetail
 		if err != nil {
 			return nil, err
 		}
-		servers := slices.Concat(named, known)
-		ask := e.remoteHierarchy
-		if q.Fresh {
-			ask = e.askHierarchy
-		}
-		for _, s := range servers[:min(len(servers), 2*maxSpaceServers)] {
-			if answer := ask(ctx, s, q.Room, false); answer != nil {
-				h = &answer.Room
-				break
-			}
-		}
-		if h == nil {
+		servers := slices.Concat(e.answeringFirst(named), e.answeringFirst(known))
+		patient, cancel := context.WithTimeout(ctx, spacePatience)
+		defer cancel()
+		answer := e.firstHierarchy(patient, q.Room, false, !q.Fresh, listed(servers[:min(len(servers), 2*maxSpaceServers)]))
+		if answer == nil {
 			return e.invitedDetails(ctx, q, hidden)
 		}
+		h = &answer.Room
 	}
 	if h == nil {
 		return nil, hidden

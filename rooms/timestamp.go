@@ -2,10 +2,12 @@ package rooms
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 
 	"hanok/matrix"
+	"hanok/matrix/event"
 	"hanok/storage"
 )
 
@@ -88,39 +90,42 @@ func (r *room) gapBeside(ctx context.Context, found *Event, backward bool) (bool
 // fetchByTime asks servers in the room for an event closer than the one found, and stores it with the history before it. false: nothing came.
 func (r *room) fetchByTime(ctx context.Context, ts matrix.Timestamp, backward bool, found *Event) bool {
 	e := r.e
-	servers, err := e.JoinedServers(ctx, r.id)
-	if err != nil {
-		return false
-	}
 	dir := "f"
 	if backward {
 		dir = "b"
 	}
-	tried := 0
-	for _, s := range servers {
-		if s == e.server {
-			continue
-		}
-		if tried++; tried > maxTimeServers || ctx.Err() != nil {
-			break
-		}
-		id, at, err := e.remote.TimestampToEvent(ctx, s, r.id, ts, dir)
-		if err == nil {
-			known, err := r.eventsByID(ctx, []matrix.EventID{id})
-			if err != nil || known[id] != nil && !known[id].Outlier || !closer(at, ts, backward, found) {
-				continue
-			}
-		}
-		if err == nil {
-			_, err = e.backfillFrom(ctx, s, r, []matrix.EventID{id}, maxBackfill)
-		}
+	return e.fetchingHistory(ctx, r, historyPatience, func(ctx context.Context) (bool, error) {
+		servers, err := e.JoinedServers(ctx, r.id)
 		if err != nil {
-			e.log.Debug().Err(err).Str("server", string(s)).Msg("an event by time")
-			continue
+			return false, err
 		}
-		return true
-	}
-	return false
+		servers = slices.DeleteFunc(servers, func(s matrix.ServerName) bool { return s == e.server })
+		got, _ := inquiry[[]*event.Event]{
+			next: listed(e.answeringFirst(servers)[:min(len(servers), maxTimeServers)]),
+			ask: func(ctx context.Context, server matrix.ServerName) ([]*event.Event, error) {
+				id, at, err := e.remote.TimestampToEvent(ctx, server, r.id, ts, dir)
+				if err != nil {
+					return nil, err
+				}
+				known, err := r.eventsByID(ctx, []matrix.EventID{id})
+				if err != nil {
+					return nil, err
+				}
+				if known[id] != nil && !known[id].Outlier || !closer(at, ts, backward, found) {
+					return nil, errors.New("the server knows of none that is closer")
+				}
+				return e.askHistory(ctx, server, r, []matrix.EventID{id}, maxBackfill)
+			},
+			take: func(server matrix.ServerName, events []*event.Event) error {
+				return r.storeHistory(ctx, server, events)
+			},
+			failed: func(server matrix.ServerName, err error) {
+				e.log.Debug().Err(err).Str("server", string(server)).Msg("an event by time")
+			},
+			after: overtakeQuestion, most: mostQuestions,
+		}.run(ctx, e)
+		return got, nil
+	})
 }
 
 // closer says whether an event of a time is on the right side of ts and no further from it than the one found: of

@@ -31,7 +31,7 @@ func TestHowOftenAServerIsAskedThatRefuses(t *testing.T) {
 		{"302", client.Error{Status: 302}, 0, 15, 10},
 		{"200 and nonsense", client.Error{Status: 200}, 0, 15, 10},
 		{"500", client.Error{Status: 500, Retry: true}, 0, 16, 8},
-		{"500, heard from", client.Error{Status: 500, Retry: true}, 5 * time.Second, 365, 300},
+		{"500, heard from", client.Error{Status: 500, Retry: true}, 10 * time.Second, 365, 300},
 		{"429", client.Error{Status: 429, Retry: true}, 0, 16, 8},
 		{"429, after half an hour", client.Error{Status: 429, Retry: true, RetryAfter: 30 * time.Minute}, 0, 3, 2},
 		{"429, after two minutes, heard from", client.Error{Status: 429, Retry: true, RetryAfter: 2 * time.Minute}, time.Second, 31, 10},

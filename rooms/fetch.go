@@ -1,0 +1,493 @@
+package rooms
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/storage"
+	"hanok/storage/statetree"
+)
+
+// Limits on what one received event may make us fetch.
+const (
+	maxGap         = 20  // events asked for by one get_missing_events
+	maxGapRounds   = 10  // such requests for one gap
+	maxMissingPrev = 10  // prev events whose state is asked for
+	maxSingleFetch = 30  // events fetched one by one before the whole state is asked for
+	maxFetches     = 100 // requests per received batch
+
+	maxFetchedEvents = 300_000 // events that those requests may bring: a state and auth chain of the biggest rooms
+)
+
+// inbound is a batch of received events being worked on. It holds room.inbound, but not while it asks other servers for something: what it
+// knows by then is kept, and the event is looked at anew if somebody else has worked on the room meanwhile.
+type inbound struct {
+	e       *Engine
+	r       *room
+	origin  matrix.ServerName
+	held    bool                 // room.inbound is
+	turn    int                  // room.turns when it was taken
+	moved   bool                 // the room may have changed since the present event was looked at
+	line    *line                // of the head when the work on the present event began
+	relay   bool                 // accepted events are ours to send on
+	check   func(headView) error // of the head, before an event that was sent becomes a part of it; may be nil
+	entries []*entry
+	fetches int
+	fetched int // events that came by requests
+	asides  int // requests to others than the origin
+	others  []matrix.ServerName
+	failure error // of the last request for a single event, nil if none failed
+	// behind are events of which it is known that something stored comes after them: history, not news.
+	behind  map[matrix.EventID]bool
+	refusal error // what the room's policy server said against the last event that it did not recommend
+	lost    error // the last request for a single event that had no answer
+
+	filled map[matrix.EventID]bool           // events for which what lies before them was asked for
+	after  map[matrix.EventID]statetree.Tree // states after missing events, as told
+	advice map[matrix.EventID]advice         // of the room's policy server
+}
+
+// Why an event of another server was not taken. These are for that server to read: they are no failures of ours.
+var (
+	errTooMuch        = matrix.Forbidden("the event needs more events that are missing here than this server is willing to fetch")
+	errRejectedBefore = matrix.Forbidden("the event was rejected before")
+	errNoAuthEvents   = matrix.Forbidden("auth events of the event are missing here and cannot be had")
+	errNoState        = matrix.Forbidden("the state at the event cannot be had")
+)
+
+func (r *room) newInbound(origin matrix.ServerName) *inbound {
+	return &inbound{
+		e: r.e, r: r, origin: origin, behind: make(map[matrix.EventID]bool),
+		filled: make(map[matrix.EventID]bool), after: make(map[matrix.EventID]statetree.Tree), advice: make(map[matrix.EventID]advice),
+	}
+}
+
+// lock takes the room, unless the batch has it.
+func (in *inbound) lock(ctx context.Context) error {
+	if in.held {
+		return nil
+	}
+	if err := in.r.lockInbound(ctx); err != nil {
+		return err
+	}
+	in.held = true
+	if in.r.turns != in.turn+1 {
+		in.moved = true
+	}
+	in.turn = in.r.turns
+	return nil
+}
+
+func (in *inbound) unlock() {
+	if in.held {
+		in.held = false
+		in.r.unlockInbound()
+	}
+}
+
+// away runs what waits for other servers, while the room goes on.
+func (in *inbound) away(ctx context.Context, request func()) error {
+	if !in.held {
+		request()
+		return ctx.Err()
+	}
+	in.unlock()
+	request()
+	return in.lock(ctx)
+}
+
+func (in *inbound) fetch() error {
+	if in.fetches++; in.fetches > maxFetches {
+		return errTooMuch
+	}
+	return nil
+}
+
+// maxAsides is how often a batch may have us ask servers that did not send it, for what its sender does not have. They
+// must not be made to answer for a server that sends nonsense.
+const maxAsides = 5
+
+// askAround puts a question to the origin, and to two other servers in the room if it has no answer, or none for long.
+func askAround[T any](ctx context.Context, in *inbound, question func(context.Context, matrix.ServerName) (T, error)) (answer T, from matrix.ServerName, err error) {
+	if err := in.fetch(); err != nil {
+		return answer, "", err
+	}
+	others := -1 // so many were asked; the origin comes before them
+	next := func() (matrix.ServerName, bool) {
+		if others < 0 {
+			others = 0
+			return in.origin, true
+		}
+		if others == 2 || in.asides == maxAsides || !in.findOthers(ctx) || others == len(in.others) {
+			return "", false
+		}
+		in.asides++
+		others++
+		return in.others[others-1], true
+	}
+	var refused error
+	lost := in.away(ctx, func() {
+		var done bool
+		done, err = inquiry[T]{
+			next: next, ask: question, after: overtakeState, most: mostStates,
+			take: func(server matrix.ServerName, found T) error {
+				answer, from = found, server
+				return nil
+			},
+			failed: func(server matrix.ServerName, err error) {
+				if server == in.origin {
+					refused = err
+				}
+			},
+		}.run(ctx, in.e)
+		if !done && err == nil {
+			err = cmp.Or(refused, in.e.life.Err())
+		}
+	})
+	if lost != nil {
+		err = lost
+	}
+	return answer, from, err
+}
+
+// findOthers makes in.others known; false if that fails.
+func (in *inbound) findOthers(ctx context.Context) bool {
+	if in.others == nil {
+		servers, err := in.e.JoinedServers(ctx, in.r.id)
+		if err != nil {
+			return false
+		}
+		in.e.inTurn(in.r.id, servers)
+		in.others = slices.DeleteFunc(in.e.answeringFirst(servers), func(s matrix.ServerName) bool { return s == in.origin || s == in.e.server })
+	}
+	return true
+}
+
+// fillGap asks for what lies between our head and an event. It matters that a gap is closed: where it stays open, what comes
+// before it and what comes after it are taken for branches, and a resolution of their states may bring back what has long
+// been replaced. spec: ss/getMissingPreviousEvents
+func (in *inbound) fillGap(ctx context.Context, ev *event.Event) error {
+	r := in.r
+	r.mu.Lock()
+	err := r.load(ctx)
+	var earliest []matrix.EventID
+	if err == nil {
+		for _, t := range deepest(r.head.tips, min(len(r.head.tips), maxGap)) {
+			earliest = append(earliest, t.id)
+		}
+	}
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	events, err := in.between(ctx, earliest, ev)
+	if len(events) == 0 {
+		return err
+	}
+	sortByDepth(events)
+	if err := in.noteHistory(ctx, events); err != nil {
+		return err
+	}
+	for _, m := range events {
+		if m.ID() == ev.ID() {
+			continue
+		}
+		if err := in.handle(ctx, m, false); err != nil {
+			in.e.log.Debug().Err(err).Str("event", string(m.ID())).Msg("an event of a gap was not accepted")
+		}
+	}
+	return nil
+}
+
+// between fetches what lies between some events that we have and one that has come. If that fails on the way, the result is what
+// has come so far, and the error.
+func (in *inbound) between(ctx context.Context, earliest []matrix.EventID, ev *event.Event) ([]*event.Event, error) {
+	gap := map[matrix.EventID]bool{ev.ID(): true}
+	var events []*event.Event
+	latest := []matrix.EventID{ev.ID()}
+	for range maxGapRounds {
+		raw, _, err := askAround(ctx, in, func(ctx context.Context, s matrix.ServerName) ([][]byte, error) {
+			return in.e.remote.MissingEvents(ctx, s, in.r.id, earliest, latest, maxGap, 0)
+		})
+		if err != nil {
+			return events, err
+		}
+		full := len(raw) >= maxGap
+		var more []*event.Event
+		lost := in.away(ctx, func() { more, err = in.e.parseVerified(ctx, in.r.version, in.r.id, raw[:min(len(raw), maxGap)]) })
+		if err = errors.Join(lost, err); err != nil {
+			return events, err
+		}
+		more = slices.DeleteFunc(more, func(m *event.Event) bool { return gap[m.ID()] })
+		for _, m := range more {
+			gap[m.ID()] = true
+		}
+		events = append(events, more...)
+		if !full || len(more) == 0 {
+			break // there is nothing further
+		}
+		if latest, err = in.openEnds(ctx, events, gap); err != nil || len(latest) == 0 {
+			return events, err
+		}
+	}
+	return events, nil
+}
+
+// openEnds lists those events of a gap before which something is missing still.
+func (in *inbound) openEnds(ctx context.Context, events []*event.Event, gap map[matrix.EventID]bool) ([]matrix.EventID, error) {
+	var before []matrix.EventID
+	for _, m := range events {
+		before = append(before, m.PrevEvents()...)
+	}
+	known, err := in.r.eventsByID(ctx, distinctIDs(before))
+	if err != nil {
+		return nil, err
+	}
+	var ends []matrix.EventID
+	for _, m := range events {
+		if slices.ContainsFunc(missingPrevs(m, known), func(id matrix.EventID) bool { return !gap[id] }) && len(ends) < maxGap {
+			ends = append(ends, m.ID())
+		}
+	}
+	return ends, nil
+}
+
+// noteHistory finds those events of a gap, in order of depth, that come before something stored. They are worked on before what
+// tells so: an event whose child is stored would pass for the end of a branch, and its old state for a part of the present one.
+func (in *inbound) noteHistory(ctx context.Context, events []*event.Event) error {
+	for _, m := range slices.Backward(events) {
+		old, err := in.history(ctx, m.ID())
+		if err != nil {
+			return err
+		}
+		if !old {
+			continue
+		}
+		for _, id := range m.PrevEvents() {
+			in.behind[id] = true
+		}
+	}
+	return nil
+}
+
+// history says whether something stored comes after an event that is not.
+func (in *inbound) history(ctx context.Context, id matrix.EventID) (bool, error) {
+	if in.behind[id] {
+		return true, nil
+	}
+	return storage.IsMissingPrev(ctx, in.e.db, in.r.nid, id)
+}
+
+// ensureAuth makes the auth events of an event known, fetching its auth chain when one is missing.
+func (in *inbound) ensureAuth(ctx context.Context, ev *event.Event) error {
+	r := in.r
+	for attempt := range 2 {
+		known, err := r.eventsByID(ctx, ev.AuthEvents())
+		if err != nil {
+			return err
+		}
+		if len(known) == len(distinctIDs(ev.AuthEvents())) {
+			return nil
+		}
+		if attempt == 1 {
+			break
+		}
+		raw, _, err := askAround(ctx, in, func(ctx context.Context, s matrix.ServerName) ([][]byte, error) {
+			return in.e.remote.EventAuth(ctx, s, r.id, ev.ID())
+		})
+		if err != nil {
+			if _, err := in.obtain(ctx, ev.AuthEvents()); err != nil {
+				return errNoAuthEvents.Because(err)
+			}
+			continue
+		}
+		events, err := in.e.parseAll(r.version, r.id, raw)
+		if err != nil {
+			return err
+		}
+		if err := in.store(ctx, leadingTo(ev.AuthEvents(), events)); err != nil {
+			return err
+		}
+	}
+	return errNoAuthEvents.Because(in.failure)
+}
+
+// store keeps events that were fetched as outliers.
+func (in *inbound) store(ctx context.Context, events []*event.Event) error {
+	if in.fetched += len(events); in.fetched > maxFetchedEvents {
+		return errTooMuch
+	}
+	var kept []*event.Event
+	var err error
+	lost := in.away(ctx, func() { kept, err = in.r.vouched(ctx, events) })
+	if err = errors.Join(lost, err); err != nil {
+		return err
+	}
+	if !in.held {
+		if err := in.lock(ctx); err != nil {
+			return err
+		}
+		defer in.unlock()
+	}
+	_, err = in.r.storeOutliers(ctx, kept)
+	return err
+}
+
+// remoteStateAfter asks the origin for the state after an event that we do not have.
+func (in *inbound) remoteStateAfter(ctx context.Context, id matrix.EventID) (statetree.Tree, error) {
+	if told, ok := in.after[id]; ok {
+		return told, nil
+	}
+	tree, err := in.remoteStateBefore(ctx, id)
+	if err != nil {
+		return statetree.Tree{}, err
+	}
+	known, err := in.obtain(ctx, []matrix.EventID{id})
+	if err != nil {
+		return statetree.Tree{}, err
+	}
+	after, err := in.r.apply(ctx, tree, known[id])
+	if errors.Is(err, errNoState) {
+		err = errNoState.Because(in.failure)
+	}
+	if err == nil {
+		in.after[id] = after
+	}
+	return after, err
+}
+
+// remoteStateBefore asks the origin for the state before an event. spec: ss/getRoomStateIds, ss/getRoomState
+func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (statetree.Tree, error) {
+	r := in.r
+	type ids struct{ state, auth []matrix.EventID }
+	told, from, err := askAround(ctx, in, func(ctx context.Context, s matrix.ServerName) (told ids, err error) {
+		told.state, told.auth, err = in.e.remote.StateIDs(ctx, s, r.id, id)
+		return told, err
+	})
+	if errors.Is(err, errTooMuch) {
+		return statetree.Tree{}, err
+	}
+	if err != nil {
+		return statetree.Tree{}, errNoState.Because(err)
+	}
+	stateIDs := told.state
+	all := distinctIDs(slices.Concat(stateIDs, told.auth))
+	known, err := r.eventsByID(ctx, all)
+	if err != nil {
+		return statetree.Tree{}, err
+	}
+	if len(all)-len(known) > maxSingleFetch {
+		if err := in.fetch(); err != nil {
+			return statetree.Tree{}, err
+		}
+		var state, auth [][]byte
+		lost := in.away(ctx, func() { state, auth, err = in.e.remote.State(ctx, from, r.id, id) })
+		if lost != nil {
+			return statetree.Tree{}, lost
+		}
+		if err != nil {
+			return statetree.Tree{}, errNoState.Because(err)
+		}
+		events, err := in.e.parseAll(r.version, r.id, append(slices.Clone(auth), state...))
+		if err != nil {
+			return statetree.Tree{}, err
+		}
+		if err := in.store(ctx, leadingTo(stateIDs, events)); err != nil {
+			return statetree.Tree{}, err
+		}
+	} else if _, err := in.obtain(ctx, all); err != nil {
+		return statetree.Tree{}, err
+	}
+	if known, err = r.eventsByID(ctx, stateIDs); err != nil {
+		return statetree.Tree{}, err
+	}
+	if len(known) == 0 && len(stateIDs) > 0 {
+		return statetree.Tree{}, errNoState.Because(in.failure)
+	}
+	return r.treeFrom(ctx, stateIDs, known)
+}
+
+// obtain returns events, fetching one by one those that we do not have.
+func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix.EventID]*Event, error) {
+	known, err := in.r.eventsByID(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	events, err := in.fetchMissing(ctx, ids, known)
+	if err != nil || len(events) == 0 {
+		return known, err
+	}
+	if err := in.store(ctx, events); err != nil {
+		return nil, err
+	}
+	return in.r.eventsByID(ctx, ids)
+}
+
+// fetchMissing fetches one by one those events that are not known, with what they depend on.
+func (in *inbound) fetchMissing(ctx context.Context, ids []matrix.EventID, known map[matrix.EventID]*Event) ([]*event.Event, error) {
+	// What was stored apart gets its auth events now, and its place among them.
+	var events []*event.Event
+	for _, id := range ids {
+		if ev := known[id]; ev != nil && ev.apart() {
+			events = append(events, ev.Event)
+		}
+	}
+	asked := make(map[matrix.EventID]bool)
+	more, err := in.unknownAuth(ctx, events, asked)
+	if err != nil {
+		return nil, err
+	}
+	for wanted := append(slices.Clone(ids), more...); len(wanted) > 0; {
+		var raw [][]byte
+		for _, id := range wanted {
+			if known[id] != nil || asked[id] {
+				continue
+			}
+			asked[id] = true
+			pdu, _, err := askAround(ctx, in, func(ctx context.Context, s matrix.ServerName) ([]byte, error) { return in.e.remote.Event(ctx, s, id) })
+			if errors.Is(err, errTooMuch) {
+				return nil, err
+			}
+			if err != nil {
+				in.failure = err
+				if answer, ok := matrix.AsError(err); !ok || answer.Status >= http.StatusInternalServerError {
+					in.lost = err
+				}
+				continue // what depends on it is left out
+			}
+			raw = append(raw, pdu)
+		}
+		more, err := in.e.parseAll(in.r.version, in.r.id, raw)
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, more...)
+		if wanted, err = in.unknownAuth(ctx, more, asked); err != nil {
+			return nil, err
+		}
+	}
+	return events, nil
+}
+
+// unknownAuth lists the auth events of some events that are neither stored nor asked for.
+func (in *inbound) unknownAuth(ctx context.Context, events []*event.Event, asked map[matrix.EventID]bool) ([]matrix.EventID, error) {
+	var ids []matrix.EventID
+	for _, ev := range events {
+		for _, id := range ev.AuthEvents() {
+			if !asked[id] {
+				ids = append(ids, id)
+			}
+		}
+	}
+	ids = distinctIDs(ids)
+	known, err := in.r.eventsByID(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(ids, func(id matrix.EventID) bool { return known[id] != nil }), nil
+}
