@@ -208,6 +208,12 @@ func (f *Feed) notified(ctx context.Context, ev *rooms.Event) ([]storage.Notific
 		if user == ev.Sender() {
 			continue
 		}
+		// Nobody looks at what a service's users are notified of, and a room may have thousands of them.
+		if ghost, err := f.Users.Accounts.OfService(ctx, user); err != nil {
+			return nil, err
+		} else if ghost {
+			continue
+		}
 		if flat == nil {
 			flat = pushrules.Flatten(ev.Event)
 			if room, state, err = f.pushRoom(ctx, ev); err != nil {

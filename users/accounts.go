@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
 	"hanok/storage"
@@ -19,6 +21,39 @@ type Accounts struct {
 	hasher *hasher
 	// ignored are whom users ignore.
 	ignored *storage.Memo[matrix.UserID, map[matrix.UserID]bool]
+	// ofService says of users whether their account is an application service's, which does not change.
+	ofService *lru.Cache[matrix.UserID, bool]
+}
+
+// maxOfService is of how many users that is remembered.
+const maxOfService = 50_000
+
+func newServiceMemory() *lru.Cache[matrix.UserID, bool] {
+	known, err := lru.New[matrix.UserID, bool](maxOfService)
+	if err != nil {
+		panic(err) // only for a size below 1
+	}
+	return known
+}
+
+// OfService reports whether a local user's account was made by an application service: nobody sits in front of it.
+func (a *Accounts) OfService(ctx context.Context, user matrix.UserID) (bool, error) {
+	if !a.Services {
+		return false, nil
+	}
+	if is, known := a.ofService.Get(user); known {
+		return is, nil
+	}
+	account, err := storage.GetAccount(ctx, a.DB, user)
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("is an account a service's: %w", err)
+	}
+	is := Kind(account.Kind) == KindService
+	a.ofService.Add(user, is)
+	return is, nil
 }
 
 // Kind is what sort of user an account is.

@@ -86,6 +86,8 @@ type Options struct {
 	RegistrationTokens []string
 	// RegistrationSecret allows shared-secret registration; empty turns it off.
 	RegistrationSecret string
+	// Services says that there are application services, and so accounts that are theirs.
+	Services bool
 	// Reserved says which user IDs are only for the application service that has them in an exclusive namespace; nil means none.
 	Reserved func(user matrix.UserID) bool
 	// MakeUser gives whoever could make an account of this server that does not exist the occasion to do so, and waits; nil means there is nobody.
@@ -150,7 +152,7 @@ func New(o Options) *Service {
 	c := &core{Options: o}
 	devices := &Devices{core: c, seen: map[deviceKey]storage.Device{}, stored: map[deviceKey]matrix.Timestamp{}}
 	hasher := newHasher(o.Hashing)
-	accounts := &Accounts{core: c, hasher: hasher, ignored: storage.NewMemo[matrix.UserID, map[matrix.UserID]bool](o.DB, maxRemembered)}
+	accounts := &Accounts{core: c, hasher: hasher, ignored: storage.NewMemo[matrix.UserID, map[matrix.UserID]bool](o.DB, maxRemembered), ofService: newServiceMemory()}
 	lists := &DeviceLists{core: c, wake: make(chan struct{}, 1), memberships: make(chan membershipChange, 4096)}
 	keys := &Keys{core: c, lists: lists, counts: storage.NewMemo[deviceKey, *KeyCounts](o.DB, maxRemembered)}
 	return &Service{

@@ -109,6 +109,7 @@ func (s *Server) openDomain() (err error) {
 		DB: s.db, ServerName: s.name, Log: s.part("users"), Policy: s.policy, Notices: s.noticesSender(), Notifier: pushes{s},
 		PushGateways: users.PushGateways{Disabled: cfg.Push.Disabled, Insecure: cfg.Push.AllowPrivateAddresses, Hosts: cfg.Push.Gateways},
 		LocalOnly:    cfg.Registration.LocalOnly, RegistrationTokens: cfg.Registration.Tokens, RegistrationSecret: cfg.Registration.SharedSecret, KeepAddresses: s.policy.KeepIP(), Remote: noRemote{}, Outbox: noOutbox{},
+		Services: !s.services.None(),
 		Reserved: func(user matrix.UserID) bool { return s.services.UserReserved(user, nil) }, MakeUser: s.services.MakeUser,
 	}
 	feedOptions := feed.Options{DB: s.db, Hub: s.hub, Notified: pushes{s}.Notified, Recounted: pushes{s}.Recounted, Log: s.part("feed")}
