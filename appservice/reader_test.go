@@ -11,6 +11,8 @@ import (
 	"hanok/config"
 	"hanok/matrix"
 	"hanok/rooms"
+	"hanok/storage"
+	"hanok/storage/storagetest"
 )
 
 // collect takes transactions until one ends with an event, and returns all events.
@@ -91,7 +93,11 @@ func TestRoomNamespace(t *testing.T) {
 
 // A service that was away gets everything in order and in full transactions; what it has taken does not come again after a restart.
 func TestCatchUp(t *testing.T) {
-	w := newWorld(t, nil)
+	storagetest.Each(t, catchUp)
+}
+
+func catchUp(t *testing.T, db *storage.DB) {
+	w := newWorldOn(t, db, nil)
 	room, quiet := w.create(rooms.CreateRequest{}), w.create(rooms.CreateRequest{})
 	want := []string{w.join(room, ghost)}
 	w.collect(want[0])

@@ -58,7 +58,12 @@ func pattern(regex string) config.Namespace {
 
 func newWorld(t testing.TB, change func(*config.Appservice)) *world {
 	t.Helper()
-	w := &world{TB: t, db: storagetest.Open(t), taken: make(chan []string, 10_000), status: 200}
+	return newWorldOn(t, storagetest.Open(t), change)
+}
+
+func newWorldOn(t testing.TB, db *storage.DB, change func(*config.Appservice)) *world {
+	t.Helper()
+	w := &world{TB: t, db: db, taken: make(chan []string, 10_000), status: 200}
 	w.http = httptest.NewServer(http.HandlerFunc(w.serve))
 	t.Cleanup(w.http.Close)
 	reg := config.Appservice{ID: "x", URL: w.http.URL, ASToken: "as", HSToken: "hs", Sender: "@_x:here.test", Users: []config.Namespace{pattern("@_x_")}}

@@ -555,6 +555,26 @@ func TestAppserviceEphemeralData(t *testing.T) {
 	}
 }
 
+// Nobody reads what a service's users are notified of.
+func TestAppserviceUsersAreNotNotified(t *testing.T) {
+	b, dir := newBridge(t, "")
+	hs := start(t, homeserver.NewNetwork(t), dir, "")
+	alice, bob := hs.Register(t, "alice"), hs.Register(t, "bob")
+	ghost := hs.Anonymous(t)
+	ghost.AccessToken, _ = b.client(hs).Must("POST", "/v3/register", json{"type": "m.login.application_service", "username": "_bridge_ghost"})["access_token"].(string)
+	room := alice.CreateRoom(json{"preset": "public_chat"})
+	ghost.Join(room)
+	bob.Join(room)
+	alice.Say(room, "hello")
+	unread := func(res json) any {
+		return homeserver.Dig(res, "rooms", "join", room, "unread_notifications", "notification_count")
+	}
+	bob.SyncUntil("a notification", func(res json) bool { return unread(res) == 1.0 })
+	if got := unread(ghost.Sync(0)); got != 0.0 {
+		t.Errorf("the ghost has %v notifications", got)
+	}
+}
+
 // A user of another server invites somebody who is made for the occasion, and finds a room by an alias that is.
 func TestAppserviceOverFederation(t *testing.T) {
 	n := homeserver.NewNetwork(t)
