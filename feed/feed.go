@@ -61,6 +61,7 @@ type Hub struct {
 	members  func(room matrix.RoomID) []matrix.UserID
 	others   func()
 	news     chan struct{} // holds a token when there are events that Feed.Run has not seen
+	states   chan struct{} // the same of states of rooms and Feed.FollowDirectory
 }
 
 // NewHub makes a hub; members lists the local members of a room when an update names only the room. others wakes who follows what happens besides
@@ -69,7 +70,7 @@ func NewHub(members func(room matrix.RoomID) []matrix.UserID, others func()) *Hu
 	if others == nil {
 		others = func() {}
 	}
-	return &Hub{Waiters: NewWaiters(), activity: newActivity(), members: members, others: others, news: make(chan struct{}, 1)}
+	return &Hub{Waiters: NewWaiters(), activity: newActivity(), members: members, others: others, news: make(chan struct{}, 1), states: make(chan struct{}, 1)}
 }
 
 // RoomUpdated wakes who is told of a commit: local members, and users whose membership it changed.
@@ -83,6 +84,9 @@ func (h *Hub) RoomUpdated(u *rooms.Update) {
 		}
 	}
 	wake(h.news)
+	if u.NewState {
+		wake(h.states)
+	}
 }
 
 // peekers stands for those who wait for a room without being in it. No user has the ID of a room.

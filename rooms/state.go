@@ -197,6 +197,16 @@ func (s State) AdmitsGuests(ctx context.Context) (bool, error) {
 	return access == "can_join", err
 }
 
+// Open reports whether anybody may join the room, or read it.
+func (s State) Open(ctx context.Context) (bool, error) {
+	rule, err := s.content(ctx, "m.room.join_rules", "join_rule")
+	if err != nil || rule == "public" {
+		return err == nil, err
+	}
+	visibility, err := s.content(ctx, "m.room.history_visibility", "history_visibility")
+	return visibility == "world_readable", err
+}
+
 // Membership returns a user's membership, "leave" if there is no event.
 func (s State) Membership(ctx context.Context, user matrix.UserID) (string, error) {
 	ev, err := s.Event(ctx, "m.room.member", string(user))

@@ -112,6 +112,15 @@ func InsertRoomStates(ctx context.Context, tx *Tx, states []RoomState) error {
 	return tx.ExecBatch(ctx, `INSERT INTO room_states (room_nid, pos, state) VALUES ($1, $2, $3)`, args)
 }
 
+const roomStatesAfter = `SELECT room_nid, pos, state FROM room_states WHERE pos > $1 AND pos <= $2 ORDER BY pos LIMIT $3`
+
+// RoomStatesAfter lists changes of current states in (since, until], in order of position.
+func RoomStatesAfter(ctx context.Context, q Querier, since, until Position, limit int) ([]RoomState, error) {
+	return collect(ctx, q, func(r *Rows) (s RoomState, err error) {
+		return s, r.Scan(&s.Room, &s.Pos, &s.State)
+	}, roomStatesAfter, int64(since), int64(until), int64(limit))
+}
+
 // RoomStateAt returns the tree of the current state as it was at a position: ErrNotFound before the room began.
 func RoomStateAt(ctx context.Context, q Querier, room RoomNID, pos Position) (int64, error) {
 	var state int64

@@ -230,6 +230,10 @@ func (a *Accounts) Deactivate(ctx context.Context, user matrix.UserID, erase boo
 	if err != nil {
 		return err
 	}
+	nid, err := a.number(ctx, user)
+	if err != nil {
+		return err
+	}
 	return a.DB.Write(ctx, func(tx *storage.Tx) error {
 		s, err := storage.GetAccount(ctx, tx, user)
 		if err != nil {
@@ -240,6 +244,9 @@ func (a *Accounts) Deactivate(ctx context.Context, user matrix.UserID, erase boo
 			return err
 		}
 		if err := a.deleteDevices(ctx, tx, user, aud, func(matrix.DeviceID) bool { return true }); err != nil {
+			return err
+		}
+		if err := storage.DropDirectoryUser(ctx, tx, nid); err != nil {
 			return err
 		}
 		return storage.PurgeUserData(ctx, tx, user)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"unicode/utf8"
 
 	"hanok/matrix"
@@ -29,7 +28,6 @@ const (
 	maxProfileKey  = 255      // bytes
 	maxDisplayName = 256      // characters
 	maxAvatarURL   = 1000     // bytes
-	maxSearchTerm  = 256      // bytes
 )
 
 var errNoProfile = matrix.NotFound("There is no such user or profile field")
@@ -162,9 +160,15 @@ func (p *Profiles) Local(ctx context.Context, user matrix.UserID) (displayName, 
 	return displayName, avatarURL, nil
 }
 
-// searchable is what a user is found by: lower case, without what a TEXT column cannot hold.
-func searchable(name string) string {
-	return strings.ReplaceAll(strings.ToLower(name), "\x00", "")
+// list has a local user found in the directory as the profile has it; nid is the user's number.
+func list(ctx context.Context, tx *storage.Tx, user matrix.UserID, nid storage.NameNID) error {
+	fields, err := storage.GetProfile(ctx, tx, user)
+	if err != nil {
+		return err
+	}
+	name, _ := canonicaljson.String(fields[FieldDisplayName])
+	avatar, _ := canonicaljson.String(fields[FieldAvatarURL])
+	return storage.PutDirectoryUser(ctx, tx, storage.DirectoryUser{NID: nid, Name: name, Avatar: avatar}, DirectoryWords(user, name))
 }
 
 // Set sets a field of a local user and reports whether it changed. An empty display name or avatar is the same as none.
@@ -177,15 +181,14 @@ func (p *Profiles) Set(ctx context.Context, user matrix.UserID, field string, va
 	if err != nil {
 		return false, err
 	}
-	search := ""
 	if field == FieldDisplayName || field == FieldAvatarURL {
-		text, _ := canonicaljson.String(canonical)
-		if text == "" {
+		if text, _ := canonicaljson.String(canonical); text == "" {
 			return p.Delete(ctx, user, field)
 		}
-		if field == FieldDisplayName {
-			search = searchable(text)
-		}
+	}
+	nid, err := p.number(ctx, user)
+	if err != nil {
+		return false, err
 	}
 	err = p.DB.Write(ctx, func(tx *storage.Tx) error {
 		fields, err := storage.GetProfile(ctx, tx, user)
@@ -203,7 +206,10 @@ func (p *Profiles) Set(ctx context.Context, user matrix.UserID, field string, va
 		if size > maxProfile {
 			return errProfileTooLarge
 		}
-		return storage.PutProfileField(ctx, tx, user, field, canonical, search)
+		if err := storage.PutProfileField(ctx, tx, user, field, canonical); err != nil {
+			return err
+		}
+		return list(ctx, tx, user, nid)
 	})
 	if err != nil {
 		return false, fmt.Errorf("set profile field: %w", err)
@@ -216,41 +222,18 @@ func (p *Profiles) Delete(ctx context.Context, user matrix.UserID, field string)
 	if err := checkField(field); err != nil {
 		return false, err
 	}
+	nid, err := p.number(ctx, user)
+	if err != nil {
+		return false, err
+	}
 	err = p.DB.Write(ctx, func(tx *storage.Tx) (err error) {
-		changed, err = storage.DeleteProfileField(ctx, tx, user, field)
-		return err
+		if changed, err = storage.DeleteProfileField(ctx, tx, user, field); err != nil || !changed {
+			return err
+		}
+		return list(ctx, tx, user, nid)
 	})
 	if err != nil {
 		return false, fmt.Errorf("delete profile field: %w", err)
 	}
 	return changed, nil
-}
-
-// ProfileMatch is a user found by Search.
-type ProfileMatch struct {
-	UserID      matrix.UserID `json:"user_id"`
-	DisplayName string        `json:"display_name,omitempty"`
-	AvatarURL   string        `json:"avatar_url,omitempty"`
-}
-
-// Search finds local users whose ID or display name contains the term, in order of user ID after the given one.
-func (p *Profiles) Search(ctx context.Context, term string, after matrix.UserID, limit int) ([]ProfileMatch, error) {
-	term = strings.ToValidUTF8(searchable(term), "")
-	if term == "" || len(term) > maxSearchTerm {
-		return nil, nil
-	}
-	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(term) + "%"
-	found, err := storage.SearchUsers(ctx, p.DB, pattern, after, limit)
-	if err != nil {
-		return nil, fmt.Errorf("search users: %w", err)
-	}
-	matches := make([]ProfileMatch, len(found))
-	for i, user := range found {
-		name, avatar, err := p.Local(ctx, user)
-		if err != nil {
-			return nil, err
-		}
-		matches[i] = ProfileMatch{user, name, avatar}
-	}
-	return matches, nil
 }

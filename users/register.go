@@ -116,6 +116,10 @@ func (a *Accounts) Register(ctx context.Context, r Registration) (*Account, erro
 			return nil, err
 		}
 	}
+	nid, err := a.number(ctx, user)
+	if err != nil {
+		return nil, err
+	}
 	var result storage.Account
 	err = a.DB.Write(ctx, func(tx *storage.Tx) error {
 		result = account
@@ -150,7 +154,10 @@ func (a *Accounts) Register(ctx context.Context, r Registration) (*Account, erro
 		if r.Kind == KindGuest {
 			return nil
 		}
-		return storage.PutProfileField(ctx, tx, user, FieldDisplayName, encode(user.Localpart()), searchable(user.Localpart()))
+		if err := storage.PutProfileField(ctx, tx, user, FieldDisplayName, encode(user.Localpart())); err != nil {
+			return err
+		}
+		return list(ctx, tx, user, nid)
 	})
 	if err != nil {
 		return nil, err
@@ -186,6 +193,10 @@ func (a *Accounts) UpgradeGuest(ctx context.Context, guest matrix.UserID, r Regi
 			return err
 		}
 	}
+	nid, err := a.number(ctx, guest)
+	if err != nil {
+		return err
+	}
 	return a.DB.Write(ctx, func(tx *storage.Tx) error {
 		s, err := storage.GetAccount(ctx, tx, guest)
 		if err != nil {
@@ -208,7 +219,10 @@ func (a *Accounts) UpgradeGuest(ctx context.Context, guest matrix.UserID, r Regi
 			}
 		}
 		s.Kind, s.PasswordHash = string(r.Kind), hash
-		return storage.UpdateAccount(ctx, tx, s)
+		if err := storage.UpdateAccount(ctx, tx, s); err != nil {
+			return err
+		}
+		return list(ctx, tx, guest, nid)
 	})
 }
 

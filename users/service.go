@@ -123,6 +123,7 @@ type Service struct {
 	Receipts           *Receipts
 	Threads            *ThreadSubscriptions
 	Profiles           *Profiles
+	Directory          *Directory
 	Presence           *Presence
 	Reports            *Reports
 
@@ -173,6 +174,7 @@ func New(o Options) *Service {
 		Receipts:           &Receipts{core: c},
 		Threads:            &ThreadSubscriptions{core: c},
 		Profiles:           &Profiles{core: c},
+		Directory:          &Directory{core: c},
 		Presence:           newPresence(c),
 		Reports:            &Reports{core: c},
 		core:               c,
@@ -197,6 +199,15 @@ type core struct{ Options }
 func (c *core) now() matrix.Timestamp { return matrix.TimestampOf(c.Clock()) }
 
 func (c *core) local(user matrix.UserID) bool { return user.Server() == c.ServerName }
+
+// number is that of a user.
+func (c *core) number(ctx context.Context, user matrix.UserID) (storage.NameNID, error) {
+	nids, err := c.DB.Intern(ctx, string(user))
+	if err != nil {
+		return 0, fmt.Errorf("number of a user: %w", err)
+	}
+	return nids[0], nil
+}
 
 // every calls fn at intervals until ctx ends; errors are logged.
 func (c *core) every(ctx context.Context, interval time.Duration, fn func(context.Context) error) error {

@@ -47,6 +47,8 @@ CREATE TABLE room_states (
     PRIMARY KEY (room_nid, pos)
 ) STRICT;
 
+CREATE INDEX room_states_pos ON room_states (pos);
+
 -- Nodes of state trees; those made by one change are one row.
 CREATE TABLE state_nodes (
     id   INTEGER NOT NULL PRIMARY KEY,

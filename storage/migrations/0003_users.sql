@@ -265,9 +265,28 @@ CREATE TABLE profiles (
     user_id TEXT NOT NULL,
     field   TEXT NOT NULL,
     value   BLOB NOT NULL, -- JSON
-    search  TEXT NOT NULL, -- displayname in lower case, '' for other fields
     PRIMARY KEY (user_id, field)
 ) STRICT, WITHOUT ROWID;
+
+-- directory_users can be found by those who may see them: local users, and those of other servers who are in a room here.
+CREATE TABLE directory_users (
+    user_nid INTEGER NOT NULL PRIMARY KEY,
+    name     BLOB    NOT NULL, -- displayname
+    avatar   BLOB    NOT NULL  -- avatar_url
+) STRICT;
+
+CREATE TABLE directory_words (
+    word     BLOB    NOT NULL, -- folded; with ':' before it the name of the user's server
+    user_nid INTEGER NOT NULL,
+    PRIMARY KEY (word, user_nid)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX directory_words_user ON directory_words (user_nid);
+
+-- open_rooms are those that anybody may join or read. Who is in one can be found by everybody.
+CREATE TABLE open_rooms (
+    room_nid INTEGER NOT NULL PRIMARY KEY
+) STRICT;
 
 -- presences is who was not offline, or left a message behind, when it was last written: it is kept in memory.
 CREATE TABLE presences (

@@ -157,7 +157,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stopWorkers()
 	sending, sendingFailed := errgroup.WithContext(outbox)
 	working, workingFailed := errgroup.WithContext(workers)
-	running := []func(context.Context) error{s.users.Run, s.media.Run, s.feed.Run, s.delayed.Run, s.rooms.Run}
+	running := []func(context.Context) error{s.users.Run, s.media.Run, s.feed.Run, s.feed.FollowDirectory, s.delayed.Run, s.rooms.Run}
 	if s.outbound != nil {
 		running = append(running, s.federation.Run)
 		sending.Go(func() error { return s.outbound.Queue.Run(sendingFailed, s.rooms) })
