@@ -27,7 +27,7 @@ func (s *Server) openPush() error {
 	return nil
 }
 
-// pushes tells the sender of pushes, which is made after those who have something to tell, and wakes long polls as the hub does.
+// pushes tells the sender of pushes, which is made after those who have something to tell it, if there is one.
 type pushes struct{ s *Server }
 
 func (p pushes) Notified(users ...matrix.UserID) {
@@ -48,15 +48,7 @@ func (p pushes) RoomUpdated(u *rooms.Update) {
 	}
 }
 
-func (p pushes) WakeUsers(users ...matrix.UserID) {
-	p.s.hub.WakeUsers(users...)
-	if p.s.push != nil {
-		p.s.push.MayHaveRead()
-	}
-}
-
-func (p pushes) WakeRoom(room matrix.RoomID) {
-	p.s.hub.WakeRoom(room)
+func (p pushes) MayHaveRead() {
 	if p.s.push != nil {
 		p.s.push.MayHaveRead()
 	}

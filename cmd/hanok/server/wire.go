@@ -74,7 +74,10 @@ func (s *Server) openDomain() (err error) {
 			s.log.Error().Err(err).Msg("wake a room")
 		}
 		return local
-	}, s.services.Wake)
+	}, func() {
+		s.services.Wake()
+		pushes{s}.MayHaveRead()
+	})
 	listening := listeners{s.hub, deviceLists{s}, pushes{s}}
 	if !s.services.None() {
 		listening = append(listening, s.services)
@@ -106,7 +109,7 @@ func (s *Server) openDomain() (err error) {
 		},
 	}
 	userOptions := users.Options{
-		DB: s.db, ServerName: s.name, Log: s.part("users"), Policy: s.policy, Notices: s.noticesSender(), Notifier: pushes{s},
+		DB: s.db, ServerName: s.name, Log: s.part("users"), Policy: s.policy, Notices: s.noticesSender(), Notifier: s.hub,
 		PushGateways: users.PushGateways{Disabled: cfg.Push.Disabled, Insecure: cfg.Push.AllowPrivateAddresses, Hosts: cfg.Push.Gateways},
 		LocalOnly:    cfg.Registration.LocalOnly, RegistrationTokens: cfg.Registration.Tokens, RegistrationSecret: cfg.Registration.SharedSecret, KeepAddresses: s.policy.KeepIP(), Remote: noRemote{}, Outbox: noOutbox{},
 		Services: !s.services.None(),
