@@ -258,6 +258,11 @@ func (f *Feed) notifiedInvites(ctx context.Context, since, until storage.Positio
 		if i.Event.RedactedBy != "" {
 			continue
 		}
+		if ghost, err := f.Users.Accounts.OfService(ctx, i.User); err != nil {
+			return nil, err
+		} else if ghost {
+			continue
+		}
 		rules, err := f.Users.Accounts.InviteRules(ctx, f.DB, i.User)
 		if err != nil {
 			return nil, err
