@@ -123,6 +123,14 @@ func TestRejectedInvite(t *testing.T) {
 		if !create {
 			t.Error("the invite does not show the room's m.room.create event")
 		}
+		// An invite to a room that nothing is known of holds nothing else up.
+		carol := hs2.Register(t, "carol")
+		yard := carol.CreateRoom(json{"preset": "public_chat"})
+		bob.Join(yard)
+		carol.Say(yard, "hello")
+		bob.SyncUntil("carol's message is counted", func(res json) bool {
+			return homeserver.Dig(res, "rooms", "join", yard, "unread_notifications", "notification_count") == 1.0
+		})
 		bob.Must("POST", "/v3/rooms"+homeserver.Path(room, "leave"), json{})
 		bob.SyncUntil("the room among those left", func(res json) bool { return homeserver.Dig(res, "rooms", "leave", room) != nil })
 		alice.SyncUntil("bob's refusal", func(res json) bool {
