@@ -327,15 +327,28 @@ func (e *Engine) servedState(ctx context.Context, origin matrix.ServerName, room
 	if states, err = treeEvents(ctx, e.treeBefore(ev)); err != nil {
 		return nil, nil, err
 	}
-	chain, err = e.authChain(ctx, states)
+	chain, err = r.authChain(ctx, states)
 	return states, chain, err
 }
 
-// authChain returns the auth chains of events: all that they depend on, not themselves unless another depends on them.
-func (e *Engine) authChain(ctx context.Context, roots []storage.EventNID) ([]storage.EventNID, error) {
+// authChain returns the auth chains of events: all that they depend on, not themselves unless another depends on them. Where the
+// room ID stands for the create event, that one belongs to them, too: without it nothing in the chain could be checked, and
+// Dendrite looks for it there.
+func (r *room) authChain(ctx context.Context, roots []storage.EventNID) ([]storage.EventNID, error) {
+	e := r.e
 	seen := make(map[storage.EventNID]bool)
 	frontier := roots
 	var out []storage.EventNID
+	if r.version.RoomIDIsCreateHash {
+		create, err := e.Event(ctx, matrix.EventID("$"+string(r.id)[1:]))
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Equal(roots, []storage.EventNID{create.NID}) {
+			seen[create.NID] = true
+			out = append(out, create.NID)
+		}
+	}
 	for len(frontier) > 0 {
 		var next []storage.EventNID
 		var load []storage.EventNID
@@ -387,20 +400,7 @@ func (e *Engine) ServeEventAuth(ctx context.Context, origin matrix.ServerName, r
 	if ev.RoomNID != r.nid {
 		return nil, matrix.NotFound("no such event in this room")
 	}
-	chain, err := e.chainPDUs(ctx, []storage.EventNID{ev.NID})
-	if err != nil || !r.version.RoomIDIsCreateHash || ev.Is("m.room.create", "") {
-		return chain, err
-	}
-	// The room ID stands for the create event among the auth events: without it nothing in the chain could be checked.
-	create, err := e.Event(ctx, matrix.EventID("$"+string(r.id)[1:]))
-	if err != nil {
-		return nil, err
-	}
-	return append([][]byte{create.JSON()}, chain...), nil
-}
-
-func (e *Engine) chainPDUs(ctx context.Context, roots []storage.EventNID) ([][]byte, error) {
-	chain, err := e.authChain(ctx, roots)
+	chain, err := r.authChain(ctx, []storage.EventNID{ev.NID})
 	if err != nil {
 		return nil, err
 	}

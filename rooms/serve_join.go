@@ -206,7 +206,7 @@ func (e *Engine) joinAnswer(ctx context.Context, r *room, join *Event, omitMembe
 	if out.State, err = e.rawEvents(ctx, states); err != nil {
 		return SentJoin{}, err
 	}
-	chain, err := e.authChain(ctx, append(slices.Clone(states), join.NID))
+	chain, err := r.authChain(ctx, append(slices.Clone(states), join.NID))
 	if err != nil {
 		return SentJoin{}, err
 	}
