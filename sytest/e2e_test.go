@@ -18,9 +18,6 @@ import (
 // TestEndToEnd lets two people on two servers hold an encrypted conversation
 // with a real client, also after both servers were killed. See e2e/converse.mjs.
 func TestEndToEnd(t *testing.T) {
-	if _, err := os.Stat("e2e/node_modules"); err != nil {
-		t.Fatal("the client is not installed: run npm ci in sytest/e2e")
-	}
 	eachEngine(t, func(t *testing.T, start func(homeserver.Options) *homeserver.Server) {
 		var servers [2]*homeserver.Server
 		for i := range servers {
@@ -30,10 +27,15 @@ func TestEndToEnd(t *testing.T) {
 	})
 }
 
-func converse(t *testing.T, servers [2]*homeserver.Server) {
+// converse runs the conversation; env are further variables for it.
+func converse(t *testing.T, servers [2]*homeserver.Server, env ...string) {
+	if _, err := os.Stat("e2e/node_modules"); err != nil {
+		t.Fatal("the client is not installed: run npm ci in sytest/e2e")
+	}
 	client := exec.Command("node", "converse.mjs")
 	client.Dir = "e2e"
 	client.Env = append(os.Environ(), "SERVER_A="+servers[0].ClientURL, "SERVER_B="+servers[1].ClientURL)
+	client.Env = append(client.Env, env...)
 	client.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	complaint := filepath.Join(t.TempDir(), "stderr")
 	stderr, err := os.Create(complaint)

@@ -49,11 +49,15 @@ func TestInterop(t *testing.T) {
 		{"outages", interopOutages},
 		{"forks", interopForks},
 		{"large room", interopLargeRoom},
+		{"conversation", func(t *testing.T, p pair) { converse(t, [2]*homeserver.Server{p.home, p.away}, "ENCRYPTION=asked") }},
 	} {
 		t.Run(scenario.name, func(t *testing.T) { both.eachWay(t, scenario.run) })
 	}
 	reportComplaints(t, both)
 }
+
+// isOurs reports whether a user is of Hanok. What a test cannot ask of other software it asks of our users only.
+func (p pair) isOurs(c *homeserver.Client) bool { return strings.HasSuffix(c.UserID, ":"+p.ours.Name) }
 
 // startForeign starts Hanok and the other server, or skips the test.
 func startForeign(t *testing.T) pair {

@@ -260,7 +260,7 @@ func interopDevices(t *testing.T, p pair) {
 	// Who shares no room any more is told of nothing, and is current again after coming back.
 	bob.Must("POST", "/v3/rooms"+homeserver.Path(room, "leave"), json{})
 	member(t, alice, room, bob.UserID, "leave")
-	if p.away == p.ours { // Synapse forgets who was in a room with the last of its users there
+	if p.isOurs(bob) { // Synapse forgets who was in a room with the last of its users there
 		bob.SyncUntil("that alice is gone", func(res json) bool {
 			list, _ := homeserver.Dig(res, "device_lists", "left").([]any)
 			return slices.Contains(list, any(alice.UserID))
@@ -323,7 +323,7 @@ func interopCrossSigning(t *testing.T, p pair) {
 				return fmt.Sprint("the user-signing key is nobody's business: ", res)
 			case homeserver.Dig(res, "device_keys", from.UserID, from.DeviceID, "signatures", from.UserID, "ed25519:"+public(self)) == nil:
 				return fmt.Sprint("the device is not cross-signed: ", res)
-			case strings.HasSuffix(from.UserID, p.ours.Name) && // Synapse gives it to local users only
+			case p.isOurs(from) && // Synapse gives it to local users only
 				homeserver.Dig(res, "master_keys", from.UserID, "signatures", from.UserID, "ed25519:"+from.DeviceID) == nil:
 				return fmt.Sprint("the master key is not signed by the device: ", res)
 			}

@@ -1,6 +1,6 @@
 // Two people on two servers hold an encrypted conversation, with matrix-js-sdk and its Rust crypto.
 //
-// Environment: SERVER_A, SERVER_B (base URLs). Every step is one line on standard output. When the servers
+// Environment: SERVER_A, SERVER_B (base URLs), and ENCRYPTION=asked if the servers leave it to clients whether rooms are encrypted. Every step is one line on standard output. When the servers
 // are to be killed and started again the line is "RESTART", and an answer on standard input is awaited.
 
 import assert from "node:assert/strict";
@@ -173,7 +173,14 @@ async function main() {
     const [anna, bert] = await Promise.all([signUp(process.env.SERVER_A, "anna"), signUp(process.env.SERVER_B, "bert")]);
     step(`${anna.id} and ${bert.id} have signed up, with cross-signing and key backup`);
 
-    const { room_id: roomId } = await anna.client.createRoom({ preset: "private_chat", name: "The yard", invite: [bert.id] });
+    const asked = process.env.ENCRYPTION === "asked";
+    const encryption = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
+    const { room_id: roomId } = await anna.client.createRoom({
+        preset: "private_chat",
+        name: "The yard",
+        invite: [bert.id],
+        initial_state: asked ? [encryption] : [],
+    });
     step(`anna makes the room ${roomId} and invites bert`);
 
     await until(bert.client, "bert is invited", () => bert.client.getRoom(roomId)?.getMyMembership() === "invite");
@@ -185,19 +192,19 @@ async function main() {
     for (const person of [anna, bert]) {
         assert.ok(await person.client.getCrypto().isEncryptionEnabledInRoom(roomId), `${person.name}'s client encrypts`);
     }
-    step("the room is encrypted, although nobody asked for it");
+    step(asked ? "the room is encrypted" : "the room is encrypted, although nobody asked for it");
 
     const first = "Hello bert, the tea is ready";
     await reads(bert, roomId, await say(anna, roomId, first), first);
     const second = "Coming over, anna";
     await reads(anna, roomId, await say(bert, roomId, second), second);
 
-    for (const person of [anna, bert]) {
+    for (const person of asked ? [] : [anna, bert]) {
         const plain = () =>
             person.client.http.authedRequest("PUT", `/rooms/${encodeURIComponent(roomId)}/send/m.room.message/plain`, undefined, { msgtype: "m.text", body: "plain" });
         await assert.rejects(plain, (error) => error.errcode === "M_FORBIDDEN" && error.data.error.length > 40);
     }
-    step("a message in the clear is refused on both servers");
+    if (!asked) step("a message in the clear is refused on both servers");
 
     const bytes = globalThis.crypto.getRandomValues(new Uint8Array(10_000));
     const { content_uri: uri } = await anna.client.uploadContent(new Blob([bytes]), { type: "application/octet-stream", includeFilename: false });
