@@ -89,12 +89,10 @@ func (s *Services) query(ctx context.Context, asked []*Service, path string) err
 
 // exists asks whether there is something. The error says why there is no answer.
 func (x *Service) exists(ctx context.Context, path string) (bool, error) {
-	select {
-	case x.asking <- struct{}{}:
-	case <-ctx.Done():
-		return false, ctx.Err()
+	if err := x.takeTurn(ctx); err != nil {
+		return false, err
 	}
-	defer func() { <-x.asking }()
+	defer x.endTurn()
 	for attempt := 1; ; attempt++ {
 		a, err := x.askOnce(ctx, path)
 		switch {
@@ -115,6 +113,18 @@ func (x *Service) exists(ctx context.Context, path string) (bool, error) {
 		}
 	}
 }
+
+// takeTurn waits until the service is asked few enough things at a time; endTurn lets the next one in.
+func (x *Service) takeTurn(ctx context.Context) error {
+	select {
+	case x.asking <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (x *Service) endTurn() { <-x.asking }
 
 func (x *Service) askOnce(ctx context.Context, path string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)

@@ -131,6 +131,38 @@ func catchUp(t *testing.T, db *storage.DB) {
 	}
 }
 
+// What was not answered for comes again byte for byte, after a restart too.
+func TestRepeatedUnchanged(t *testing.T) {
+	w := newWorld(t, nil)
+	room := w.create(rooms.CreateRequest{})
+	w.collect(w.join(room, ghost))
+	w.settled()
+	w.stop()
+	said := w.say(room, alice)
+	_, err := w.rooms.Redact(t.Context(), rooms.SendRequest{Room: room, Sender: alice, Redacts: matrix.EventID(said)}, "spam")
+	w.must(err)
+	w.leave(room, ghost) // with what was before in unsigned
+	bodies := make(chan string, 100)
+	w.answering(500, func(rw http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		w.must(err)
+		bodies <- r.URL.Path + " " + string(body)
+		rw.WriteHeader(http.StatusInternalServerError)
+	})
+	w.run()
+	first := <-bodies
+	w.stop()
+	w.run()
+	if again := <-bodies; again != first {
+		t.Errorf("%s\n%s", first, again)
+	}
+	for _, part := range []string{said, "redacted_because", "prev_content", `"age":`, `"room_id":"` + string(room)} {
+		if !strings.Contains(first, part) {
+			t.Errorf("%q is missing from %s", part, first)
+		}
+	}
+}
+
 // A service that knows only the paths from before there were versions gets everything there.
 func TestLegacyPaths(t *testing.T) {
 	w := newWorld(t, nil)

@@ -39,13 +39,12 @@ func (x *Service) protocol(ctx context.Context, name string) map[string]json.Raw
 	if ok && x.now().Before(was.until) {
 		return was.protocol
 	}
-	path := "/thirdparty/protocol/" + url.PathEscape(name)
-	said := metadata{until: x.now().Add(protocolRetry)}
-	a, err := x.lookUp(ctx, path)
-	if err == nil && a.ok() && json.Unmarshal(a.body, &said.protocol) == nil && said.protocol != nil {
-		said.until = x.now().Add(protocolLifetime)
-	} else if was.protocol != nil {
-		said.protocol = was.protocol // it does not answer now: what it said before is true still
+	said := metadata{was.protocol, x.now().Add(protocolRetry)} // of one that does not answer now, what it said before is true still
+	// What is remembered must not depend on whether this client waits.
+	a, err := x.lookUp(context.WithoutCancel(ctx), "/thirdparty/protocol/"+url.PathEscape(name))
+	var got map[string]json.RawMessage
+	if err == nil && a.ok() && strictjson.Unmarshal(a.body, &got) == nil && got != nil {
+		said = metadata{got, x.now().Add(protocolLifetime)}
 	}
 	x.known.mu.Lock()
 	defer x.known.mu.Unlock()
@@ -60,6 +59,10 @@ func (x *Service) protocol(ctx context.Context, name string) map[string]json.Raw
 func (x *Service) lookUp(ctx context.Context, path string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
+	if err := x.takeTurn(ctx); err != nil {
+		return answer{}, err
+	}
+	defer x.endTurn()
 	return x.ask(ctx, http.MethodGet, path, "/_matrix/app/unstable"+path, nil)
 }
 

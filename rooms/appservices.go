@@ -85,11 +85,10 @@ func (e *Engine) EventsByID(ctx context.Context, ids ...matrix.EventID) ([]*Even
 
 // AppendForService appends an event as an application service is told it: as clients are, but for what concerns one reader only. Its age is as of now.
 func (e *Engine) AppendForService(ctx context.Context, dst []byte, ev *Event, now matrix.Timestamp) ([]byte, error) {
-	o, _, err := e.sharedOptions(ctx, ev)
+	o, _, err := e.sharedOptions(ctx, ev, now)
 	if err != nil {
 		return dst, err
 	}
-	o.Now = now
 	return ev.AppendClient(dst, o), nil
 }
 

@@ -12,7 +12,7 @@ import (
 // ClientOptions fills in what a reader is told about an event: previous content, the
 // redaction, the transaction id if device sent it, the reader's membership.
 func (e *Engine) ClientOptions(ctx context.Context, ev *Event, user matrix.UserID, device matrix.DeviceID) (event.ClientOptions, error) {
-	o, _, err := e.sharedOptions(ctx, ev)
+	o, _, err := e.sharedOptions(ctx, ev, e.now())
 	if err != nil {
 		return o, err
 	}
@@ -20,8 +20,8 @@ func (e *Engine) ClientOptions(ctx context.Context, ev *Event, user matrix.UserI
 }
 
 // sharedOptions are those that are the same for all readers; prev is the event whose content is shown as previous.
-func (e *Engine) sharedOptions(ctx context.Context, ev *Event) (o event.ClientOptions, prev *Event, err error) {
-	o.Now = e.now()
+func (e *Engine) sharedOptions(ctx context.Context, ev *Event, now matrix.Timestamp) (o event.ClientOptions, prev *Event, err error) {
+	o.Now = now
 	if key, ok := ev.StateKey(); ok && ev.placed() {
 		if prev, err = (State{e, e.treeBefore(ev)}).Event(ctx, ev.Type(), key); err != nil {
 			return o, nil, err
@@ -120,7 +120,7 @@ func (e *Engine) clientForm(ctx context.Context, ev *Event) (*sharedForm, error)
 	if f, ok := e.forms.byEvent.Get(ev); ok && (f.prev == nil || e.events.byNumber(f.prev.NID) == f.prev) {
 		return f, nil
 	}
-	o, prev, err := e.sharedOptions(ctx, ev)
+	o, prev, err := e.sharedOptions(ctx, ev, e.now())
 	if err != nil {
 		return nil, err
 	}

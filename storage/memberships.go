@@ -117,9 +117,9 @@ func JoinedOfServer(ctx context.Context, q Querier, room RoomNID, server NameNID
 	return collectNumbers[NameNID](q.Query(ctx, `SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership = 2 AND server_nid = $2`, int64(room), int64(server)))
 }
 
-// LeftOfServer lists the users of a server who left a room, or were banned from it, after a position.
+// LeftOfServer lists the users of a server who ceased to be joined to a room after a position, and are not now.
 func LeftOfServer(ctx context.Context, q Querier, room RoomNID, server NameNID, since Position) ([]NameNID, error) {
-	return collectNumbers[NameNID](q.Query(ctx, `SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership IN (3, 4) AND server_nid = $2 AND left_pos > $3`,
+	return collectNumbers[NameNID](q.Query(ctx, `SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership IN (1, 3, 4, 5) AND server_nid = $2 AND left_pos > $3`,
 		int64(room), int64(server), int64(since)))
 }
 

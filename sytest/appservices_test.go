@@ -623,13 +623,15 @@ func TestAppserviceOverFederation(t *testing.T) {
 }
 
 func TestAppserviceThirdPartyNetworks(t *testing.T) {
-	b, dir := newBridge(t, "protocols: [irc]\n")
+	b, dir := newBridge(t, "protocols: [irc, odd]\n")
 	hs := start(t, homeserver.NewNetwork(t), dir, "")
 	b.mu.Lock()
 	b.other = func(path string) (int, string) {
 		switch path {
 		case "/thirdparty/protocol/irc?":
 			return 200, `{"user_fields":["nick"],"location_fields":[],"icon":"mxc://a/b","field_types":{},"instances":[{"network_id":"net","desc":"Net","fields":{}}]}`
+		case "/thirdparty/protocol/odd?":
+			return 200, `{"user_fields":["a"],"user_fields":["b"]}`
 		case "/thirdparty/user/irc?nick=jim&nick=tim":
 			return 200, `[{"userid":"@_bridge_jim:x","protocol":"irc","fields":{"nick":"jim"}},{"userid":7}]`
 		case "/thirdparty/location?alias=%23a%3Ab":
@@ -649,6 +651,7 @@ func TestAppserviceThirdPartyNetworks(t *testing.T) {
 		t.Error(d)
 	}
 	alice.Refused("GET", "/v3/thirdparty/protocol/xmpp", nil, 404, "M_NOT_FOUND")
+	alice.Refused("GET", "/v3/thirdparty/protocol/odd", nil, 404, "M_NOT_FOUND") // what it says is no good JSON
 	for path, want := range map[string]string{
 		"/v3/thirdparty/user/irc?nick=jim&nick=tim": `[{"userid":"@_bridge_jim:x","protocol":"irc","fields":{"nick":"jim"}}]`,
 		"/v3/thirdparty/location?alias=%23a%3Ab":    `[{"alias":"#a:b","protocol":"irc","fields":{}}]`,
