@@ -376,3 +376,33 @@ func TestLeaveWithoutMembership(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The last user of a server is banned, unbanned and invited in no time: that the ban has ended is heard of after the invite.
+func TestUnbanAfterInvite(t *testing.T) {
+	_, a, b, room := twoServers(t)
+	n := a.net
+	alice, bob := a.user("alice"), b.user("bob")
+	a.must(a.Ban(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bob}))
+	n.settle()
+	n.split(a, b, true)
+	a.must(a.Unban(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bob}))
+	snap, err := a.Snapshot(ctx, room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unban, err := a.Event(ctx, snap.Extremities[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.split(a, b, false)
+	a.must(a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bob}))
+	b.receive(a, room, unban.JSON())
+	if m, err := b.MembershipOf(ctx, room, bob); err != nil || m.Membership != "invite" {
+		t.Fatal(m, err)
+	}
+	b.join(bob, room)
+	n.settle()
+	if m, err := a.MembershipOf(ctx, room, bob); err != nil || m.Membership != "join" {
+		t.Error(m, err)
+	}
+}

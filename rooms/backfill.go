@@ -63,6 +63,9 @@ func (e *Engine) fetchingHistory(ctx context.Context, r *room, patience time.Dur
 }
 
 func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.MissingPrev, limit int) (bool, error) {
+	if e.isolation.has(r.id) {
+		return false, nil
+	}
 	// History is checked against the states before it, which differ little from one that is known, and are as big as the room for
 	// who knows none.
 	if err := e.awaitFull(ctx, r.nid); err != nil {

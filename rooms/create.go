@@ -130,6 +130,12 @@ func (c *creation) commit(ctx context.Context) (*room, error) {
 		r.release()
 		return nil, err
 	}
+	if c.old != nil && c.e.isolation.has(c.old.id) {
+		if err := c.e.isolation.load(ctx, c.e.db); err != nil {
+			r.release()
+			return nil, err
+		}
+	}
 	return r, nil
 }
 
@@ -486,6 +492,11 @@ func (c *creation) store(ctx context.Context, tx *storage.Tx) error {
 		}
 	}
 	if c.old != nil {
+		if c.e.isolation.has(c.old.id) {
+			if err := storage.SetIsolated(ctx, tx, c.room.id, true, c.e.now()); err != nil {
+				return err
+			}
+		}
 		if err := c.room.e.moveEntries(ctx, tx, c.old.nid, c.room.nid, c.q.Published); err != nil {
 			return err
 		}

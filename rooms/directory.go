@@ -110,7 +110,7 @@ func (e *Engine) PublicRooms(ctx context.Context, q PublicRoomsRequest) (*Public
 		return nil, err
 	}
 	term := fold.Text(q.Search)
-	all = slices.DeleteFunc(slices.Clone(all), func(l *listing) bool { return !q.matches(l, term) })
+	all = slices.DeleteFunc(slices.Clone(all), func(l *listing) bool { return !q.matches(l, term) || q.Server && e.isolation.has(l.room) })
 	start, end := at.page(all, q.Limit)
 	page := &PublicRooms{Chunk: make([]RoomSummary, 0, end-start), Total: len(all)}
 	for _, l := range all[start:end] {

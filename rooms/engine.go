@@ -222,6 +222,7 @@ type Engine struct {
 	directory *published
 	recent    recentChanges
 	partials  *partials
+	isolation isolation
 	committer *committer
 	txns      flights.Flights[txnKey, matrix.EventID]
 	joins     flights.Flights[matrix.RoomID, struct{}]
@@ -310,6 +311,9 @@ func New(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e.directory = newPublished(e)
+	if err := e.isolation.load(context.Background(), o.DB); err != nil {
+		return nil, err
+	}
 	e.committer = newCommitter(e, o.Gather)
 	return e, nil
 }

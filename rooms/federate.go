@@ -9,7 +9,7 @@ import (
 )
 
 // Users may be kept to this server. They are let into rooms only that nobody of another server can enter, because their
-// m.room.create says so (m.federate), which the authorisation rules of every server enforce.
+// m.room.create says so (m.federate), which the authorisation rules of every server enforce, or because the operator keeps the room apart (isolation.go).
 
 // keptLocal adds to the content of m.room.create that the room is for users of this server, if the creator has no choice or made none.
 func (e *Engine) keptLocal(ctx context.Context, creator matrix.UserID, raw json.RawMessage) (json.RawMessage, error) {
@@ -38,26 +38,34 @@ func (e *Engine) mayEnter(ctx context.Context, user matrix.UserID, id matrix.Roo
 	if refused == nil {
 		return nil
 	}
+	own, err := e.ownOnly(ctx, id)
+	if own || err != nil {
+		return err
+	}
+	return refused
+}
+
+// ownOnly says whether nobody of another server can be in a room, or be heard from there.
+func (e *Engine) ownOnly(ctx context.Context, id matrix.RoomID) (bool, error) {
+	if e.isolation.has(id) {
+		return true, nil
+	}
 	r, err := e.room(ctx, id)
 	if matrix.HasCode(err, "M_NOT_FOUND") {
-		return refused
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer r.release()
 	c, err := r.current(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	create, err := State{e, c.head.state}.Event(ctx, "m.room.create", "")
-	if err != nil {
-		return err
+	if err != nil || create == nil {
+		return false, err
 	}
-	if create != nil {
-		if federates, stated := canonicaljson.GetBool(create.Content(), "m.federate"); stated && !federates {
-			return nil
-		}
-	}
-	return refused
+	federates, stated := canonicaljson.GetBool(create.Content(), "m.federate")
+	return stated && !federates, nil
 }

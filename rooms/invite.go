@@ -31,6 +31,9 @@ func (e *Engine) Invite(ctx context.Context, q MemberRequest) (matrix.EventID, e
 		}
 		return e.changeMember(ctx, q, "invite", allow)
 	}
+	if e.isolation.has(q.Room) {
+		return "", errIsolatedRoom
+	}
 	if err := e.awaitMember(ctx, q.Room, q.Sender, target); err != nil {
 		return "", err
 	}

@@ -340,6 +340,9 @@ func (e *Engine) serversToTry(ctx context.Context, q MemberRequest) (named, know
 // throughServers has one server after the other make an event for a user until one of the events is taken, which send sees to. Servers that were not named by the
 // request are only asked where none of the named ones answers: an answer of theirs, even a refusal, is what was asked for.
 func throughServers[T any](ctx context.Context, e *Engine, q MemberRequest, made func(context.Context, matrix.ServerName) (T, error), send func(s *wayIn, made T) error) error {
+	if e.isolation.has(q.Room) {
+		return errIsolatedRoom
+	}
 	named, known, err := e.serversToTry(ctx, q)
 	if err != nil {
 		return err

@@ -372,7 +372,7 @@ func (e *Engine) LocalUsers(ctx context.Context, room matrix.RoomID) ([]matrix.U
 }
 
 // JoinedServers lists the servers with a joined user, this one included. While the room's state is partial, those that were in the room
-// before our join are in it, too.
+// before our join are in it, too. Of a room that the operator keeps apart, this server is the only one.
 func (e *Engine) JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error) {
 	nid, err := e.RoomNID(ctx, room)
 	if err != nil {
@@ -389,6 +389,9 @@ func (e *Engine) JoinedServers(ctx context.Context, room matrix.RoomID) ([]matri
 	out := make([]matrix.ServerName, len(names))
 	for i, n := range names {
 		out[i] = matrix.ServerName(n)
+	}
+	if e.isolation.has(room) {
+		return slices.DeleteFunc(out, func(s matrix.ServerName) bool { return s != e.server }), nil
 	}
 	if pr := e.partials.get(nid); pr != nil {
 		out = append(out, pr.servers...)
@@ -408,7 +411,11 @@ func (e *Engine) Sharing(ctx context.Context, user matrix.UserID) ([]matrix.User
 	if err != nil {
 		return nil, err
 	}
-	return e.users(ctx, nids)
+	users, err := e.users(ctx, nids)
+	if err != nil {
+		return nil, err
+	}
+	return e.isolation.sharing(ctx, e, user, users)
 }
 
 // SharedRooms lists the rooms to which both are joined.

@@ -307,7 +307,7 @@ func (e *Engine) PartialServers(ctx context.Context, user matrix.UserID) ([]matr
 	}
 	var out []matrix.ServerName
 	for nid := range l.joined {
-		if pr := e.partials.get(nid); pr != nil {
+		if pr := e.partials.get(nid); pr != nil && !e.isolation.has(pr.id) {
 			out = append(out, pr.servers...)
 		}
 	}
@@ -320,7 +320,9 @@ func (e *Engine) SharesPartialRoom(server matrix.ServerName) bool {
 	if e.partials.count.Load() == 0 {
 		return false
 	}
-	return slices.ContainsFunc(e.partials.all(), func(pr *partialRoom) bool { return slices.Contains(pr.servers, server) })
+	return slices.ContainsFunc(e.partials.all(), func(pr *partialRoom) bool {
+		return slices.Contains(pr.servers, server) && !e.isolation.has(pr.id)
+	})
 }
 
 // SenderMember is the membership that an event names for its sender, nil if none is known. Where the state before

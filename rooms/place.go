@@ -279,9 +279,34 @@ func (r *room) extend(ctx context.Context, en *entry, it *item, after statetree.
 		if err := r.takeIn(ctx, en, next.state); err != nil {
 			return err
 		}
-		en.members, err = r.memberChanges(ctx, h.state, next.state, nil)
+		if en.members, err = r.memberChanges(ctx, h.state, next.state, nil); err == nil {
+			en.members, err = r.withoutNewer(ctx, en.members)
+		}
 	}
 	return err
+}
+
+// withoutNewer leaves out changes of memberships of local users who were invited, or have knocked, since: while nobody of this server is in
+// the room that stands beside its state, and what came before it may come after it.
+func (r *room) withoutNewer(ctx context.Context, changes []memberChange) ([]memberChange, error) {
+	var failed error
+	changes = slices.DeleteFunc(changes, func(ch memberChange) bool {
+		if ch.server != r.e.own || ch.current == "join" || failed != nil {
+			return false
+		}
+		now, err := r.e.membershipIn(ctx, r.nid, ch.name)
+		if err != nil || now.Membership != storage.MembershipInvite && now.Membership != storage.MembershipKnock {
+			failed = err
+			return false
+		}
+		apart, err := r.e.eventByNID(ctx, now.Event)
+		if err != nil {
+			failed = ignoreNotFound(err)
+			return false
+		}
+		return apart.Outlier && (ch.event == nil || ch.event.NID != now.Event && !slices.Contains(ch.event.auths, now.Event))
+	})
+	return changes, failed
 }
 
 // stateOver resolves the states after some tips.

@@ -24,7 +24,7 @@ func (r *room) policyServer(v headView) (*policyserver.Server, error) {
 	if !ok {
 		return nil, nil
 	}
-	if in, err := r.hasServer(v.ctx, s.Name); err != nil || !in {
+	if in, err := r.hasServer(v.ctx, s.Name); err != nil || !in || r.e.isolation.has(r.id) {
 		return nil, err
 	}
 	return &s, nil

@@ -26,11 +26,12 @@ const (
 	resyncTries  = 5 // to find no further event that needs a state of its own
 )
 
-// Run fetches the whole states of rooms that were joined without their members, also those that a run before left, until
-// ctx ends.
+// Run fetches the whole states of rooms that were joined without their members, also those that a run before left, and does what the
+// operator asks for, until ctx ends.
 func (e *Engine) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	defer all.Wait()
+	all.Go(func() { e.followOperator(ctx) })
 	slots := make(chan struct{}, maxResyncs)
 	running := make(map[*partialRoom]bool)
 	ended := make(chan *partialRoom)
@@ -171,6 +172,9 @@ func (s *resync) fetch(ctx context.Context, r *room) error {
 
 // fetchBefore asks one server after the other for the state before an event.
 func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
+	if s.e.isolation.has(r.id) {
+		return errIsolatedRoom
+	}
 	var last error
 	refused := true
 	left := min(resyncServers, len(s.servers))

@@ -21,7 +21,7 @@ const (
 	maxServedChain    = 100_000 // events of an auth chain
 )
 
-// AllowsServer checks the room's m.room.server_acl; M_FORBIDDEN.
+// AllowsServer checks the room's m.room.server_acl, and that the operator does not keep the room apart; M_FORBIDDEN.
 func (e *Engine) AllowsServer(ctx context.Context, room matrix.RoomID, server matrix.ServerName) error {
 	r, err := e.room(ctx, room)
 	if err != nil {
@@ -32,6 +32,9 @@ func (e *Engine) AllowsServer(ctx context.Context, room matrix.RoomID, server ma
 }
 
 func (r *room) allowsServer(ctx context.Context, server matrix.ServerName) error {
+	if r.e.isolation.has(r.id) {
+		return errIsolatedRoom
+	}
 	c, err := r.current(ctx)
 	if err != nil {
 		return err

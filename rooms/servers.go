@@ -19,6 +19,9 @@ import (
 // those who must be sent it. While the state is partial, those that were in the room before our join count, too. This server is not included; if it is not in the room at the event (it joins
 // through another server), that other server sends the event, and there is nobody for us to send it to.
 func (e *Engine) ServersAt(ctx context.Context, ev *Event) ([]matrix.ServerName, error) {
+	if e.isolation.has(ev.RoomID()) {
+		return nil, nil
+	}
 	var told []matrix.ServerName
 	if ev.Partial {
 		if pr := e.partials.get(ev.RoomNID); pr != nil {

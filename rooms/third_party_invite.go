@@ -173,6 +173,9 @@ func (e *Engine) AcceptThirdPartyInvite(ctx context.Context, room matrix.RoomID,
 	if mxid != string(target) || token == "" {
 		return matrix.InvalidParam("The invite is not signed for %s.", target)
 	}
+	if e.isolation.has(room) && !(e.isLocal(sender) && e.isLocal(target)) {
+		return errIsolatedRoom
+	}
 	if !e.isLocal(sender) {
 		invite, err := canonicaljson.Marshal(map[string]any{
 			"type": "m.room.member", "room_id": room, "sender": sender, "state_key": target,

@@ -20,6 +20,8 @@ import (
 var mayScan = map[string]string{
 	"purgeUser":                "deactivation; the tables without an index by user hold what lives minutes",
 	"PartialRooms":             "at the start, a short row for each room joined through another server",
+	"IsolatedRooms":            "the few rooms that the operator has named",
+	"FindWithdrawals":          "users who are leaving rooms at this moment",
 	"allPresences":             "once, on starting",
 	"publishedAnywhere":        "the whole directory, which is asked for",
 	"listRegistrationTokens":   "the administrator's list",

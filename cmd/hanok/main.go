@@ -27,6 +27,7 @@ type commands struct {
 	Serve      serveCommand       `cmd:"" help:"Run the server."`
 	Quickstart quickstartCommand  `cmd:"" help:"Make a config, keys, TLS for localhost and a first admin, then run the server."`
 	User       userCommands       `cmd:"" help:"Make and look after accounts."`
+	Room       roomCommands       `cmd:"" help:"Change what rooms may do."`
 	Federation federationCommands `cmd:"" help:"Look at other servers."`
 	Appservice appserviceCommands `cmd:"" help:"Look at application services: bridges and bots."`
 	Key        keyCommands        `cmd:"" help:"Look at the signing key, or make a new one."`

@@ -154,13 +154,20 @@ type userFederation struct {
 	configFlags
 	Name  string `arg:"" help:"The user, as alice or @alice:example.org."`
 	State string `arg:"" enum:"on,off" help:"off: only rooms that nobody of another server can enter. on: any room."`
+	Leave bool   `help:"With off: leave the rooms that other servers can be in, and turn down invites to such."`
 }
 
 func (userFederation) Help() string {
-	return "Example:\n  hanok user federation alice off\n\nRooms that the user is in already stay. What new accounts get is registration.local_only in the configuration."
+	return "Examples:\n  hanok user federation alice off\n  hanok user federation alice off --leave\n\n" +
+		"Without --leave the user stays in the rooms that they are in already, and goes on there. " +
+		"A room that its own users are to keep can be kept apart from other servers before: hanok room federation ROOM off. " +
+		"What new accounts get is registration.local_only in the configuration."
 }
 
 func (u userFederation) Run(ctx context.Context, c console) error {
+	if u.Leave && u.State != "off" {
+		return errors.New("--leave goes with off")
+	}
 	return u.withServer(ctx, c, func(s *server.Server) error {
 		id := matrix.UserID("@" + localpart(u.Name) + ":" + string(s.Name()))
 		err := s.Users().Accounts.SetLocalOnly(ctx, id, u.State == "off")
@@ -170,7 +177,22 @@ func (u userFederation) Run(ctx context.Context, c console) error {
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(c.out, "Federation is %s for %s.\n", u.State, id)
+		fmt.Fprintf(c.out, "Federation is %s for %s.\n", u.State, id)
+		if u.State == "on" {
+			return nil
+		}
+		rooms, err := s.Rooms().FederatedRooms(ctx, id)
+		if err != nil || len(rooms) == 0 {
+			return err
+		}
+		if !u.Leave {
+			_, err = fmt.Fprintf(c.out, "They stay in %d rooms that other servers can be in. To leave those: hanok user federation %s off --leave\n", len(rooms), localpart(u.Name))
+			return err
+		}
+		if err := s.Rooms().Withdraw(ctx, id); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.out, "They leave %d rooms that other servers can be in, as soon as the server runs.\n", len(rooms))
 		return err
 	})
 }

@@ -338,6 +338,9 @@ func (q *Queue) compose(ctx context.Context, pdus []storage.OutboxPDU, edus []st
 		if err != nil {
 			return nil, err
 		}
+		if !q.rooms.Federates(e.RoomID()) {
+			continue // any more
+		}
 		t.PDUs = append(t.PDUs, e.JSON())
 		if t.oldest == 0 || e.ReceivedTS < t.oldest {
 			t.oldest = e.ReceivedTS

@@ -41,6 +41,7 @@ type Rooms interface {
 	ServersAt(ctx context.Context, ev *rooms.Event) ([]matrix.ServerName, error)
 	StickyFor(ctx context.Context, join *rooms.Event) ([]*rooms.Event, error)
 	JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error)
+	Federates(room matrix.RoomID) bool
 	Event(ctx context.Context, id matrix.EventID) (*rooms.Event, error)
 }
 

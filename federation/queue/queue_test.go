@@ -150,6 +150,8 @@ func (h *house) JoinedServers(context.Context, matrix.RoomID) ([]matrix.ServerNa
 	return h.ServersAt(nil, nil)
 }
 
+func (h *house) Federates(matrix.RoomID) bool { return true }
+
 func (h *house) Event(_ context.Context, id matrix.EventID) (*rooms.Event, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

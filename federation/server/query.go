@@ -47,6 +47,9 @@ func (s *Server) queryDirectory(r *endpoint.Request) (any, error) {
 		return nil, matrix.InvalidParam("%s is not an alias of this server.", alias)
 	}
 	room, servers, err := s.opts.Rooms.ResolveLocalAlias(r.Ctx(), alias)
+	if err == nil && !s.opts.Rooms.Federates(room) {
+		return nil, matrix.NotFound("There is no such alias.")
+	}
 	return struct {
 		Room    matrix.RoomID       `json:"room_id"`
 		Servers []matrix.ServerName `json:"servers"`

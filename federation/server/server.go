@@ -31,6 +31,7 @@ type Rooms interface {
 	Snapshot(ctx context.Context, room matrix.RoomID) (*rooms.Snapshot, error)
 	Event(ctx context.Context, id matrix.EventID) (*rooms.Event, error)
 	MayBeJoined(ctx context.Context, room matrix.RoomID, user matrix.UserID) (bool, error)
+	Federates(room matrix.RoomID) bool
 	JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error)
 	PublicRooms(ctx context.Context, r rooms.PublicRoomsRequest) (*rooms.PublicRooms, error)
 	ResolveLocalAlias(ctx context.Context, alias matrix.RoomAlias) (matrix.RoomID, []matrix.ServerName, error)

@@ -75,6 +75,17 @@ CREATE TABLE partial_rooms (
     full_pos INTEGER           -- when the whole state was known; NULL: not yet
 ) STRICT;
 
+-- Rooms that the operator keeps apart from other servers.
+CREATE TABLE isolated_rooms (
+    room_id  TEXT    NOT NULL PRIMARY KEY, -- which need not be known here
+    since_ts INTEGER NOT NULL
+) STRICT;
+
+-- Users who are to leave all rooms that other servers can be in.
+CREATE TABLE withdrawals (
+    user_id TEXT NOT NULL PRIMARY KEY
+) STRICT;
+
 -- Redactions that came before what they redact.
 CREATE TABLE early_redactions (
     event_id      TEXT    NOT NULL,

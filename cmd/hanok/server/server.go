@@ -125,6 +125,9 @@ func (s *Server) Name() matrix.ServerName { return s.name }
 // Users is what belongs to users, for the command line.
 func (s *Server) Users() *users.Service { return s.users }
 
+// Rooms is the room engine.
+func (s *Server) Rooms() *rooms.Engine { return s.rooms }
+
 // Outbound talks to other servers, for the command line; nil if federation is off.
 func (s *Server) Outbound() *federation.Outbound { return s.outbound }
 

@@ -1,0 +1,181 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hanok/matrix"
+	"hanok/storage"
+)
+
+// The operator may keep a room apart from other servers, for as long as they like: nothing of it is sent to them, nothing of theirs is taken, and
+// nobody enters it from elsewhere. Its users of this server go on. When it is given back, the next event shows the others what they missed,
+// and they are asked for what we missed, as after any other time without a connection.
+
+var errIsolatedRoom = matrix.Forbidden("the operator of this server keeps this room apart from other servers")
+
+// isolation knows the rooms that are kept apart.
+type isolation struct {
+	mu    sync.Mutex // held while they are read
+	rooms atomic.Pointer[map[matrix.RoomID]matrix.Timestamp]
+}
+
+func (i *isolation) load(ctx context.Context, q storage.Querier) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	rows, err := storage.IsolatedRooms(ctx, q)
+	if err != nil {
+		return err
+	}
+	all := make(map[matrix.RoomID]matrix.Timestamp, len(rows))
+	for _, r := range rows {
+		all[r.ID] = r.Since
+	}
+	i.rooms.Store(&all)
+	return nil
+}
+
+func (i *isolation) has(room matrix.RoomID) bool {
+	_, isolated := (*i.rooms.Load())[room]
+	return isolated
+}
+
+// Federates says whether the operator lets a room be shared with other servers.
+func (e *Engine) Federates(room matrix.RoomID) bool { return !e.isolation.has(room) }
+
+// Isolated lists the rooms that are kept apart, and since when.
+func (e *Engine) Isolated() map[matrix.RoomID]matrix.Timestamp {
+	return maps.Clone(*e.isolation.rooms.Load())
+}
+
+// Isolate keeps a room apart from other servers, or gives it back to them. It need not be known here. Other processes follow within seconds.
+func (e *Engine) Isolate(ctx context.Context, room matrix.RoomID, isolated bool) error {
+	err := e.db.Write(ctx, func(tx *storage.Tx) error { return storage.SetIsolated(ctx, tx, room, isolated, e.now()) })
+	if err != nil {
+		return err
+	}
+	return e.isolation.load(ctx, e.db)
+}
+
+// Withdraw has a user who is kept to this server leave all rooms that other servers can be in, and turn down all invites to such; Run sees
+// to it, after a restart if need be.
+func (e *Engine) Withdraw(ctx context.Context, user matrix.UserID) error {
+	return e.db.Write(ctx, func(tx *storage.Tx) error { return storage.RequestWithdrawal(ctx, tx, user) })
+}
+
+// FederatedRooms lists the rooms of a user that other servers can be in: those that the user is in, is invited to, or knocks at.
+func (e *Engine) FederatedRooms(ctx context.Context, user matrix.UserID) ([]matrix.RoomID, error) {
+	all, err := e.Memberships(ctx, user, "join", "invite", "knock")
+	if err != nil {
+		return nil, err
+	}
+	var out []matrix.RoomID
+	for _, m := range all {
+		own, err := e.ownOnly(ctx, m.Room)
+		if err != nil {
+			return nil, err
+		}
+		if !own {
+			out = append(out, m.Room)
+		}
+	}
+	return out, nil
+}
+
+// followEvery is how often the operator's wishes are looked for, which another process writes down.
+const followEvery = 3 * time.Second
+
+// followOperator does what the operator asks for on the command line.
+func (e *Engine) followOperator(ctx context.Context) {
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		err := e.isolation.load(ctx, e.db)
+		if err = errors.Join(err, e.withdrawAll(ctx)); err != nil && ctx.Err() == nil {
+			e.log.Error().Err(err).Msg("follow the operator's wishes")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (e *Engine) withdrawAll(ctx context.Context) error {
+	users, err := storage.FindWithdrawals(ctx, e.db)
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, user := range users {
+		if err := e.withdraw(ctx, user); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("a user's withdrawal: %w", err))
+		}
+	}
+	return failed
+}
+
+func (e *Engine) withdraw(ctx context.Context, user matrix.UserID) error {
+	// Whose account federates again by now stays.
+	refused := e.mayFederate(ctx, user)
+	if _, ok := matrix.AsError(refused); refused != nil && !ok {
+		return refused
+	}
+	var rooms []matrix.RoomID
+	if refused != nil {
+		var err error
+		if rooms, err = e.FederatedRooms(ctx, user); err != nil {
+			return err
+		}
+	}
+	for _, room := range rooms {
+		_, err := e.Leave(ctx, MemberRequest{Room: room, Sender: user})
+		if err != nil && !matrix.HasCode(err, "M_FORBIDDEN") {
+			return err
+		}
+	}
+	return e.db.Write(ctx, func(tx *storage.Tx) error { return storage.EndWithdrawal(ctx, tx, user) })
+}
+
+// sharing leaves out users of other servers with whom a local user shares no other room than such that are kept apart.
+func (i *isolation) sharing(ctx context.Context, e *Engine, user matrix.UserID, users []matrix.UserID) ([]matrix.UserID, error) {
+	if len(*i.rooms.Load()) == 0 {
+		return users, nil
+	}
+	joined, err := e.Memberships(ctx, user, "join")
+	if err != nil {
+		return nil, err
+	}
+	doubtful := make(map[matrix.UserID]bool)
+	for _, m := range joined {
+		if !i.has(m.Room) {
+			continue
+		}
+		members, err := e.JoinedUsers(ctx, m.Room)
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range members {
+			if !e.isLocal(u) {
+				doubtful[u] = true
+			}
+		}
+	}
+	var failed error
+	users = slices.DeleteFunc(users, func(u matrix.UserID) bool {
+		if !doubtful[u] || failed != nil {
+			return false
+		}
+		shared, err := e.SharedRooms(ctx, user, u)
+		failed = err
+		return err == nil && !slices.ContainsFunc(shared, func(room matrix.RoomID) bool { return !i.has(room) })
+	})
+	return users, failed
+}
