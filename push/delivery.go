@@ -137,7 +137,7 @@ func (s *Sender) step(ctx context.Context, g *gateway, d *delivery) (outcome, er
 		return outcome{waits: waited}, nil
 	}
 	began := s.opts.Now()
-	answer, err := s.post(ctx, p, body)
+	answer, err := s.post(s.requests, p, body)
 	if err != nil && ctx.Err() != nil {
 		return outcome{gone: true}, nil // the server stops
 	}

@@ -173,9 +173,13 @@ func (s *Sender) answered(ctx context.Context, g *gateway) {
 	failed := g.failingSince != 0
 	g.failingSince, g.retryAt = 0, 0
 	s.mu.Unlock()
-	if !failed {
-		return
+	if failed {
+		s.hurry(ctx, g)
 	}
+}
+
+// hurry makes pushers due that wait for a gateway.
+func (s *Sender) hurry(ctx context.Context, g *gateway) {
 	err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.HurryPushers(ctx, tx, g.name, s.now()) })
 	if err != nil && ctx.Err() == nil {
 		s.opts.Log.Error().Err(err).Msg("push: hurry pushers") // they come when they are due

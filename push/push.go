@@ -64,6 +64,7 @@ type Sender struct {
 
 	mu       sync.Mutex
 	ctx      context.Context // of Run; nil while it does not run
+	requests context.Context // of requests to gateways, which may go on for a moment when the server stops
 	steps    sync.WaitGroup
 	active   map[storage.PusherKey]*delivery
 	full     bool // there were more deliveries than maxActive
@@ -71,6 +72,9 @@ type Sender struct {
 	turn     []*gateway // those that may take a step, in the order in which they do
 	running  int        // steps under way
 }
+
+// stopGrace is how long a request to a gateway may still take when the server stops. One that is cut off is made again after the start.
+const stopGrace = 3 * time.Second
 
 // maxActive bounds the pushers that are in memory because they have something to send.
 const maxActive = 50_000
@@ -99,8 +103,10 @@ func (s *Sender) Run(ctx context.Context) error {
 	// What a gateway has accepted is noted, also when the server stops.
 	saving, stopSaving := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSaving()
+	requests, stopRequests := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopRequests()
 	s.mu.Lock()
-	s.ctx = ctx
+	s.ctx, s.requests = ctx, requests
 	s.mu.Unlock()
 	s.fresh.rescan()
 	var save errgroup.Group
@@ -113,7 +119,9 @@ func (s *Sender) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.ctx = nil
 	s.mu.Unlock()
+	grace := time.AfterFunc(stopGrace, stopRequests)
 	s.steps.Wait()
+	grace.Stop()
 	stopSaving()
 	if saveErr := save.Wait(); err == nil {
 		err = saveErr

@@ -222,12 +222,12 @@ func TestPusherChanges(t *testing.T) {
 func TestIdleCostsNothing(t *testing.T) {
 	w := newWorld(t, nil)
 	bob := w.member("bob", "push.test")
-	for i := range 150 {
+	for i := range 90 {
 		must(t, w.users.Pushers.Set(t.Context(), users.Pusher{UserID: bob, PushKey: fmt.Sprint(i), Kind: "http", AppID: "app",
 			Data: []byte(fmt.Sprintf(`{"url":"http://host%d.test/_matrix/push/v1/notify"}`, i))}, true))
 	}
 	id := w.say("hello")
-	for range 151 {
+	for range 91 {
 		w.nextIs(id)
 	}
 	w.idle()

@@ -91,6 +91,12 @@ func (s *Sender) hold(ctx context.Context, g *gateway, waiting []*delivery) {
 	s.mu.Lock()
 	until, since := g.retryAt, g.failingSince
 	s.mu.Unlock()
+	if until == 0 { // another request was answered
+		for _, d := range waiting {
+			s.finish(d, g.name, true)
+		}
+		return
+	}
 	keys := make([]storage.PusherKey, len(waiting))
 	for i, d := range waiting {
 		keys[i] = d.key
@@ -102,6 +108,12 @@ func (s *Sender) hold(ctx context.Context, g *gateway, waiting []*delivery) {
 	}
 	for _, d := range waiting {
 		s.end(d)
+	}
+	s.mu.Lock()
+	answers := g.failingSince == 0
+	s.mu.Unlock()
+	if answers {
+		s.hurry(ctx, g)
 	}
 	poke(s.due)
 }

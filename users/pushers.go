@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"unicode/utf8"
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
@@ -57,12 +58,12 @@ const KindHTTP = "http"
 const (
 	maxPushKey    = 512
 	maxAppID      = 64
-	maxPusherData = 16 << 10
-	maxPushers    = 200 // per user
+	maxPusherData = 4 << 10 // more than fits into a notification on its way to a phone
+	maxPushers    = 100     // per user
 )
 
 // maxKnownPushers is of how many users it is remembered which pushers they have.
-const maxKnownPushers = 50_000
+const maxKnownPushers = 20_000
 
 func newPushers(c *core) *Pushers {
 	return &Pushers{core: c, known: storage.NewMemo[matrix.UserID, []Pusher](c.DB, maxKnownPushers)}
@@ -135,8 +136,8 @@ func (p *Pushers) Set(ctx context.Context, pusher Pusher, keepOthers bool) error
 		return matrix.MissingParam("pushkey, app_id and kind are required")
 	case len(pusher.PushKey) > maxPushKey:
 		return matrix.InvalidParam("pushkey is longer than %d bytes", maxPushKey)
-	case len(pusher.AppID) > maxAppID:
-		return matrix.InvalidParam("app_id is longer than %d bytes", maxAppID)
+	case utf8.RuneCountInString(pusher.AppID) > maxAppID:
+		return matrix.InvalidParam("app_id is longer than %d characters", maxAppID)
 	case pusher.Kind == "email":
 		return matrix.InvalidParam("this server sends no e-mail")
 	case pusher.Kind != KindHTTP:
