@@ -48,6 +48,7 @@ func (s *Sender) post(ctx context.Context, p *users.Pusher, body []byte) (reply,
 		return reply{}, fmt.Errorf("the URL of a pusher: %w", withoutURL(err))
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "Hanok/"+s.opts.Version)
 	res, err := s.opts.HTTP.Do(req)
 	if err != nil {
 		return reply{}, withoutURL(err)

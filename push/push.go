@@ -38,6 +38,7 @@ type Options struct {
 	Feed       *feed.Feed
 	// HTTP makes the requests. It must not follow redirects, nor connect to where the operator does not want it to.
 	HTTP    *http.Client
+	Version string // of this software, for the User-Agent header
 	Details Details
 	Observe func(Attempt)    // is told of every notification that is done with; nil for none
 	Now     func() time.Time // nil is time.Now

@@ -2,8 +2,10 @@ package users
 
 import (
 	"bytes"
+	"net/http"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
@@ -92,4 +94,32 @@ func checkStored(t *testing.T, keys []byte, user matrix.UserID) {
 			t.Errorf("keys of %s pass for %s", got, user)
 		}
 	}
+}
+
+// FuzzGateway checks URLs of push gateways: what passes leads to where the configuration allows, and can be stored.
+func FuzzGateway(f *testing.F) {
+	for _, seed := range []string{
+		"https://push.test/_matrix/push/v1/notify", "https://user:pass@push.test:8443/_matrix/push/v1/notify?a=b#c", "http://push.test/_matrix/push/v1/notify",
+		"https://[::1%25eth0]/_matrix/push/v1/notify", "https://%80.test/_matrix/push/v1/notify", "https://:443/_matrix/push/v1/notify", "https:/_matrix/push/v1/notify",
+		"https://push.test.evil/_matrix/push/v1/notify", "HTTPS://PUSH.TEST/_matrix/push/v1/notify", "//push.test/_matrix/push/v1/notify", "https://push.test\\@evil/_matrix/push/v1/notify",
+	} {
+		f.Add(seed)
+	}
+	gateways := PushGateways{Hosts: []string{"push.test"}}
+	f.Fuzz(func(t *testing.T, raw string) {
+		gateway, err := gateways.check(raw)
+		if _, known := matrix.AsError(err); err != nil && !known {
+			t.Errorf("%q: %v is no error for a client", raw, err)
+		}
+		if err != nil {
+			return
+		}
+		req, err := http.NewRequest(http.MethodPost, raw, nil)
+		if err != nil || !strings.EqualFold(req.URL.Hostname(), "push.test") || req.URL.Path != gatewayPath || req.URL.Scheme != "https" {
+			t.Errorf("%q passed, and leads to %v (%v)", raw, req, err)
+		}
+		if !strings.HasPrefix(strings.ToLower(gateway), "https://push.test") || !utf8.ValidString(gateway) {
+			t.Errorf("%q is of the gateway %q", raw, gateway)
+		}
+	})
 }

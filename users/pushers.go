@@ -113,7 +113,7 @@ const gatewayPath = "/_matrix/push/v1/notify"
 func (g *PushGateways) check(raw string) (gateway string, err error) {
 	u, err := url.Parse(raw)
 	switch {
-	case err != nil || u.Host == "" || u.Opaque != "":
+	case err != nil || u.Hostname() == "" || u.Opaque != "" || !utf8.ValidString(u.Host):
 		return "", matrix.InvalidParam("data.url is not a URL")
 	case u.Scheme != "https" && (u.Scheme != "http" || !g.Insecure):
 		return "", matrix.InvalidParam("data.url must be an https URL")

@@ -21,7 +21,7 @@ func (s *Server) openPush() error {
 	}
 	s.push = push.New(push.Options{
 		ServerName: s.name, DB: s.db, Rooms: s.rooms, Users: s.users, Feed: s.feed, HTTP: discovery.New(o).PooledClient(push.MaxPerGateway),
-		Details: push.Details(s.cfg.Push.Details), Observe: s.metrics.observePush, Log: s.part("push"),
+		Version: s.version, Details: push.Details(s.cfg.Push.Details), Observe: s.metrics.observePush, Log: s.part("push"),
 	})
 	s.metrics.watchPush(s.push)
 	return nil
