@@ -45,7 +45,10 @@ func (s *Sender) serve(ctx context.Context, g *gateway, d *delivery) {
 	out, err := s.step(ctx, g, d)
 	var waiting []*delivery
 	if out.silent {
-		waiting = s.silent(g, d)
+		if waiting, out.silent = s.silent(g, d); !out.silent {
+			d.wait(s.now(), maxGatewayWait, false)
+			out.waits = true
+		}
 	}
 	s.release(g)
 	switch {
@@ -66,7 +69,7 @@ func (s *Sender) serve(ctx context.Context, g *gateway, d *delivery) {
 		step := storage.PusherStep{Key: d.key, PusherProgress: d.progress, Waits: out.waits}
 		s.saver.add(step, func() {
 			s.finish(d, g.name, out.more || out.waits) // whoever looked for the pusher meanwhile was told that it waits
-			if out.waits {
+			if step.RetryAt != 0 {
 				poke(s.due)
 			}
 		})
@@ -213,15 +216,22 @@ func (s *Sender) judge(ctx context.Context, d *delivery, answer reply, a *Attemp
 		return outcome{waits: waited}
 	}
 	a.Result = "failed"
-	now := s.now()
-	if d.progress.FailingSince == 0 {
-		d.progress.FailingSince = now
+	failing := d.wait(s.now(), maxWait, true)
+	if asked := min(answer.retryAfter, maxWait); asked > 0 {
+		d.progress.RetryAt = max(d.progress.RetryAt, s.now()+matrix.Timestamp(asked.Milliseconds()))
 	}
-	failing := now - d.progress.FailingSince
-	wait := max(backoff(failing, maxWait), min(matrix.Timestamp(answer.retryAfter.Milliseconds()), matrix.Timestamp(maxWait.Milliseconds())))
-	d.progress.RetryAt, d.progress.Refused = now+wait, true
 	if answer.malformed() && failing >= matrix.Timestamp(refusedFor.Milliseconds()) {
 		a.Result = "dropped" // the next may be better
 	}
 	return outcome{waits: true}
+}
+
+// wait notes that a request failed: the pusher waits for longer with each, up to a limit. It returns for how long the pusher has been failing.
+func (d *delivery) wait(now matrix.Timestamp, most time.Duration, refused bool) (failing matrix.Timestamp) {
+	if d.progress.FailingSince == 0 {
+		d.progress.FailingSince = now
+	}
+	failing = now - d.progress.FailingSince
+	d.progress.RetryAt, d.progress.Refused = now+backoff(failing, most), refused
+	return failing
 }

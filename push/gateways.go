@@ -27,6 +27,7 @@ type gateway struct {
 	unheld  []*delivery // that came while the gateway does not answer, and have to be told to wait
 	holding bool        // that is under way
 
+	failures int // requests without answer since the last with one
 	// While a gateway does not answer, one request at a time finds out whether it does again.
 	failingSince matrix.Timestamp // 0: it answers
 	retryAt      matrix.Timestamp
@@ -171,7 +172,7 @@ func (s *Sender) remove(d *delivery) {
 func (s *Sender) answered(ctx context.Context, g *gateway) {
 	s.mu.Lock()
 	failed := g.failingSince != 0
-	g.failingSince, g.retryAt = 0, 0
+	g.failures, g.failingSince, g.retryAt = 0, 0, 0
 	s.mu.Unlock()
 	if failed {
 		s.hurry(ctx, g)
@@ -187,11 +188,17 @@ func (s *Sender) hurry(ctx context.Context, g *gateway) {
 	poke(s.due)
 }
 
-// silent notes that a gateway did not answer a delivery, and returns those that wait for their turn there.
-func (s *Sender) silent(g *gateway, d *delivery) (waiting []*delivery) {
+// fewFailures is how many requests may go without answer before a gateway counts as silent, while others are under way there.
+const fewFailures = 3
+
+// silent notes that a gateway did not answer a delivery. If it seems not to answer anybody, it returns those that wait for their turn there.
+func (s *Sender) silent(g *gateway, d *delivery) (waiting []*delivery, silent bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
+	if g.failures++; g.failures < fewFailures && g.failingSince == 0 && g.running > 1 {
+		return nil, false
+	}
 	if g.failingSince == 0 {
 		g.failingSince = now
 	}
@@ -201,7 +208,7 @@ func (s *Sender) silent(g *gateway, d *delivery) (waiting []*delivery) {
 	g.retryAt = now + backoff(now-g.failingSince, maxGatewayWait)
 	s.gateways[g.name] = g
 	waiting, g.ready = g.ready, nil
-	return waiting
+	return waiting, true
 }
 
 // Waits between attempts. Each is half as long as it has been failing: whoever comes back late is not left waiting for much longer still.

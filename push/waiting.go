@@ -9,7 +9,7 @@ import (
 )
 
 // dueBatch is how many pushers that are due are read at a time.
-const dueBatch = 1000
+const dueBatch = 5000
 
 // lookEvery bounds how long a pusher waits of which this process was not told.
 const lookEvery = time.Minute
