@@ -101,21 +101,23 @@ func (s *Services) Protocol(ctx context.Context, name string) map[string]json.Ra
 	return whole
 }
 
-// instances adds the instance_id to those that have a network_id.
+// instances adds the instance_id to those that have a network_id. What is no object is left out.
 func (x *Service) instances(raw json.RawMessage) []json.RawMessage {
-	var list []map[string]json.RawMessage
+	var list []json.RawMessage
 	if json.Unmarshal(raw, &list) != nil {
 		return nil
 	}
 	out := make([]json.RawMessage, 0, len(list))
-	for _, one := range list {
+	for _, element := range list {
+		var one map[string]json.RawMessage
+		if json.Unmarshal(element, &one) != nil || one == nil {
+			continue
+		}
 		var network string
 		if json.Unmarshal(one["network_id"], &network) == nil {
 			one["instance_id"] = marshal(x.Instance(network))
 		}
-		if one != nil {
-			out = append(out, marshal(one))
-		}
+		out = append(out, marshal(one))
 	}
 	return out
 }
