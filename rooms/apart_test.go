@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -118,10 +119,17 @@ func TestInviteAfterTheLastLeave(t *testing.T) {
 	n.hold = nil
 	n.split(a, b, true)
 	a.mu.Lock()
-	invite := a.outbox[len(a.outbox)-1].JSON()
+	last := a.outbox[len(a.outbox)-1]
+	invite := last.JSON()
 	a.mu.Unlock()
+	n.split(a, b, false)
 	b.must(b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob}))
+	b.flush()
 	b.expectMembership(bella, room, "")
+	sent, err := a.ServersAt(ctx, last)
+	if err != nil || !slices.Contains(sent, b.name) {
+		t.Errorf("the invite is not sent to the server: %s %v", sent, err)
+	}
 	for range 2 {
 		if r := b.receive(a, room, invite); r[0].Err != nil {
 			t.Error(r[0].Err)
@@ -404,5 +412,101 @@ func TestUnbanAfterInvite(t *testing.T) {
 	n.settle()
 	if m, err := a.MembershipOf(ctx, room, bob); err != nil || m.Membership != "join" {
 		t.Error(m, err)
+	}
+}
+
+// A user who joins and knocks at the same time is in the room.
+func TestKnockWhileJoining(t *testing.T) {
+	n := newNetwork(t)
+	a, c := n.server("a.example"), n.server("c.example")
+	alice, carol := a.user("alice"), c.user("carol")
+	room := a.create(alice, rooms.CreateRequest{Preset: "private_chat", Version: "11", Invite: []matrix.UserID{carol}})
+	a.set(alice, room, "m.room.join_rules", "", `{"join_rule":"knock"}`)
+	knocked := make(chan error, 1)
+	n.hold = func(_, _ matrix.ServerName, call string) error {
+		if call == "send_join" {
+			go func() {
+				_, err := c.Knock(ctx, rooms.MemberRequest{Room: room, Sender: carol, Via: []matrix.ServerName{a.name}})
+				knocked <- err
+			}()
+			select {
+			case err := <-knocked:
+				t.Error("knocked before the join was done:", err)
+				knocked <- nil
+			case <-time.After(100 * time.Millisecond): // it waits, which cannot be seen
+			}
+		}
+		return nil
+	}
+	c.join(carol, room, a)
+	if err := <-knocked; err == nil {
+		t.Error("knocked at a room that one is in")
+	}
+	n.settle()
+	for _, s := range []*server{a, c} {
+		s.expectMembership(carol, room, "join")
+	}
+}
+
+// What was invited while this server was not in the room is what the room says once it is.
+func TestInviteThatTheRoomKnowsNothingOf(t *testing.T) {
+	for _, omit := range []bool{false, true} {
+		n := newNetwork(t)
+		n.omit = omit
+		a, b := n.server("a.example"), n.server("b.example")
+		alice, bella, bob := a.user("alice"), b.user("bella"), b.user("bob")
+		room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11", Invite: []matrix.UserID{bella}})
+		b.expectMembership(bella, room, "invite")
+		n.split(a, b, true)
+		a.must(a.Kick(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bella}))
+		n.settle()
+		n.split(a, b, false)
+		b.join(bob, room, a)
+		if _, err := b.Members(ctx, rooms.MembersRequest{Room: room, User: bob}); err != nil {
+			t.Fatal(err)
+		}
+		b.expectMembership(bella, room, "leave")
+	}
+}
+
+// History is asked of those who were there: whoever came later may have it as little as we do.
+func TestBackfillAsksWitnesses(t *testing.T) {
+	n := newNetwork(t)
+	late := []matrix.ServerName{"b.example", "c.example", "d.example", "e.example", "f.example"}
+	var before matrix.RoomID
+	for _, name := range late { // they know each other longer than the one that has it all
+		s := n.server(name)
+		if before == "" {
+			before = s.create(s.user("u"), rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+		} else {
+			s.join(s.user("u"), before, n.servers["b.example"])
+		}
+		n.settle()
+	}
+	z := n.server("z.example")
+	zoe := z.user("zoe")
+	room := z.create(zoe, rooms.CreateRequest{Preset: "public_chat", Version: "12"})
+	z.say(zoe, room, "first")
+	for _, name := range late {
+		s := n.servers[name]
+		s.join(s.user("u"), room, z)
+		n.settle()
+	}
+	for _, name := range []matrix.ServerName{"f.example", "b.example"} {
+		s := n.servers[name]
+		var asked []matrix.ServerName
+		n.hold = func(_, to matrix.ServerName, call string) error {
+			if call == "backfill" {
+				asked = append(asked, to)
+			}
+			return nil
+		}
+		if got := s.texts(s.user("u"), room); len(got) != 1 || got[0] != "first" {
+			t.Errorf("%s reads %q", name, got)
+		}
+		if i := slices.Index(asked, z.name); i < 0 || i < len(asked)-1 || name == "b.example" && i > 0 {
+			t.Errorf("%s asked %s", name, asked)
+		}
+		n.hold = nil
 	}
 }

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -13,8 +14,9 @@ import (
 )
 
 const (
-	maxBackfill        = 100 // events asked for at once
-	maxBackfillServers = 3   // servers tried for one gap
+	maxBackfill        = 100  // events asked for at once
+	maxBackfillServers = 3    // servers tried for one gap
+	maxWitnesses       = 1000 // members looked at to find who was in the room at a gap
 )
 
 // historyPatience is how long a page of history waits for what is missing. The work goes on: the next page may show more.
@@ -79,6 +81,9 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 		servers = append(servers, s)
 	}
 	servers = slices.DeleteFunc(servers, func(s matrix.ServerName) bool { return s == e.server })
+	if servers, err = e.witnessesFirst(ctx, missing, servers); err != nil {
+		return false, err
+	}
 	var from []matrix.EventID
 	for _, m := range missing {
 		if !slices.Contains(from, m.ID) {
@@ -99,6 +104,50 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 		after: overtakeQuestion, most: mostQuestions,
 	}.run(ctx, e)
 	return got, nil
+}
+
+// witnessesFirst puts servers first that had members in the room when what is missing was sent: others may have come later, and
+// have it as little as we do.
+func (e *Engine) witnessesFirst(ctx context.Context, missing []storage.MissingPrev, servers []matrix.ServerName) ([]matrix.ServerName, error) {
+	if len(missing) == 0 {
+		return servers, nil
+	}
+	earliest := slices.MinFunc(missing, func(a, b storage.MissingPrev) int { return cmp.Compare(a.Depth, b.Depth) })
+	child, err := e.eventByNID(ctx, earliest.Child)
+	if err != nil {
+		return nil, err
+	}
+	typ, err := e.db.LookupName(ctx, "m.room.member")
+	if err != nil {
+		return nil, err
+	}
+	var members []storage.NameNID
+	err = e.treeBefore(child).OfType(ctx, int64(typ), func(en statetree.Entry) bool {
+		members = append(members, storage.NameNID(en.Key.StateKey))
+		return len(members) < maxWitnesses
+	})
+	if err != nil {
+		return nil, err
+	}
+	names, err := e.db.Names(ctx, members...)
+	if err != nil {
+		return nil, err
+	}
+	were := make(map[matrix.ServerName]bool)
+	for _, user := range names {
+		were[domain(user)] = true
+	}
+	sorted := slices.Clone(servers)
+	slices.SortStableFunc(sorted, func(a, b matrix.ServerName) int {
+		switch {
+		case were[a] == were[b]:
+			return 0
+		case were[a]:
+			return -1
+		}
+		return 1
+	})
+	return sorted, nil
 }
 
 // askHistory asks one server for events and what comes before them, in order of depth.

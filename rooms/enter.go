@@ -357,8 +357,52 @@ func (r *room) restart(ctx context.Context, en *entry, tree, after statetree.Tre
 		}
 	}
 	it.current = en.head.state.Ref()
-	en.members, err = r.memberChanges(ctx, r.head.state, en.head.state, ev)
+	if en.members, err = r.memberChanges(ctx, r.head.state, en.head.state, ev); err != nil || ev.Partial {
+		return err
+	}
+	en.members, err = r.settleApart(ctx, en.head.state, en.members)
 	return err
+}
+
+// settleApart adds to the changes of membership those of local users that were invited or knocked while this server was not in the room, and of
+// whom the room's state says something else, or nothing: it counts from now on.
+func (r *room) settleApart(ctx context.Context, state statetree.Tree, changes []memberChange) ([]memberChange, error) {
+	e := r.e
+	for _, m := range []storage.Membership{storage.MembershipInvite, storage.MembershipKnock} {
+		rows, err := storage.MembershipsIn(ctx, e.db, r.nid, m)
+		if err != nil {
+			return nil, err
+		}
+		nids := make([]storage.NameNID, len(rows))
+		for i, row := range rows {
+			nids[i] = row.User
+		}
+		names, err := e.users(ctx, nids)
+		if err != nil {
+			return nil, err
+		}
+		for i, row := range rows {
+			if !e.isLocal(names[i]) || slices.ContainsFunc(changes, func(ch memberChange) bool { return ch.user == row.User }) {
+				continue
+			}
+			nid, err := e.lookup(ctx, state, "m.room.member", string(names[i]))
+			if err != nil {
+				return nil, err
+			}
+			ch := memberChange{user: row.User, server: e.own, name: names[i], previous: m.String(), current: "leave"}
+			switch {
+			case nid == row.Event:
+				continue
+			case nid != 0:
+				if ch.event, err = r.event(ctx, nid); err != nil {
+					return nil, err
+				}
+				ch.current = ch.event.Membership()
+			}
+			changes = append(changes, ch)
+		}
+	}
+	return changes, nil
 }
 
 // maxMemberships bounds the walk through former memberships of a user.

@@ -288,20 +288,50 @@ func (e *Engine) Knock(ctx context.Context, q MemberRequest) (matrix.EventID, er
 	if err != nil {
 		return "", err
 	}
+	id, err := e.knockHere(ctx, q, content)
+	// One at a time, as for Leave: a user who joins and knocks at once must not end up as both.
+	for errors.Is(err, errElsewhere) {
+		_, shared, flightErr := e.joins.Do(ctx, q.Room, func() (struct{}, error) {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxJoinTime)
+			defer cancel()
+			if id, err = e.knockHere(ctx, q, content); errors.Is(err, errElsewhere) {
+				id, err = e.knockAway(ctx, q, content)
+			}
+			return struct{}{}, err
+		})
+		if !shared {
+			return id, flightErr
+		}
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		id, err = e.knockHere(ctx, q, content)
+	}
+	return id, err
+}
+
+// knockHere is Knock where this server takes part in the room, else it fails with errElsewhere.
+func (e *Engine) knockHere(ctx context.Context, q MemberRequest, content []byte) (matrix.EventID, error) {
 	r, err := e.room(ctx, q.Room)
-	if err == nil {
-		defer r.release()
-		resident, err := r.resident(ctx)
-		if err != nil {
-			return "", err
-		}
-		if resident {
-			return r.appendMember(ctx, q, content, nil)
-		}
-	} else if !matrix.HasCode(err, "M_NOT_FOUND") {
+	if matrix.HasCode(err, "M_NOT_FOUND") {
+		return "", errElsewhere
+	}
+	if err != nil {
 		return "", err
 	}
-	var id matrix.EventID
+	defer r.release()
+	resident, err := r.resident(ctx)
+	if err != nil {
+		return "", err
+	}
+	if !resident {
+		return "", errElsewhere
+	}
+	return r.appendMember(ctx, q, content, nil)
+}
+
+// knockAway has another server put the knock into the room. spec: ss/makeKnock, ss/sendKnock
+func (e *Engine) knockAway(ctx context.Context, q MemberRequest, content []byte) (id matrix.EventID, err error) {
 	err = throughServers(ctx, e, q, func(ctx context.Context, server matrix.ServerName) (*madeMember, error) {
 		made, err := e.remote.MakeKnock(ctx, server, q.Room, q.Sender, supportedVersions())
 		if err != nil {

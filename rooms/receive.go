@@ -327,8 +327,9 @@ func (in *inbound) stateNow(ctx context.Context, p *placement, missing []matrix.
 	return nil
 }
 
-// removed says whether this server takes no part in a room because another removed its last user. It may turn out, when the states of
-// branches are resolved, that this was not allowed: who goes on to send us events knows already.
+// removed says whether this server takes no part in a room though its last user did not leave: another server removed it, or there is a branch on
+// which a local user is in the room, and which lost against others. With further branches that may turn out not to hold: who goes on to send
+// us events knows already.
 func (r *room) removed(ctx context.Context) (bool, error) {
 	c, err := r.current(ctx)
 	if err != nil {
@@ -340,6 +341,13 @@ func (r *room) removed(ctx context.Context) (bool, error) {
 			return false, err
 		}
 		if r.e.putsOut(ev.Event) {
+			return true, nil
+		}
+		changes, err := r.memberChanges(ctx, c.head.state, t.after, nil)
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(changes, func(ch memberChange) bool { return ch.server == r.e.own && ch.current == "join" }) {
 			return true, nil
 		}
 	}

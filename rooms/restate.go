@@ -308,6 +308,9 @@ func (rs *restatement) finish(ctx context.Context, pr *partialRoom) (*entry, err
 	if en.members, err = r.memberChanges(ctx, r.head.state, h.state, nil); err != nil {
 		return nil, err
 	}
+	if en.members, err = r.settleApart(ctx, h.state, en.members); err != nil {
+		return nil, err
+	}
 	if err := rs.history(ctx); err != nil {
 		return nil, err
 	}

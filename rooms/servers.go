@@ -51,7 +51,19 @@ func (e *Engine) ServersAt(ctx context.Context, ev *Event) ([]matrix.ServerName,
 		}
 	}
 	if key, ok := ev.StateKey(); ok && ev.Type() == "m.room.member" {
-		add(domain(key))
+		concerned := ev.Membership() != "invite"
+		if !concerned {
+			// The invited server got the invite by the invite endpoint. As an event it is for one that is in the room, or was when
+			// it was invited.
+			now, err := e.JoinedServers(ctx, ev.RoomID())
+			if err != nil {
+				return nil, err
+			}
+			concerned = slices.Contains(now, domain(key))
+		}
+		if concerned {
+			add(domain(key))
+		}
 	}
 	for _, s := range told {
 		if joined[s] == 0 {

@@ -40,7 +40,6 @@ type Rooms interface {
 	EventsAfter(ctx context.Context, since, until storage.Position, limit int) ([]*rooms.Event, error)
 	ServersAt(ctx context.Context, ev *rooms.Event) ([]matrix.ServerName, error)
 	StickyFor(ctx context.Context, join *rooms.Event) ([]*rooms.Event, error)
-	JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error)
 	Federates(room matrix.RoomID) bool
 	Event(ctx context.Context, id matrix.EventID) (*rooms.Event, error)
 }

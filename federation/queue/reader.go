@@ -241,20 +241,9 @@ func (q *Queue) destinations(ctx context.Context, e *rooms.Event) ([]matrix.Serv
 	skip := e.Sender().Server() // it has its own event
 	out := make([]matrix.ServerName, 0, len(servers))
 	for _, s := range q.remote(servers) {
-		if s == skip {
-			continue
+		if s != skip {
+			out = append(out, s)
 		}
-		if invited, ok := target(e); ok && e.Membership() == "invite" && invited.Server() == s {
-			// The invited server got the invite by the invite endpoint; it takes events of the room only if it is in it.
-			in, err := q.rooms.JoinedServers(ctx, e.RoomID())
-			if err != nil {
-				return nil, err
-			}
-			if !slices.Contains(in, s) {
-				continue
-			}
-		}
-		out = append(out, s)
 	}
 	return out, nil
 }

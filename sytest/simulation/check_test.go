@@ -2,10 +2,8 @@ package simulation
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"time"
@@ -13,11 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"hanok/matrix"
-	"hanok/matrix/canonicaljson"
 	"hanok/rooms"
 )
-
-type rawMessage = json.RawMessage
 
 // check looks at what there is when all has come to rest.
 func (w *world) check() {
@@ -57,6 +52,8 @@ func (w *world) check() {
 		w.excludeLost(ctx, r)
 		w.checkAgreement(ctx, r)
 		w.checkMemberships(ctx, r)
+		w.checkReceipts(ctx, r)
+		w.checkPages(ctx, r)
 	}
 	w.checkClients(ctx)
 	w.checkDeviceLists(ctx)
@@ -120,17 +117,7 @@ func (w *world) afterGap(ctx context.Context, s *server, r *room, id matrix.Even
 	if len(in) == 0 {
 		return false
 	}
-	var from *rooms.Token
-	for range 100 {
-		page, err := p.rooms.Messages(ctx, rooms.MessagesRequest{Room: r.id, User: in[0].id, From: from, Backward: true, Limit: 100})
-		if err != nil {
-			w.fail("%s pages back in %s: %v", in[0], r.name, err)
-			return false
-		}
-		if from = page.End; from == nil {
-			break
-		}
-	}
+	w.pages(ctx, in[0], r)
 	_, err := p.rooms.Event(ctx, id)
 	return err == nil
 }
@@ -339,70 +326,6 @@ func (w *world) checkClients(ctx context.Context) {
 			w.checkToDevice(from, u)
 		}
 	}
-}
-
-func (w *world) checkToDevice(from, to *user) {
-	got := to.client.received[from.id]
-	for _, m := range from.sent[to] {
-		switch {
-		case len(got) > 0 && got[0] == m.text:
-			got = got[1:]
-		case m.acked:
-			w.fail("%s has not got %s of %s, or not in order: %s", to, m.text, from, to.client.received[from.id])
-			return
-		}
-	}
-	if len(got) > 0 {
-		w.fail("%s has got more of %s than was sent, or not in order: %s", to, from, to.client.received[from.id])
-	}
-}
-
-// checkDeviceLists: who shares a room with somebody is given the devices that there are.
-func (w *world) checkDeviceLists(ctx context.Context) {
-	for _, u := range w.users {
-		want := w.devicesSeen(ctx, u, u)
-		for _, s := range w.servers {
-			if s == u.s {
-				continue
-			}
-			sharing, err := s.current().rooms.Sharing(ctx, u.id)
-			if err != nil {
-				w.fail("%s: %v", s.short, err)
-			}
-			for _, other := range s.users {
-				if !slices.Contains(sharing, other.id) || w.shutOut(u, other) {
-					continue
-				}
-				if diff := cmp.Diff(want, w.devicesSeen(ctx, other, u)); diff != "" {
-					w.fail("%s sees other devices of %s than there are: %s", other, u, diff)
-				}
-				break
-			}
-		}
-	}
-}
-
-// shutOut says whether two users may share only rooms whose server ACL kept one from the other's.
-func (w *world) shutOut(a, b *user) bool {
-	for _, r := range w.rooms {
-		if r.excluded[a.s] || r.excluded[b.s] {
-			return true
-		}
-	}
-	return false
-}
-
-func (w *world) devicesSeen(ctx context.Context, by, of *user) []string {
-	res, err := by.s.current().users.Keys.Query(ctx, by.id, map[matrix.UserID][]matrix.DeviceID{of.id: nil})
-	if err != nil || len(res.Failures) > 0 {
-		w.fail("%s asks for the devices of %s: %v %v", by, of, err, res)
-		return nil
-	}
-	var out []string
-	for _, id := range slices.Sorted(maps.Keys(res.DeviceKeys[of.id])) {
-		out = append(out, fmt.Sprintf("%s %s", id, canonicaljson.Delete(res.DeviceKeys[of.id][id], "unsigned")))
-	}
-	return out
 }
 
 // dump prints the events that a server has of each room, with the state after them, for who looks for a cause.

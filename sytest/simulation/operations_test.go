@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"hanok/matrix"
 	"hanok/matrix/roomversion"
 	"hanok/rooms"
 )
 
-var versions = []roomversion.ID{"8", "9", "10", "11", "12", "12", "11", "6", "1", "2"}
+var versions = []roomversion.ID{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "10", "11", "11", "11", "12", "12", "12", "12"}
 
 // prepare makes a room or two before anything breaks, with some of the users in it.
 func (w *world) prepare() {
@@ -48,7 +49,19 @@ func (w *world) operation() {
 			u = r.creator
 		}
 	}
-	switch n := w.random.IntN(100); {
+	switch n := w.random.IntN(116); {
+	case n >= 114:
+		w.rejectInvite(u, r)
+	case n >= 112:
+		w.alias(u, r)
+	case n >= 109:
+		w.joinByAlias(u, r)
+	case n >= 106:
+		w.claimKey(u, other)
+	case n >= 103:
+		w.schedule(u, r)
+	case n >= 100:
+		w.readUp(u, r)
 	case n < 18:
 		w.say(u, r)
 	case n < 28:
@@ -157,9 +170,18 @@ func (w *world) create(u *user, preset string) {
 func (w *world) say(u *user, r *room) {
 	text := fmt.Sprint("m", w.random.IntN(1_000_000))
 	what := fmt.Sprintf("says %q in %s", text, r.name)
+	var sticky *int64
+	if w.random.IntN(4) == 0 {
+		ms := w.between(time.Second, time.Hour).Milliseconds()
+		sticky = &ms
+	}
 	w.perform(u, what, func(ctx context.Context, p *process) (matrix.EventID, error) {
-		return p.rooms.Send(ctx, rooms.SendRequest{Room: r.id, Sender: u.id, Type: "m.room.message", Content: fmt.Appendf(nil, `{"msgtype":"m.text","body":%q}`, text)})
+		return p.rooms.Send(ctx, textEvent(u, r, text, sticky))
 	}, w.note(u, r, what))
+}
+
+func textEvent(u *user, r *room, text string, sticky *int64) rooms.SendRequest {
+	return rooms.SendRequest{Room: r.id, Sender: u.id, Type: "m.room.message", Sticky: sticky, Content: fmt.Appendf(nil, `{"msgtype":"m.text","body":%q}`, text)}
 }
 
 func (w *world) set(u *user, r *room, eventType, content string) {
@@ -254,6 +276,59 @@ func (w *world) leaves(r *room, u *user) {
 	r.left[u.s] = true
 }
 
+// rejectInvite has a user leave a room that it was invited to, or another one.
+func (w *world) rejectInvite(u *user, r *room) {
+	w.mu.Lock()
+	all := slices.Clone(w.rooms)
+	w.mu.Unlock()
+	p := u.s.current()
+	for _, other := range all {
+		if m, err := p.rooms.MembershipOf(p.life, other.id, u.id); err == nil && m.Membership == "invite" {
+			r = other
+		}
+	}
+	w.member(u, r, "leave", nil)
+}
+
+// alias gives a room an alias on the server of who does it.
+func (w *world) alias(u *user, r *room) {
+	alias := matrix.RoomAlias(fmt.Sprintf("#a%d:%s", w.random.IntN(1_000_000), u.s.name))
+	w.perform(u, fmt.Sprintf("gives %s the alias %s", r.name, alias), func(ctx context.Context, p *process) (matrix.EventID, error) {
+		return "", p.rooms.CreateAlias(ctx, u.id, alias, r.id, false)
+	}, func(matrix.EventID) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		r.aliases = append(r.aliases, alias)
+	})
+}
+
+// joinByAlias joins a room of which nothing is known but an alias.
+func (w *world) joinByAlias(u *user, r *room) {
+	w.mu.Lock()
+	var alias matrix.RoomAlias
+	if n := len(r.aliases); n > 0 {
+		alias = r.aliases[w.random.IntN(n)]
+	}
+	w.mu.Unlock()
+	if alias == "" {
+		w.alias(u, r)
+		return
+	}
+	what := fmt.Sprintf("joins %s by its alias %s", r.name, alias)
+	w.perform(u, what, func(ctx context.Context, p *process) (matrix.EventID, error) {
+		id, via, err := p.rooms.ResolveAlias(ctx, alias)
+		if err != nil {
+			return "", err
+		}
+		if id != r.id {
+			w.fail("%s leads to %s, not to %s", alias, id, r.name)
+		}
+		event, err := p.rooms.Join(ctx, rooms.MemberRequest{Room: id, Sender: u.id, Via: via})
+		w.doubt(r, u, p, err)
+		return event, err
+	}, w.note(u, r, what))
+}
+
 // doubt notes that a user's membership may have changed at another server, though nobody was told here.
 func (w *world) doubt(r *room, u *user, p *process, err error) {
 	w.mu.Lock()
@@ -290,45 +365,6 @@ func (w *world) upgrade(u *user, r *room) {
 		id, err = p.rooms.Upgrade(ctx, q)
 		return "", err
 	}, func(matrix.EventID) { w.addRoom(&room{id: id, version: q.Version, creator: u}) })
-}
-
-// toDevice sends a message from one first device to another: the next when the one before was answered.
-func (w *world) toDevice(u, to *user) {
-	if !u.sending.TryLock() {
-		return
-	}
-	if u.s.current() == nil {
-		u.sending.Unlock()
-		return
-	}
-	n := len(u.sent[to])
-	text := fmt.Sprint("d", n)
-	u.sent[to] = append(u.sent[to], sentMessage{text: text})
-	w.perform(u, fmt.Sprintf("sends %s to the device of %s", text, to), func(ctx context.Context, p *process) (matrix.EventID, error) {
-		defer u.sending.Unlock()
-		err := p.users.ToDevice.Send(ctx, u.id, firstDevice, fmt.Sprint(to.id, text), "m.room.encrypted", map[matrix.UserID]map[matrix.DeviceID]rawMessage{
-			to.id: {firstDevice: fmt.Appendf(nil, `{"text":%q}`, text)},
-		})
-		if err == nil && !p.dead.Load() {
-			u.sent[to][n].acked = true
-		}
-		return "", err
-	}, nil)
-}
-
-// device gives a user a further device, other keys for it, or takes it away.
-func (w *world) device(u *user) {
-	device := matrix.DeviceID(fmt.Sprint("D", 1+w.random.IntN(3)))
-	key := fmt.Sprint(w.random.IntN(1000))
-	if w.random.IntN(3) == 0 {
-		w.perform(u, fmt.Sprintf("deletes device %s", device), func(ctx context.Context, p *process) (matrix.EventID, error) {
-			return "", p.users.Devices.Delete(ctx, u.id, device)
-		}, nil)
-		return
-	}
-	w.perform(u, fmt.Sprintf("gives device %s key %s", device, key), func(ctx context.Context, p *process) (matrix.EventID, error) {
-		return "", u.addDevice(ctx, p, device, key)
-	}, nil)
 }
 
 func (w *world) sync(u *user) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hanok/delayed"
 	"hanok/federation"
 	fedserver "hanok/federation/server"
 	"hanok/feed"
@@ -71,11 +72,13 @@ type process struct {
 	users   *users.Service
 	hub     *feed.Hub
 	feed    *feed.Feed
+	delayed *delayed.Scheduler
 	inbound *fedserver.Server
 	running sync.WaitGroup
 
-	// dieAt is how many further events are committed until the process dies in the middle of it all; 0: none.
-	dieAt atomic.Int32
+	// dieAt is how many further events are committed until the process dies in the middle of it all, dieAtCommit how many
+	// transactions, whatever they store; 0: none.
+	dieAt, dieAtCommit atomic.Int32
 }
 
 const databaseFile = "hanok.db"
@@ -145,7 +148,7 @@ func (s *server) start() {
 		w.t.Fatal(err)
 	}
 	for _, run := range []func(context.Context) error{
-		p.users.Run, p.feed.Run, p.inbound.Run, p.rooms.Run, func(ctx context.Context) error { return p.out.Queue.Run(ctx, p.rooms) },
+		p.users.Run, p.feed.Run, p.delayed.Run, p.inbound.Run, p.rooms.Run, func(ctx context.Context) error { return p.out.Queue.Run(ctx, p.rooms) },
 	} {
 		p.running.Go(func() {
 			if err := run(p.life); err != nil && !errors.Is(err, context.Canceled) && !p.dead.Load() {
@@ -167,7 +170,7 @@ func (p *process) open() (err error) {
 	if w.log != nil {
 		log = zerolog.New(w.log).With().Str("on", s.short).Logger().Hook(virtualTime{w})
 	}
-	if p.db, err = storage.Open(p.life, storage.Options{DSN: "sqlite:" + filepath.Join(p.dir, databaseFile), NoSync: true, Exclusive: true, Gather: commits.await, Log: log}); err != nil {
+	if p.db, err = storage.Open(p.life, storage.Options{DSN: "sqlite:" + filepath.Join(p.dir, databaseFile), NoSync: true, Exclusive: true, Gather: commits.await, Observe: p.committed, Log: log}); err != nil {
 		return err
 	}
 	p.out, err = federation.NewOutbound(p.life, federation.Options{
@@ -205,6 +208,9 @@ func (p *process) open() (err error) {
 		DB: p.db, ServerName: s.name, Log: log, Remote: p.out, Outbox: p.out.Queue, Rooms: sharing{p.rooms}, Notifier: p.hub, Policy: policy,
 	})
 	p.feed = feed.New(feed.Options{DB: p.db, Rooms: p.rooms, Users: p.users, Hub: p.hub, Log: log})
+	p.delayed = delayed.New(delayed.Options{
+		DB: p.db, Rooms: p.rooms, MaySend: func(context.Context, matrix.UserID) error { return nil }, MaxDelay: time.Hour, MaxScheduled: 100, Log: log,
+	})
 	p.inbound = fedserver.New(fedserver.Options{
 		ServerName: s.name, Version: "simulation", DB: p.db, Keys: p.out.Keys, Peers: p.out.Peers, Rooms: p.rooms, Users: p.users,
 		Typing: p.feed.Typing, Log: log,
@@ -323,6 +329,16 @@ func (l listener) RoomUpdated(u *rooms.Update) {
 		}
 	}
 	p.out.Queue.RoomUpdated(u)
+}
+
+// committed is told of every transaction.
+func (p *process) committed(storage.Commit) {
+	if p.dieAtCommit.Load() > 0 && p.dieAtCommit.Add(-1) == 0 {
+		p.s.w.ending.Go(func() {
+			messages.await()
+			p.kill()
+		})
+	}
 }
 
 // errorLog fails the world with what a server calls an error.

@@ -42,6 +42,22 @@ func newUser(s *server, name string) *user {
 	if err := u.addDevice(p.life, p, firstDevice, "1"); err != nil {
 		s.w.t.Fatal(err)
 	}
+	// Keys for half of those who may want one: then there is none left.
+	var up users.KeysUpload
+	keys := map[string]any{}
+	for i := range 5 {
+		keys[fmt.Sprint("signed_curve25519:k", i)] = map[string]any{"key": fmt.Sprint(u.id, " key ", i), "signatures": map[string]any{}}
+	}
+	b, err := json.Marshal(map[string]any{"one_time_keys": keys})
+	if err == nil {
+		err = json.Unmarshal(b, &up)
+	}
+	if err == nil {
+		_, err = p.users.Keys.Upload(p.life, u.id, firstDevice, up)
+	}
+	if err != nil {
+		s.w.t.Fatal(err)
+	}
 	return u
 }
 

@@ -36,10 +36,15 @@ type world struct {
 	ending  sync.WaitGroup // processes that were killed
 	acting  sync.WaitGroup // operations and faults under way
 
-	mu       sync.Mutex
-	rooms    []*room
-	underWay int
-	failures []string
+	mu      sync.Mutex
+	rooms   []*room
+	claimed map[string]*user // one-time keys, by whom
+	outage  bool             // somebody was away for long
+	// scheduled is what is to be said later, cancelled the texts of what is not.
+	scheduled []scheduled
+	cancelled map[string]bool
+	underWay  int
+	failures  []string
 }
 
 // room is what the world knows of a room.
@@ -49,6 +54,9 @@ type room struct {
 	name    string
 	creator *user
 	acked   []ackedEvent
+	aliases []matrix.RoomAlias
+	// read are those to whom users' receipts were sent.
+	read map[*user]map[*server]bool
 	// excluded are servers that need not agree with the others: a server ACL named them at some time, or see excludeLost.
 	excluded map[*server]bool
 	// spoken are servers whose users had something to say in the room, and were allowed to, in the last round of check.
@@ -114,7 +122,7 @@ func (t *trace) hash() string {
 func newWorld(t testing.TB, seed uint64) *world {
 	w := &world{
 		t: t, seed: seed, began: time.Now(), random: rand.New(rand.NewPCG(seed, 1)),
-		byHost: map[string]*server{}, dir: temporary(t),
+		byHost: map[string]*server{}, claimed: map[string]*user{}, cancelled: map[string]bool{}, dir: temporary(t),
 	}
 	w.trace.began = w.began
 	w.net = newNetwork(w)
@@ -189,7 +197,7 @@ func (w *world) addRoom(r *room) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r.name = fmt.Sprint("room", len(w.rooms))
-	r.excluded, r.left, r.doubtful, r.spoken = map[*server]bool{}, map[*server]bool{}, map[*user]bool{}, map[*server]bool{}
+	r.excluded, r.left, r.read, r.doubtful, r.spoken = map[*server]bool{}, map[*server]bool{}, map[*user]map[*server]bool{}, map[*user]bool{}, map[*server]bool{}
 	w.rooms = append(w.rooms, r)
 }
 
@@ -235,6 +243,7 @@ func (w *world) run() {
 		w.pause(time.Microsecond, time.Second)
 	}
 	w.quiesce()
+	w.awaitScheduled()
 	w.check()
 	w.end()
 }
@@ -242,8 +251,9 @@ func (w *world) run() {
 // quiesce lets time pass until nothing is under way and nothing waits to be sent.
 func (w *world) quiesce() {
 	w.acting.Wait()
-	for range 400 {
-		time.Sleep(w.untilTick(3 * time.Second))
+	const patience = 10 * time.Hour // who was away for long is asked for rarely
+	for began, wait := time.Now(), 3*time.Second; time.Since(began) < patience; wait += wait / 50 {
+		time.Sleep(w.untilTick(wait))
 		if w.quiet() {
 			return
 		}
@@ -316,19 +326,27 @@ func (w *world) fault() {
 		w.trace.add("all links work again")
 		w.net.heal()
 	case 4, 5:
-		w.crash(w.someServer(), w.between(time.Millisecond, 20*time.Second), w.random.IntN(3), w.between(time.Millisecond, 10*time.Second))
+		down := w.between(time.Millisecond, 20*time.Second)
+		if w.random.IntN(20) == 0 { // an outage
+			down, w.outage = w.between(10*time.Minute, 5*time.Hour), true
+		}
+		w.crash(w.someServer(), down, w.random.IntN(3), w.random.IntN(2) == 0, w.between(time.Millisecond, 10*time.Second))
 	}
 }
 
-// crash kills a server, now or when it commits events, and starts it again after a while.
-func (w *world) crash(s *server, down time.Duration, after int, patience time.Duration) {
+// crash kills a server, now or when it commits events or anything else, and starts it again after a while.
+func (w *world) crash(s *server, down time.Duration, after int, events bool, patience time.Duration) {
 	p := s.current()
 	if p == nil {
 		return
 	}
 	if after > 0 {
 		w.trace.add("%s is going to die", s.short)
-		p.dieAt.Store(int32(after))
+		if events {
+			p.dieAt.Store(int32(after))
+		} else {
+			p.dieAtCommit.Store(int32(10 * after))
+		}
 	} else {
 		messages.await()
 		p.kill()
@@ -336,6 +354,7 @@ func (w *world) crash(s *server, down time.Duration, after int, patience time.Du
 	w.act(func(context.Context) {
 		time.Sleep(w.untilTick(patience))
 		p.dieAt.Store(0)
+		p.dieAtCommit.Store(0)
 		p.kill() // if it lives still
 		time.Sleep(w.untilTick(down))
 		w.trace.add("%s starts", s.short)
