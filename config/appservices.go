@@ -160,6 +160,10 @@ func (c *Config) loadRegistration(file string) (Appservice, Problems) {
 		raw.Namespaces = &namespacesOfFile{}
 	}
 	reg.Users = namespaces(bad, "users", raw.Namespaces.Users)
+	if notices := "@" + c.Notices.Localpart + ":" + c.Server.Name; c.Notices.Localpart != "" &&
+		slices.ContainsFunc(reg.Users, func(n Namespace) bool { return n.Exclusive && n.Pattern.MatchString(notices) }) {
+		bad("namespaces.users", "Give server_notices.localpart another name, or narrow the expression.", "take in the account of server_notices")
+	}
 	reg.Aliases = namespaces(bad, "aliases", raw.Namespaces.Aliases)
 	reg.Rooms = namespaces(bad, "rooms", raw.Namespaces.Rooms)
 	reg.RateLimited, reg.Protocols = raw.Limited, raw.Protocols

@@ -87,6 +87,7 @@ func TestBadRegistrations(t *testing.T) {
 		"values": {map[string]string{"a.yaml": change("http://127.0.0.1:1234/path/", "ftp://x", "_irc_bot", "'a b'", "as_token: as", "as_token: 'a s'")},
 			[]string{`url: "ftp://x" is not an http(s) URL`, `sender_localpart: "a b" cannot be part`, "as_token: has characters"}},
 		"notices": {map[string]string{"a.yaml": change("_irc_bot", "_server")}, []string{"sender_localpart: is the account of server_notices"}},
+		"all":     {map[string]string{"a.yaml": change("@_irc_.*", "@.*")}, []string{"namespaces.users: take in the account of server_notices"}},
 		"regex": {map[string]string{"a.yaml": change("@_irc_.*", "@(?!x)", "@a|@b", strings.Repeat("x", 3000))},
 			[]string{"namespaces.users[0].regex: is not a regular expression: invalid or unsupported Perl syntax", "RE2", "namespaces.users[1].regex: is longer than 2000 bytes"}},
 		"huge regex": {map[string]string{"a.yaml": change("@_irc_.*", "(x{1000}){1000}")}, []string{"namespaces.users[0].regex: is not a regular expression"}},
