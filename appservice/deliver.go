@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hanok/config"
+	"hanok/matrix"
 	"hanok/storage"
 )
 
@@ -116,16 +117,19 @@ func (r *reader) body(ctx context.Context, t *storage.AppserviceTransaction) ([]
 	if err != nil {
 		return nil, fmt.Errorf("events of a transaction: %w", err)
 	}
-	b := []byte(`{"events":[`)
-	for i, ev := range events {
-		if i > 0 {
-			b = append(b, ',')
+	list := make([][]byte, 0, len(events))
+	for _, ev := range events {
+		one, err := r.from.Rooms.AppendForService(ctx, nil, ev, t.CreatedAt)
+		if _, odd := matrix.AsError(err); odd {
+			r.s.Log.Error().Err(err).Str("service", r.ID).Str("event", string(ev.ID())).Msg("an event cannot be told to an application service")
+			continue
 		}
-		if b, err = r.from.Rooms.AppendForService(ctx, b, ev, t.CreatedAt); err != nil {
+		if err != nil {
 			return nil, fmt.Errorf("event %s: %w", ev.ID(), err)
 		}
+		list = append(list, one)
 	}
-	b = append(b, ']')
+	b := append([]byte(`{"events":`), jsonArray(list)...)
 	if t.Ephemeral != nil {
 		name := `,"ephemeral":`
 		if r.Ephemeral == config.EphemeralUnstable {

@@ -248,7 +248,10 @@ func (r *reader) gatherSome(ctx context.Context, h *harvest, current storage.Pos
 			break
 		}
 		concerns, err := r.concerns(ctx, ev)
-		if err != nil {
+		if _, odd := matrix.AsError(err); odd {
+			// Something about this event or its room: no reason to keep all others from the service.
+			r.s.Log.Error().Err(err).Str("service", r.ID).Str("event", string(ev.ID())).Msg("it is not known whether an event concerns an application service")
+		} else if err != nil {
 			return fmt.Errorf("event %s: %w", ev.ID(), err)
 		}
 		h.passed++
