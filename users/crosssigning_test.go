@@ -295,5 +295,12 @@ func TestReceiveSigningKeys(t *testing.T) {
 		if got.MasterKeys[carol] == nil || got.SelfSigningKeys[carol] == nil {
 			t.Errorf("got %s", encode(got))
 		}
+		// The same keys again: something else must be new.
+		w.remote.down = false
+		w.remote.lists[carol] = remoteList(t, carol, 2, "C1", "C2")
+		must(t, w.DeviceLists.ReceiveSigningKeys(ctx, "there.test", update))
+		if diff := cmp.Diff([]string{"C1", "C2"}, w.carolsDevices(t, alice)); diff != "" {
+			t.Error(diff)
+		}
 	})
 }

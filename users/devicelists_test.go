@@ -76,6 +76,17 @@ func TestReceiveDeviceListUpdates(t *testing.T) {
 		if w.remote.fetches != fetched {
 			t.Error("fetched without a gap")
 		}
+		// Unless it contradicts what is known.
+		w.remote.lists[carol] = remoteList(t, carol, 8)
+		receive(encode(deviceListUpdate{UserID: carol, DeviceID: "C2", StreamID: 6, PrevID: []int64{5}, Deleted: true}))
+		if got := w.carolsDevices(t, alice); len(got) != 0 {
+			t.Errorf("a device that was removed with a number known before: %v", got)
+		}
+		w.follow(t)
+		if diff := cmp.Diff([]matrix.UserID{carol}, w.changed(t, alice, from)); diff != "" {
+			t.Error(diff)
+		}
+		from = w.db.Current()
 
 		// After a gap the list is fetched, at the latest when a client asks for it.
 		w.remote.lists[carol] = remoteList(t, carol, 10, "C3")

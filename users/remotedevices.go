@@ -70,25 +70,26 @@ func (d *DeviceLists) update(ctx context.Context, tx *storage.Tx, l storage.Remo
 	if err := json.Unmarshal(l.Seen, &seen); err != nil {
 		return fmt.Errorf("seen stream ids: %w", err)
 	}
-	if slices.Contains(seen, u.StreamID) {
-		return nil
-	}
-	missing := slices.ContainsFunc(u.PrevID, func(id int64) bool { return !slices.Contains(seen, id) })
-	first := len(u.PrevID) == 0 && l.StreamID == 0
-	if l.Stale || missing || len(u.PrevID) == 0 && !first {
-		l.Stale, l.RetryAt, l.Failures = true, min(l.RetryAt, d.now()), 0
-		if err := storage.PutRemoteDeviceList(ctx, tx, l); err != nil {
-			return err
-		}
-		tx.OnVisible(d.resync)
-		return d.noteRemote(ctx, tx, u.UserID, local)
-	}
 	devices, err := storage.ListRemoteDeviceKeys(ctx, tx, []matrix.UserID{u.UserID})
 	if err != nil {
 		return err
 	}
 	i := slices.IndexFunc(devices, func(k storage.DeviceKeys) bool { return k.DeviceID == u.DeviceID })
 	same := i < 0 && u.Deleted || i >= 0 && !u.Deleted && sameDevices(devices[i:i+1], []storage.DeviceKeys{row})
+	// One that was seen says nothing new. If it does all the same, it is late, or from a Dendrite, which gives the removal of a
+	// device a number that it has given before.
+	again := slices.Contains(seen, u.StreamID)
+	if again && same {
+		return nil
+	}
+	missing := slices.ContainsFunc(u.PrevID, func(id int64) bool { return !slices.Contains(seen, id) })
+	first := len(u.PrevID) == 0 && l.StreamID == 0
+	if again || l.Stale || missing || len(u.PrevID) == 0 && !first {
+		if err := d.fetchAgain(ctx, tx, l); err != nil {
+			return err
+		}
+		return d.noteRemote(ctx, tx, u.UserID, local)
+	}
 	if u.Deleted {
 		err = storage.DeleteRemoteDevice(ctx, tx, u.UserID, u.DeviceID)
 	} else {
@@ -105,6 +106,13 @@ func (d *DeviceLists) update(ctx context.Context, tx *storage.Tx, l storage.Remo
 	return d.noteRemote(ctx, tx, u.UserID, local)
 }
 
+// fetchAgain has the list of a user fetched again that is cached.
+func (d *DeviceLists) fetchAgain(ctx context.Context, tx *storage.Tx, l storage.RemoteDeviceList) error {
+	l.Stale, l.RetryAt, l.Failures = true, min(l.RetryAt, d.now()), 0
+	tx.OnVisible(d.resync)
+	return storage.PutRemoteDeviceList(ctx, tx, l)
+}
+
 // signingKeyUpdate is the content of an m.signing_key_update EDU.
 type signingKeyUpdate struct {
 	UserID         matrix.UserID `json:"user_id"`
@@ -112,7 +120,8 @@ type signingKeyUpdate struct {
 	SelfSigningKey rawJSON       `json:"self_signing_key,omitempty"`
 }
 
-// ReceiveSigningKeys takes an m.signing_key_update EDU. spec: server-server-api#end-to-end-encryption
+// ReceiveSigningKeys takes an m.signing_key_update EDU. One that brings no other keys is how Dendrite tells that a device was
+// signed with them: the list is fetched again. spec: server-server-api#end-to-end-encryption
 func (d *DeviceLists) ReceiveSigningKeys(ctx context.Context, origin matrix.ServerName, content []byte) error {
 	var u signingKeyUpdate
 	if decode(content, &u, "signing key update") != nil || !validRemoteUser(u.UserID, origin) {
@@ -137,8 +146,20 @@ func (d *DeviceLists) ReceiveSigningKeys(ctx context.Context, origin matrix.Serv
 			return err
 		}
 		if len(lists) > 0 {
-			for _, k := range keys {
+			known, err := storage.ListCrossSigningKeys(ctx, tx, []matrix.UserID{u.UserID})
+			if err != nil {
+				return err
+			}
+			fresh := slices.DeleteFunc(slices.Clone(keys), func(k storage.CrossSigningKey) bool {
+				return slices.ContainsFunc(known, func(o storage.CrossSigningKey) bool { return o.Usage == k.Usage && bytes.Equal(o.Key, k.Key) })
+			})
+			for _, k := range fresh {
 				if err := storage.PutCrossSigningKey(ctx, tx, k); err != nil {
+					return err
+				}
+			}
+			if len(fresh) == 0 {
+				if err := d.fetchAgain(ctx, tx, lists[0]); err != nil {
 					return err
 				}
 			}
