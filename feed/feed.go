@@ -38,6 +38,7 @@ type Feed struct {
 	// connections are those of sliding sync.
 	connections *connections
 	pastTraits  *traitsCache
+	lists       *listMemory
 }
 
 // New makes a feed.
@@ -48,7 +49,7 @@ func New(o Options) *Feed {
 	if o.Recounted == nil {
 		o.Recounted = func(...storage.NameNID) {}
 	}
-	f := &Feed{Options: o, lazy: newLazyMemory(), unreads: newUnreadMemory(o.DB), totals: newTotals(), connections: newConnections(o.DB), pastTraits: newTraitsCache()}
+	f := &Feed{Options: o, lazy: newLazyMemory(), unreads: newUnreadMemory(o.DB), totals: newTotals(), connections: newConnections(o.DB), pastTraits: newTraitsCache(), lists: newListMemory()}
 	f.Typing = NewTyping(o.DB, f.wakeRoom)
 	return f
 }

@@ -29,8 +29,9 @@ func (f *Feed) SlidingSync(ctx context.Context, q *SlidingRequest) ([]byte, erro
 	timer := time.NewTimer(q.Timeout)
 	defer timer.Stop()
 	stored := base
+	kept := f.lists.take(owner)
 	for wait := q.Pos != "" && q.Timeout > 0; ; {
-		res, err := f.buildSliding(ctx, q, base, since)
+		res, err := f.buildSliding(ctx, q, base, since, kept)
 		if err != nil {
 			return nil, err
 		}
@@ -49,8 +50,10 @@ func (f *Feed) SlidingSync(ctx context.Context, q *SlidingRequest) ([]byte, erro
 				}
 				version = base.version
 			}
+			f.lists.put(owner, res.keep(base))
 			return res.encode(slidingPos{res.until, version})
 		}
+		kept = res.keep(base)
 		select {
 		case <-woken:
 		case <-timer.C:
@@ -88,11 +91,11 @@ type slider struct {
 	directRooms  map[matrix.RoomID]bool            // loaded by direct
 	children     map[matrix.RoomID][]matrix.RoomID // of spaces, filled by spaceChildren
 	tagged       map[matrix.RoomID]map[string]bool // loaded by tags
-	joinedNIDs   map[matrix.RoomID]storage.RoomNID // filled by joinedNID
+	userRooms    *rooms.UserRooms                  // loaded by joined
 	partial      map[storage.RoomNID]bool          // rooms whose members are not known yet
 	receipts     []users.Receipt                   // loaded by changedReceipts
 	receiptsRead bool
-	covered      map[[2]*requiredState]bool
+	covered      map[[2]*requiredState]bool // filled by covers
 }
 
 // slidingResponse is a response before it is written.
@@ -100,7 +103,8 @@ type slidingResponse struct {
 	q          *SlidingRequest
 	until      storage.Position
 	draft      *draft
-	counts     []int // of the rooms in each list
+	counts     []int     // of the rooms in each list
+	list       *roomList // nil: the request was about no rooms
 	rooms      []*roomResult
 	extensions extensionResults
 }
@@ -109,7 +113,7 @@ type slidingResponse struct {
 func (r *slidingResponse) empty() bool { return len(r.rooms) == 0 && r.extensions.empty() }
 
 // buildSliding makes the response for what the connection has not been told.
-func (f *Feed) buildSliding(ctx context.Context, q *SlidingRequest, base *connection, since storage.Position) (*slidingResponse, error) {
+func (f *Feed) buildSliding(ctx context.Context, q *SlidingRequest, base *connection, since storage.Position, kept *keptList) (*slidingResponse, error) {
 	ignored, err := f.Users.Accounts.Ignored(ctx, f.DB, q.User)
 	if err != nil {
 		return nil, fmt.Errorf("ignored users: %w", err)
@@ -119,9 +123,7 @@ func (f *Feed) buildSliding(ctx context.Context, q *SlidingRequest, base *connec
 	s := &slider{
 		syncer: &syncer{Feed: f, ctx: ctx, r: r, since: since, until: until, now: nowMS(), ignored: ignored},
 		q:      q, base: base, draft: newDraft(base), list: &roomList{},
-		moved:    make(map[matrix.RoomID]bool),
-		children: make(map[matrix.RoomID][]matrix.RoomID),
-		covered:  make(map[[2]*requiredState]bool),
+		moved: make(map[matrix.RoomID]bool),
 	}
 	s.partial = f.Rooms.PartialAt(until)
 	if !r.initial() {
@@ -141,20 +143,27 @@ func (f *Feed) buildSliding(ctx context.Context, q *SlidingRequest, base *connec
 		}
 	}
 	if len(q.Lists) > 0 || len(q.Subscriptions) > 0 || len(base.rooms) > 0 { // in the last case, to note what falls behind
-		if s.list, err = s.roomList(); err != nil {
+		if s.list, err = s.continueList(kept); err == nil && s.list == nil {
+			s.list, err = s.roomList()
+		}
+		if err != nil {
 			return nil, err
 		}
-		res.counts = s.list.counts
 		if err := s.rooms(res); err != nil {
 			return nil, err
 		}
+		res.list, res.counts = s.list, s.list.counts
 	}
 	if err := s.extensions(&res.extensions); err != nil {
 		return nil, err
 	}
+	s.list.pending = nil
 	return res, s.list.each(func(r *listedRoom) error {
 		if r.next != r.sent {
 			s.draft.changed[r.RoomNID] = r.next
+		}
+		if r.config != nil && r.next.events != live {
+			s.list.pending = append(s.list.pending, r)
 		}
 		return nil
 	})
@@ -170,6 +179,11 @@ func (s *slider) rooms(res *slidingResponse) error {
 	counted, err := s.countedRooms()
 	if err != nil {
 		return err
+	}
+	if s.list.continued {
+		if err := s.touchChanged(counted); err != nil {
+			return err
+		}
 	}
 	if directChanged(s.data) {
 		if _, err := s.direct(); err != nil {
@@ -223,11 +237,13 @@ func (s *slider) countedRooms() (map[storage.RoomNID]bool, error) {
 	if err != nil {
 		return nil, err
 	}
+	joined, err := s.joined()
+	if err != nil {
+		return nil, err
+	}
 	for _, rc := range receipts {
-		if rc.User == s.r.User {
-			if nid, ok := s.joinedNID(rc.Room); ok {
-				counted[nid] = true
-			}
+		if m, ok := joined.In(rc.Room); ok && rc.User == s.r.User {
+			counted[m.RoomNID] = true
 		}
 	}
 	return counted, nil
@@ -252,6 +268,9 @@ func (s *slider) covers(known, wanted *requiredState) bool {
 	c, ok := s.covered[pair]
 	if !ok {
 		c = known.covers(wanted)
+		if s.covered == nil {
+			s.covered = make(map[[2]*requiredState]bool)
+		}
 		s.covered[pair] = c
 	}
 	return c
@@ -264,18 +283,16 @@ func (s *slider) leaveBehind(r *listedRoom, counted map[storage.RoomNID]bool) {
 	}
 }
 
-// joinedNID is the number of a room that the user is in.
-func (s *slider) joinedNID(room matrix.RoomID) (storage.RoomNID, bool) {
-	if s.joinedNIDs == nil {
-		s.joinedNIDs = make(map[matrix.RoomID]storage.RoomNID, len(s.list.all))
-		for _, r := range s.list.all {
-			if r.Membership.Membership == "join" {
-				s.joinedNIDs[r.Room] = r.RoomNID
-			}
+// joined are the user's rooms as of now.
+func (s *slider) joined() (*rooms.UserRooms, error) {
+	if s.userRooms == nil {
+		all, err := s.Rooms.UserRooms(s.ctx, s.r.User)
+		if err != nil {
+			return nil, fmt.Errorf("memberships: %w", err)
 		}
+		s.userRooms = &all
 	}
-	nid, ok := s.joinedNIDs[room]
-	return nid, ok
+	return s.userRooms, nil
 }
 
 // membershipChanged reports whether the user's place in a room is another one than at a position.

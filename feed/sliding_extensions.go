@@ -220,14 +220,11 @@ func (s *slider) changedReceipts() ([]users.Receipt, error) {
 	if s.receiptsRead || s.r.initial() || s.DB.UnchangedIn(storage.Subject{Topic: storage.TopicReceipts}, s.since, s.until) {
 		return s.receipts, nil
 	}
-	ids := make([]matrix.RoomID, 0, len(s.list.all))
-	for _, r := range s.list.all {
-		if r.Membership.Membership == "join" {
-			ids = append(ids, r.Room)
-		}
+	joined, err := s.joined()
+	if err != nil {
+		return nil, err
 	}
-	var err error
-	if s.receipts, err = s.Users.Receipts.Changed(s.ctx, s.DB, ids, s.r.User, s.since, s.until); err != nil {
+	if s.receipts, err = s.Users.Receipts.ChangedIn(s.ctx, s.DB, &joinedRooms{now: *joined}, s.r.User, s.since, s.until); err != nil {
 		return nil, fmt.Errorf("receipts: %w", err)
 	}
 	s.receiptsRead = true

@@ -1,7 +1,6 @@
 package feed
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -22,15 +21,18 @@ type listedRoom struct {
 	next     sentRoom // as it will be after this response
 	result   *roomResult
 
+	passes     listSet // those whose filters it passes
 	lists      listSet // those in whose window the room is
 	subscribed bool
 	config     *mergedConfig // nil: the request does not want the room
+	touched    bool          // it is looked at, where a list is continued
 }
 
 // listSet is some of a request's lists, by their index.
 type listSet [(maxLists + 63) / 64]uint64
 
 func (l *listSet) add(i int)      { l[i/64] |= 1 << (i % 64) }
+func (l *listSet) remove(i int)   { l[i/64] &^= 1 << (i % 64) }
 func (l *listSet) has(i int) bool { return l[i/64]&(1<<(i%64)) != 0 }
 func (l *listSet) empty() bool    { return *l == listSet{} }
 
@@ -49,12 +51,22 @@ type mergedConfig struct {
 type roomList struct {
 	all    []*listedRoom
 	apart  []*listedRoom // rooms that are not in the list, but subscribed to
-	counts []int         // of rooms that pass the filters of each list
+	counts []int         // of rooms that pass the filters of each list; not changed once it is given away
+	byNID  map[storage.RoomNID]*listedRoom
+	merged *mergedConfigs
+	// Where a list is continued, only some of its rooms are looked at.
+	continued bool
+	touched   []*listedRoom
+	pending   []*listedRoom // rooms that the client is still to be told about
 }
 
-// each goes through all rooms.
+// each goes through the rooms to look at.
 func (l *roomList) each(fn func(*listedRoom) error) error {
-	for _, rooms := range [][]*listedRoom{l.apart, l.all} {
+	parts := [][]*listedRoom{l.apart, l.all}
+	if l.continued {
+		parts = [][]*listedRoom{l.touched}
+	}
+	for _, rooms := range parts {
 		for _, r := range rooms {
 			if err := fn(r); err != nil {
 				return err
@@ -103,14 +115,19 @@ func (s *slider) roomList() (*roomList, error) {
 	for i, r := range joined {
 		r.activity = max(r.activity, last[i])
 	}
-	slices.SortFunc(l.all, func(a, b *listedRoom) int {
-		return cmp.Or(cmp.Compare(b.activity, a.activity), cmp.Compare(b.RoomNID, a.RoomNID))
-	})
+	slices.SortFunc(l.all, compareActivity)
 	if err := s.applyLists(l); err != nil {
 		return nil, err
 	}
-	s.configure(l.apart)
-	s.configure(l.all)
+	l.merged = newMergedConfigs()
+	s.configure(l, l.apart)
+	s.configure(l, l.all)
+	l.byNID = make(map[storage.RoomNID]*listedRoom, len(l.all)+len(l.apart))
+	for _, rooms := range [][]*listedRoom{l.apart, l.all} {
+		for _, r := range rooms {
+			l.byNID[r.RoomNID] = r
+		}
+	}
 	return l, nil
 }
 
@@ -191,6 +208,7 @@ func (s *slider) applyLists(l *roomList) error {
 			if !ok {
 				continue
 			}
+			r.passes.add(i)
 			for len(ranges) > 0 && ranges[0].last < place {
 				ranges = ranges[1:]
 			}
@@ -204,24 +222,35 @@ func (s *slider) applyLists(l *roomList) error {
 	return nil
 }
 
+// configCombination is which rules match a room.
+type configCombination struct {
+	lists listSet
+	own   roomConfigKey // of a subscription, else zero
+}
+
+// mergedConfigs are what some rules are together.
+type mergedConfigs struct {
+	known    map[configCombination]*mergedConfig
+	byDigest map[[digestSize]byte]*requiredState
+}
+
+func newMergedConfigs() *mergedConfigs {
+	return &mergedConfigs{make(map[configCombination]*mergedConfig), make(map[[digestSize]byte]*requiredState)}
+}
+
 // configure combines the rules that match each room. Most rooms match the same ones.
-func (s *slider) configure(list []*listedRoom) {
-	type combination struct {
-		lists listSet
-		own   roomConfigKey // of a subscription, else zero
-	}
-	known := make(map[combination]*mergedConfig)
-	byDigest := make(map[[digestSize]byte]*requiredState)
+func (s *slider) configure(l *roomList, list []*listedRoom) {
 	for _, r := range list {
+		r.config = nil
 		if r.lists.empty() && !r.subscribed {
 			continue
 		}
-		c := combination{lists: r.lists}
+		c := configCombination{lists: r.lists}
 		if r.subscribed {
 			sub := s.q.Subscriptions[r.Room]
 			c.own = sub.key()
 		}
-		if r.config = known[c]; r.config != nil {
+		if r.config = l.merged.known[c]; r.config != nil {
 			continue
 		}
 		m := &mergedConfig{}
@@ -238,11 +267,11 @@ func (s *slider) configure(list []*listedRoom) {
 			rules = append(rules, sub.state)
 		}
 		m.state = unite(rules)
-		if same := byDigest[m.state.digest]; same != nil {
+		if same := l.merged.byDigest[m.state.digest]; same != nil {
 			m.state = same
 		}
-		byDigest[m.state.digest] = m.state
-		known[c] = m
+		l.merged.byDigest[m.state.digest] = m.state
+		l.merged.known[c] = m
 		r.config = m
 	}
 }
@@ -381,6 +410,9 @@ func (s *slider) spaceChildren(spaces map[matrix.RoomID]bool) (map[matrix.RoomID
 		if !ok {
 			if list, err = s.childrenOf(m.RoomNID); err != nil {
 				return nil, err
+			}
+			if s.children == nil {
+				s.children = make(map[matrix.RoomID][]matrix.RoomID)
 			}
 			s.children[m.Room] = list
 		}

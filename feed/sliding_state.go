@@ -228,7 +228,9 @@ func (r *preparedRule) coversWildcard(e stateElement, lazy bool) bool {
 	if !r.exclude.empty() || r.LazyMembers && !lazy {
 		return false
 	}
-	return r.include.all || e.Type != nil && r.include.types[*e.Type] || e.StateKey != nil && r.include.anywhere[*e.StateKey]
+	// A rule that loads members lazily asks for those whose keys it names, not for those that match everything.
+	all := r.include.all && !(r.LazyMembers && e.StateKey != nil)
+	return all || e.Type != nil && r.include.types[*e.Type] || e.StateKey != nil && r.include.anywhere[*e.StateKey]
 }
 
 // pick returns the state events that are asked for, but not those that known asks for too.

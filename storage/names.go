@@ -39,6 +39,13 @@ func (n *names) add(name string, nid NameNID) {
 	n.byNumber.put(nid, name)
 }
 
+// number is that of one known name.
+func (n *names) number(name string) (NameNID, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.byName.get(name)
+}
+
 // find fills the numbers of known names and returns the names missing in the cache, without duplicates.
 func (n *names) find(list []string, nids []NameNID) (missing []string) {
 	n.mu.Lock()
@@ -83,6 +90,9 @@ func (db *DB) Intern(ctx context.Context, names ...string) ([]NameNID, error) {
 
 // LookupName is Intern that creates nothing: ErrNotFound for an unknown name. Cached.
 func (db *DB) LookupName(ctx context.Context, name string) (NameNID, error) {
+	if nid, ok := db.names.number(name); ok { // the rule, many times in each request
+		return nid, nil
+	}
 	nids, err := db.numbersOf(ctx, []string{name}, false)
 	if err != nil {
 		return 0, err
