@@ -37,6 +37,9 @@ type network struct {
 	lie       func(*rooms.SentJoin)   // what becomes of answers to send_join
 	forged    *event.Event            // an event that every server gives out
 	eventAuth func() [][]byte         // what every server answers to event_auth; nil: the truth
+	missing   func() [][]byte         // and to get_missing_events
+	event     func(matrix.EventID) []byte
+	stateIDs  func() (state, auth []matrix.EventID)
 	now       func() matrix.Timestamp // nil: the system's clock
 	// recommend is the one policy server that there is: it signs an event or says why not.
 	recommend func(by matrix.ServerName, pdu []byte) (signature []byte, err error)
@@ -323,6 +326,9 @@ func (p peer) Event(ctx context.Context, dest matrix.ServerName, id matrix.Event
 	if forged := p.s.net.forged; forged != nil && forged.ID() == id {
 		return forged.JSON(), nil
 	}
+	if p.s.net.event != nil {
+		return p.s.net.event(id), nil
+	}
 	return s.ServeEvent(ctx, p.s.name, id)
 }
 
@@ -338,6 +344,10 @@ func (p peer) StateIDs(ctx context.Context, dest matrix.ServerName, room matrix.
 	s, err := p.to("state_ids", dest)
 	if err != nil {
 		return nil, nil, err
+	}
+	if p.s.net.stateIDs != nil {
+		state, auth = p.s.net.stateIDs()
+		return state, auth, nil
 	}
 	return s.ServeStateIDs(ctx, p.s.name, room, at)
 }
@@ -365,6 +375,9 @@ func (p peer) MissingEvents(ctx context.Context, dest matrix.ServerName, room ma
 	s, err := p.to("get_missing_events", dest)
 	if err != nil {
 		return nil, err
+	}
+	if p.s.net.missing != nil {
+		return p.s.net.missing(), nil
 	}
 	return s.ServeMissingEvents(ctx, p.s.name, room, earliest, latest, limit, minDepth)
 }

@@ -25,7 +25,7 @@ func (e *Engine) ServersAt(ctx context.Context, ev *Event) ([]matrix.ServerName,
 	var told []matrix.ServerName
 	if ev.Partial {
 		if pr := e.partials.get(ev.RoomNID); pr != nil {
-			told = pr.servers
+			told = pr.servers[:min(len(pr.servers), maxToldSent)]
 		} else {
 			// By now the state before it is known.
 			stored, err := e.eventByNID(ctx, ev.NID)
@@ -72,6 +72,10 @@ func (e *Engine) ServersAt(ctx context.Context, ev *Event) ([]matrix.ServerName,
 	}
 	return out, nil
 }
+
+// maxToldSent bounds the servers that get our events because another one says that they are in the room: it may have made them up to have us
+// send to thousands who have nothing to do with it. In a bigger room the others hear of our events from those who follow on them.
+const maxToldSent = 2000
 
 // serverCounts remembers, for the rooms asked about last, how many users of each server
 // were joined in the state that was asked about. The next state differs from it

@@ -1,6 +1,7 @@
 package users
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -33,6 +34,8 @@ type PresenceState struct {
 
 	seen time.Time // a local user's last /sync; when another server last spoke of its user
 	told time.Time // when other servers were last told of a local user
+
+	stranger bool // shares no room with anybody here, as far as is known
 }
 
 // The states of presence.
@@ -118,20 +121,7 @@ func (p *Presence) Get(user matrix.UserID) PresenceState {
 
 // change applies fn to a user's presence and, if it reports a change, tells those who share a room.
 func (p *Presence) change(ctx context.Context, user matrix.UserID, fn func(*PresenceState) bool) error {
-	p.mu.Lock()
-	s := p.states[user]
-	if s == nil {
-		s = &PresenceState{User: user, State: PresenceOffline}
-		p.makeRoom()
-		p.states[user] = s
-	}
-	was := *s
-	changed := fn(s)
-	if s.State != was.State || s.StatusMsg != was.StatusMsg {
-		p.dirty[user] = true
-	}
-	p.mu.Unlock()
-	if !changed {
+	if !p.note(user, fn) {
 		return nil
 	}
 	if p.local(user) {
@@ -149,6 +139,24 @@ func (p *Presence) change(ctx context.Context, user matrix.UserID, fn func(*Pres
 	}
 	p.publish(user, local)
 	return nil
+}
+
+// note is change without telling anybody; it returns what fn does.
+func (p *Presence) note(user matrix.UserID, fn func(*PresenceState) bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.states[user]
+	if s == nil {
+		s = &PresenceState{User: user, State: PresenceOffline}
+		p.makeRoom()
+		p.states[user] = s
+	}
+	was := *s
+	changed := fn(s)
+	if !s.stranger && (was.stranger || s.State != was.State || s.StatusMsg != was.StatusMsg) {
+		p.dirty[user] = true
+	}
+	return changed
 }
 
 // tell sends a local user's presence to other servers.
@@ -179,7 +187,8 @@ func (p *Presence) publish(user matrix.UserID, audience []matrix.UserID) {
 	}, func() { p.Notifier.WakeUsers(audience...) })
 }
 
-// makeRoom drops a tenth of the presences if there are too many: those unseen for longest. p.mu is held.
+// makeRoom drops a tenth of the presences if there are too many: of strangers first, whom other servers can make up, and of this server's users last;
+// among them, those unseen for longest. p.mu is held.
 func (p *Presence) makeRoom() {
 	if len(p.states) < maxPresences {
 		return
@@ -188,11 +197,22 @@ func (p *Presence) makeRoom() {
 	for _, s := range p.states {
 		all = append(all, s)
 	}
-	slices.SortFunc(all, func(a, b *PresenceState) int { return a.LastActive.Compare(b.LastActive) })
+	rank := func(s *PresenceState) int {
+		switch {
+		case s.stranger:
+			return 0
+		case !p.local(s.User):
+			return 1
+		}
+		return 2
+	}
+	slices.SortFunc(all, func(a, b *PresenceState) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), a.seen.Compare(b.seen)) })
 	for _, s := range all[:maxPresences/10] {
 		delete(p.states, s.User)
 		p.recent.Forget(s.User)
-		p.dirty[s.User] = true
+		if !s.stranger {
+			p.dirty[s.User] = true
+		}
 	}
 }
 
@@ -228,14 +248,19 @@ func (p *Presence) Receive(ctx context.Context, origin matrix.ServerName, conten
 			continue
 		}
 		active := p.Clock().Add(-time.Duration(min(max(u.LastActiveAgo, 0), 1<<40)) * time.Millisecond)
-		err := p.change(ctx, u.UserID, func(s *PresenceState) bool {
+		local, err := p.localSharing(ctx, u.UserID)
+		if err != nil {
+			return err
+		}
+		changed := p.note(u.UserID, func(s *PresenceState) bool {
+			s.stranger = len(local) == 0 && !p.Rooms.SharesPartialRoom(origin)
 			was := *s
 			s.State, s.StatusMsg, s.LastActive, s.Active = u.Presence, u.StatusMsg, active, u.CurrentlyActive
 			s.seen = p.Clock()
 			return was.State != s.State || was.StatusMsg != s.StatusMsg || was.Active != s.Active
 		})
-		if err != nil {
-			return err
+		if changed {
+			p.publish(u.UserID, local)
 		}
 	}
 	return nil

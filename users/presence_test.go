@@ -1,6 +1,7 @@
 package users
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -120,6 +121,35 @@ func TestPresenceIsBounded(t *testing.T) {
 	}
 	if w.Presence.Get("@alice:here.test").State != "online" {
 		t.Error("the new one was dropped")
+	}
+}
+
+// A server that makes up people displaces nobody whom somebody here knows, and writes nothing to the disk.
+func TestPresenceOfStrangers(t *testing.T) {
+	w := newWorld(openSQLite(t))
+	ctx := t.Context()
+	alice := w.register(t, "alice")
+	w.rooms.join("!r:here.test", alice, carol)
+	must(t, w.Presence.Set(ctx, alice, "online", nil))
+	must(t, w.Presence.Receive(ctx, "there.test", []byte(`{"push":[{"user_id":"@carol:there.test","presence":"online","last_active_ago":100000}]}`)))
+	must(t, w.Presence.store(ctx))
+	for part := range maxPresences/1000 + 10 {
+		var b strings.Builder
+		for i := range 1000 {
+			fmt.Fprintf(&b, `,{"user_id":"@x%d-%d:evil.test","presence":"online","last_active_ago":0}`, part, i)
+		}
+		must(t, w.Presence.Receive(ctx, "evil.test", []byte(`{"push":[`+b.String()[1:]+`]}`)))
+	}
+	if n := len(w.Presence.states); n > maxPresences {
+		t.Errorf("%d presences kept", n)
+	}
+	for _, user := range []matrix.UserID{alice, carol} {
+		if got := w.Presence.Get(user); got.State != "online" {
+			t.Errorf("%s is %s", user, got.State)
+		}
+	}
+	if n := len(w.Presence.dirty); n != 0 {
+		t.Errorf("%d strangers would be stored", n)
 	}
 }
 

@@ -1,0 +1,184 @@
+package rooms_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/rooms"
+)
+
+// nowhere is the ID of an event that nobody has.
+func nowhere(i int) matrix.EventID { return matrix.EventID(fmt.Sprintf("$%043d", i)) }
+
+// A server that answers every request with what makes another one necessary is asked a bounded number of times, and gets nothing into the room.
+func TestAnswersWithoutEnd(t *testing.T) {
+	setUp := func(t *testing.T) (n *network, a, b *server, room matrix.RoomID, dangling *event.Event) {
+		n, a, b, room = twoServers(t)
+		dangling = b.forge(room, event.Proto{Sender: b.user("bob"), Type: "m.room.message", PrevEvents: []matrix.EventID{nowhere(0)}, Content: []byte(`{"body":"x"}`)})
+		return n, a, b, room, dangling
+	}
+	asked := func(n *network) (sum int) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		for call, k := range n.calls {
+			if len(call) > 9 && call[:9] == "a.example" {
+				sum += k
+			}
+		}
+		return sum
+	}
+	const most = 150
+	t.Run("an auth chain", func(t *testing.T) {
+		n, a, b, room, _ := setUp(t)
+		bob := b.user("bob")
+		key := string(bob)
+		made := 0
+		member := func(auth ...matrix.EventID) *event.Event {
+			made++
+			return b.forge(room, event.Proto{Sender: bob, Type: "m.room.member", StateKey: &key, AuthEvents: auth, Content: fmt.Appendf(nil, `{"membership":"join","displayname":"%d"}`, made)})
+		}
+		n.event = func(id matrix.EventID) []byte { return member(nowhere(2*made+1), nowhere(2*made+2)).JSON() }
+		n.eventAuth = func() [][]byte { return nil }
+		before := asked(n)
+		if r := a.receive(b, room, member(nowhere(1)).JSON()); r[0].Err == nil {
+			t.Error("accepted")
+		}
+		if got := asked(n) - before; got > most {
+			t.Errorf("%d requests", got)
+		}
+	})
+	t.Run("a gap", func(t *testing.T) {
+		n, a, b, room, dangling := setUp(t)
+		made := 0
+		n.missing = func() (out [][]byte) {
+			for range 20 {
+				made++
+				out = append(out, b.forge(room, event.Proto{Sender: b.user("bob"), Type: "m.room.message", PrevEvents: []matrix.EventID{nowhere(made)}, Content: fmt.Appendf(nil, `{"body":"%d"}`, made)}).JSON())
+			}
+			return out
+		}
+		n.stateIDs = func() (state, auth []matrix.EventID) { return nil, nil }
+		before := asked(n)
+		if r := a.receive(b, room, dangling.JSON()); r[0].Err == nil {
+			t.Error("accepted")
+		}
+		if got := asked(n) - before; got > most {
+			t.Errorf("%d requests", got)
+		}
+	})
+	t.Run("a state of events that nobody has", func(t *testing.T) {
+		n, a, b, room, dangling := setUp(t)
+		n.missing = func() [][]byte { return nil }
+		n.stateIDs = func() (state, auth []matrix.EventID) {
+			for i := range 29 {
+				state = append(state, nowhere(i+1))
+			}
+			return state, slices.Clone(state)
+		}
+		n.event = func(matrix.EventID) []byte { return []byte(`{}`) }
+		before := asked(n)
+		if r := a.receive(b, room, dangling.JSON()); r[0].Err == nil {
+			t.Error("accepted")
+		}
+		if got := asked(n) - before; got > most {
+			t.Errorf("%d requests", got)
+		}
+	})
+	t.Run("a state without the room's creation", func(t *testing.T) {
+		n, a, b, room, dangling := setUp(t)
+		n.missing = func() [][]byte { return nil }
+		other := a.create(a.user("alice"), rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+		snap, err := a.Snapshot(ctx, other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		foreign, err := snap.State.All(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, state := range map[string][]matrix.EventID{"none": nil, "of another room": idsOf(foreign), "doubled": append(idsOf(foreign), idsOf(foreign)...)} {
+			n.stateIDs = func() ([]matrix.EventID, []matrix.EventID) { return state, state }
+			n.event = func(id matrix.EventID) []byte {
+				if id == nowhere(0) {
+					return []byte(`[]`)
+				}
+				ev, err := a.Event(ctx, id)
+				if err != nil {
+					return nil
+				}
+				return ev.JSON()
+			}
+			if r := a.receive(b, room, dangling.JSON()); r[0].Err == nil {
+				t.Errorf("%s: accepted", name)
+			}
+		}
+		a.say(a.user("alice"), room, "all is well")
+	})
+}
+
+// An event from the end of time, at the greatest depth there is, ends nothing: people go on behind it.
+func TestEventAtTheEndOfTime(t *testing.T) {
+	for _, v := range supported {
+		t.Run(string(v), func(t *testing.T) {
+			n := newNetwork(t)
+			a, b := n.server("a.example"), n.server("b.example")
+			alice, bob := a.user("alice"), b.user("bob")
+			room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: v})
+			b.join(bob, room, a)
+			n.settle()
+			a.say(alice, room, "before")
+			n.settle()
+			last := b.forge(room, event.Proto{Sender: bob, Type: "m.room.message", Depth: 1 << 62, OriginServerTS: 1<<53 - 1, Content: []byte(`{"msgtype":"m.text","body":"the end"}`)})
+			if r := a.receive(b, room, last.JSON()); r[0].Err != nil {
+				t.Fatal(r[0].Err)
+			}
+			b.receive(b, room, last.JSON())
+			for i := range 3 {
+				a.say(alice, room, fmt.Sprint(i))
+			}
+			n.settle()
+			b.say(bob, room, "me too")
+			n.settle()
+			want := []string{"before", "the end", "0", "1", "2", "me too"}
+			for s, who := range map[*server]matrix.UserID{a: alice, b: bob} {
+				if got := s.texts(who, room); !slices.Equal(got, want) {
+					t.Errorf("%s shows %v", s.name, got)
+				}
+			}
+			if got, want := b.state(room), a.state(room); !slices.Equal(got, want) {
+				t.Error("the states differ")
+			}
+		})
+	}
+}
+
+// A server that lets us in names thousands of others that have nothing to do with the room: they are not all sent to.
+func TestServersMadeUp(t *testing.T) {
+	n, a, _, room := twoServers(t)
+	c := n.server("c.example")
+	carol := c.user("carol")
+	n.omit = true
+	n.lie = func(s *rooms.SentJoin) {
+		for i := range 60_000 {
+			s.Servers = append(s.Servers, matrix.ServerName(fmt.Sprintf("victim%d.example", i)))
+		}
+	}
+	n.hold = func(from, _ matrix.ServerName, call string) error {
+		if from == c.name && call == "state_ids" {
+			return errUnreachable
+		}
+		return nil
+	}
+	c.join(carol, room, a)
+	ev, err := c.Event(ctx, c.say(carol, room, "hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers, err := c.ServersAt(ctx, ev)
+	if err != nil || len(servers) > 2000 || !slices.Contains(servers, a.name) {
+		t.Errorf("%d servers, %v", len(servers), err)
+	}
+}
