@@ -34,10 +34,10 @@ type network struct {
 	servers   map[matrix.ServerName]*server
 	cut       map[[2]matrix.ServerName]bool
 	calls     map[string]int
-	lie       func(*rooms.SentJoin)   // what becomes of answers to send_join
-	forged    *event.Event            // an event that every server gives out
-	eventAuth func() [][]byte         // what every server answers to event_auth; nil: the truth
-	missing   func() [][]byte         // and to get_missing_events
+	lie       func(*rooms.SentJoin) // what becomes of answers to send_join
+	forged    *event.Event          // an event that every server gives out
+	eventAuth func() [][]byte       // what every server answers to event_auth; nil: the truth
+	missing   func() [][]byte       // and to get_missing_events
 	event     func(matrix.EventID) []byte
 	stateIDs  func() (state, auth []matrix.EventID)
 	now       func() matrix.Timestamp // nil: the system's clock

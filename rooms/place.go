@@ -261,17 +261,18 @@ func (r *room) extend(ctx context.Context, en *entry, it *item, after statetree.
 	if next.state, err = r.stateOver(ctx, next.tips); err != nil {
 		return fmt.Errorf("state after an event: %w", err)
 	}
-	it.current = next.state.Ref()
-	it.moved = next.state.Ref() != h.state.Ref()
-	shown := !ev.IsDummy() && !it.hidden
-	if !shown && it.moved { // what changes the state needs a place in the timeline; another tree may hold the same state
-		diff, err := r.e.StateDelta(ctx, State{r.e, h.state}, State{r.e, next.state})
+	if next.state.Ref() != h.state.Ref() {
+		// Another tree may hold the same state.
+		diff, err := statetree.Diff(ctx, h.state, next.state)
 		if err != nil {
 			return fmt.Errorf("state after an event: %w", err)
 		}
-		shown = len(diff) > 0
+		if it.moved = len(diff) > 0; !it.moved {
+			next.state = h.state
+		}
 	}
-	if shown {
+	it.current = next.state.Ref()
+	if it.moved || !ev.IsDummy() && !it.hidden { // what changes the state needs a place in the timeline
 		it.timeline = forward
 	}
 	en.head = next

@@ -1,6 +1,7 @@
 package rooms_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"hanok/matrix"
 	"hanok/matrix/roomversion"
 	"hanok/rooms"
+	"hanok/storage"
 	"hanok/storage/storagetest"
 )
 
@@ -182,6 +184,48 @@ func TestPublicRoomsPages(t *testing.T) {
 	for _, bad := range []string{"x", "p", "-1", "p-1", "3x", "n1_", "n_!a:b", "n-1_!a:b", "p1_x"} {
 		if _, err := a.PublicRooms(ctx, rooms.PublicRoomsRequest{Since: bad}); !matrix.HasCode(err, "M_INVALID_PARAM") {
 			t.Errorf("since=%s: %v", bad, err)
+		}
+	}
+}
+
+// A change of a room's state is logged where there is one: not by what people say, on this server or another, after a join through it.
+func TestLoggedStates(t *testing.T) {
+	for _, omit := range []bool{false, true} {
+		n, a, _, room := twoServers(t)
+		n.omit = omit
+		c := n.server("c.example")
+		alice, carol := a.user("alice"), c.user("carol")
+		c.join(carol, room, a)
+		if _, err := c.Members(ctx, rooms.MembersRequest{Room: room, User: carol}); err != nil {
+			t.Fatal(err)
+		}
+		nid, err := c.RoomNID(ctx, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		logged := func() int {
+			t.Helper()
+			rows, err := storage.RoomStatesFrom(ctx, c.db, nid, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(rows)
+		}
+		before := logged()
+		for i := range 3 {
+			a.say(alice, room, fmt.Sprint("a", i))
+			n.settle()
+			c.say(carol, room, fmt.Sprint("c", i))
+			a.say(alice, room, fmt.Sprint("beside", i))
+			n.settle()
+		}
+		if got := logged() - before; got != 0 {
+			t.Errorf("%d changes of the state are logged for messages (members left out: %v)", got, omit)
+		}
+		a.set(alice, room, "m.room.topic", "", `{"topic":"x"}`)
+		n.settle()
+		if got := logged() - before; got != 1 {
+			t.Errorf("%d changes of the state are logged for one", got)
 		}
 	}
 }
