@@ -47,9 +47,10 @@ type inbound struct {
 	refusal error // what the room's policy server said against the last event that it did not recommend
 	lost    error // the last request for a single event that had no answer
 
-	filled map[matrix.EventID]bool           // events for which what lies before them was asked for
-	after  map[matrix.EventID]statetree.Tree // states after missing events, as told
-	advice map[matrix.EventID]advice         // of the room's policy server
+	filled  map[matrix.EventID]bool           // events for which what lies before them was asked for
+	weighed map[matrix.EventID]bool           // events of which it was asked whether they come before a gap
+	after   map[matrix.EventID]statetree.Tree // states after missing events, as told
+	advice  map[matrix.EventID]advice         // of the room's policy server
 }
 
 // Why an event of another server was not taken. These are for that server to read: they are no failures of ours.
@@ -63,7 +64,7 @@ var (
 func (r *room) newInbound(origin matrix.ServerName) *inbound {
 	return &inbound{
 		e: r.e, r: r, origin: origin, behind: make(map[matrix.EventID]bool),
-		filled: make(map[matrix.EventID]bool), after: make(map[matrix.EventID]statetree.Tree), advice: make(map[matrix.EventID]advice),
+		filled: make(map[matrix.EventID]bool), weighed: make(map[matrix.EventID]bool), after: make(map[matrix.EventID]statetree.Tree), advice: make(map[matrix.EventID]advice),
 	}
 }
 
@@ -185,12 +186,12 @@ func (in *inbound) fillGap(ctx context.Context, ev *event.Event) error {
 	if err != nil {
 		return err
 	}
-	events, err := in.between(ctx, earliest, ev)
+	events, err := in.between(ctx, earliest, []matrix.EventID{ev.ID()})
 	if len(events) == 0 {
 		return err
 	}
 	sortByDepth(events)
-	if err := in.noteHistory(ctx, events); err != nil {
+	if err := in.noteHistory(ctx, append(slices.Clone(events), ev)); err != nil {
 		return err
 	}
 	for _, m := range events {
@@ -204,12 +205,14 @@ func (in *inbound) fillGap(ctx context.Context, ev *event.Event) error {
 	return nil
 }
 
-// between fetches what lies between some events that we have and one that has come. If that fails on the way, the result is what
+// between fetches what lies between some events and later ones. If that fails on the way, the result is what
 // has come so far, and the error.
-func (in *inbound) between(ctx context.Context, earliest []matrix.EventID, ev *event.Event) ([]*event.Event, error) {
-	gap := map[matrix.EventID]bool{ev.ID(): true}
+func (in *inbound) between(ctx context.Context, earliest, latest []matrix.EventID) ([]*event.Event, error) {
+	gap := make(map[matrix.EventID]bool)
+	for _, id := range latest {
+		gap[id] = true
+	}
 	var events []*event.Event
-	latest := []matrix.EventID{ev.ID()}
 	for range maxGapRounds {
 		raw, _, err := askAround(ctx, in, func(ctx context.Context, s matrix.ServerName) ([][]byte, error) {
 			return in.e.remote.MissingEvents(ctx, s, in.r.id, earliest, latest, maxGap, 0)
@@ -255,6 +258,51 @@ func (in *inbound) openEnds(ctx context.Context, events []*event.Event, gap map[
 		}
 	}
 	return ends, nil
+}
+
+// weigh finds out whether an event that comes late has its place before a gap: an ancestor of what lies behind the gap, such as our own
+// join, is history, and as the end of a branch it would bring back what has been replaced since. asked says that it took requests.
+func (in *inbound) weigh(ctx context.Context, ev *event.Event) (asked bool, err error) {
+	gaps, err := storage.MissingPrevs(ctx, in.e.db, in.r.nid, ev.Depth()+1, maxGap)
+	if err != nil || len(gaps) == 0 || in.behind[ev.ID()] {
+		return false, err
+	}
+	var children []*event.Event
+	var latest []matrix.EventID
+	for _, g := range gaps {
+		child, err := in.r.event(ctx, g.Child)
+		if err != nil {
+			return false, err
+		}
+		if !slices.Contains(latest, child.ID()) {
+			children, latest = append(children, child.Event), append(latest, child.ID())
+		}
+	}
+	events, err := in.between(ctx, []matrix.EventID{ev.ID()}, latest)
+	if err != nil {
+		in.e.log.Debug().Err(err).Str("event", string(ev.ID())).Msg("get_missing_events")
+	}
+	byID := make(map[matrix.EventID]*event.Event, len(events))
+	for _, m := range events {
+		byID[m.ID()] = m
+	}
+	for frontier := children; len(frontier) > 0; {
+		var next []*event.Event
+		for _, m := range frontier {
+			for _, id := range m.PrevEvents() {
+				if id == ev.ID() {
+					in.behind[id] = true
+					return true, nil
+				}
+				if before := byID[id]; before != nil {
+					delete(byID, id)
+					next = append(next, before)
+				}
+			}
+		}
+		frontier = next
+	}
+	return true, nil
 }
 
 // noteHistory finds those events of a gap, in order of depth, that come before something stored. They are worked on before what

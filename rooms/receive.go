@@ -205,6 +205,12 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 		}
 		return false, nil
 	}
+	if gaps && !in.weighed[ev.ID()] {
+		in.weighed[ev.ID()] = true
+		if asked, err := in.weigh(ctx, ev); asked || err != nil {
+			return err == nil, err
+		}
+	}
 	missing := missingPrevs(ev, known)
 	if len(missing) > 0 && gaps && !in.filled[ev.ID()] {
 		in.filled[ev.ID()] = true

@@ -244,8 +244,10 @@ func (w *world) checkMemberships(ctx context.Context, r *room) {
 			// It was changed, and the word that it was got lost on the way back.
 		case want.Membership == "" && got.Membership == "leave":
 			// It joined at a time when others had closed the room.
-		case got.Membership == "invite" && outside(want.Membership) && !slices.Contains(residents, u.s) && !w.follows(ctx, residents[0], want, got):
-			// The invite lost against something else in a resolution of states: there is no event that takes it back.
+		case (got.Membership == "invite" || got.Membership == "knock") && want.Membership != "join" && !slices.Contains(residents, u.s) && !w.follows(ctx, residents[0], want, got):
+			// The invite or knock lost against something else in a resolution of states: there is no event that takes it back.
+		case want.Event == "" && got.Event == "" && outside(want.Membership) && outside(got.Membership):
+			// It was never one here, and was lost in a resolution of states there.
 		case outside(want.Membership) && outside(got.Membership) && !slices.Contains(residents, u.s):
 			// Of no interest to a server that is not in the room.
 		default:
