@@ -53,6 +53,25 @@ func (c *sliding) raw(timeout time.Duration, body string) []byte {
 	return answer
 }
 
+// perTold asks for what comes with each of many messages.
+func perTold(b *testing.B, c *sliding, body string, say func(n int)) {
+	var pos string
+	var answer []byte
+	for i := range b.N {
+		b.StopTimer()
+		if i%perMessage == 0 {
+			say(i / perMessage)
+			c.w.settle()
+			pos = c.pos
+		}
+		c.pos = pos
+		b.StartTimer()
+		answer = c.raw(0, body)
+	}
+	b.StopTimer()
+	reportCopying(b, answer)
+}
+
 // untilTold asks until a response tells of no room: what is large comes in parts.
 func (c *sliding) untilTold(body string) {
 	for len(c.raw(0, body)) > 2000 {
@@ -89,6 +108,7 @@ func BenchmarkSlidingWindow(b *testing.B) {
 			answer = alice.sliding(feed.Unstable, "first").raw(0, elementX(20))
 		}
 		b.ReportMetric(float64(len(answer))/1e3, "kB")
+		reportCopying(b, answer)
 	})
 	b.Run("first-20-filtered", func(b *testing.B) {
 		b.ReportAllocs()
@@ -102,26 +122,14 @@ func BenchmarkSlidingWindow(b *testing.B) {
 		c.untilTold(all)
 		b.ReportAllocs()
 		b.ResetTimer()
-		for i := range b.N {
-			b.StopTimer()
-			bob.say(ids[i%len(ids)], "one of many messages")
-			w.settle()
-			b.StartTimer()
-			c.raw(0, all)
-		}
+		perTold(b, c, all, func(n int) { bob.say(ids[n%len(ids)], "one of many messages") })
 	})
 	b.Run("message-of-20", func(b *testing.B) {
 		c := alice.sliding(feed.Unstable, "window")
 		c.untilTold(elementX(20))
 		b.ReportAllocs()
 		b.ResetTimer()
-		for i := range b.N {
-			b.StopTimer()
-			bob.say(ids[i%10], "one of many messages") // rooms of which the client knows
-			w.settle()
-			b.StartTimer()
-			c.raw(0, elementX(20))
-		}
+		perTold(b, c, elementX(20), func(n int) { bob.say(ids[n%10], "one of many messages") }) // rooms of which the client knows
 	})
 	b.Run("nothing-new", func(b *testing.B) {
 		c := alice.sliding(feed.Unstable, "idle")
