@@ -228,6 +228,10 @@ func TestPusherChanges(t *testing.T) {
 	})
 	first := w.say("first")
 	w.await("it waits", 0, func() bool { return w.Waiting() == 1 })
+	uses, err := storage.FindGatewayUses(t.Context(), w.db)
+	if must(t, err); len(uses) != 1 || uses[0].Gateway != "http://old.test" || uses[0].Pushers != 1 || uses[0].Waiting != 1 || uses[0].FailingSince == 0 || uses[0].RetryAt <= uses[0].FailingSince {
+		t.Errorf("gateways %+v", uses)
+	}
 	w.set(bob, "new.test")
 	second := w.say("second")
 	w.nextIs(first)

@@ -207,3 +207,23 @@ func CountWaitingPushers(ctx context.Context, q Querier) (n int, err error) {
 	err = q.QueryRow(ctx, countWaiting).Scan(&n)
 	return n, err
 }
+
+// GatewayUse is what is sent to one push gateway.
+type GatewayUse struct {
+	Gateway      string           // scheme and host
+	Pushers      int              // that send there
+	Waiting      int              // of those, which wait because they failed
+	FailingSince matrix.Timestamp // of the one that has been failing for longest, 0 if none
+	RetryAt      matrix.Timestamp // of the one that is tried next, 0 if none waits
+}
+
+const gatewayUses = `SELECT gateway, count(*), count(CASE WHEN retry_ts > 0 THEN 1 END),
+	coalesce(min(CASE WHEN retry_ts > 0 THEN failing_since END), 0), coalesce(min(CASE WHEN retry_ts > 0 THEN retry_ts END), 0)
+	FROM pushers GROUP BY gateway ORDER BY gateway`
+
+// FindGatewayUses lists the gateways that pushers send to.
+func FindGatewayUses(ctx context.Context, q Querier) ([]GatewayUse, error) {
+	return collect(ctx, q, func(r *Rows) (u GatewayUse, err error) {
+		return u, r.Scan(&u.Gateway, &u.Pushers, &u.Waiting, &u.FailingSince, &u.RetryAt)
+	}, gatewayUses)
+}

@@ -28,6 +28,7 @@ var mayScan = map[string]string{
 	"deleteOutboxOrphans":      "now and then, over what is queued",
 	"selectOutboxDestinations": "at the start, over what is queued",
 	"selectOutboxSizes":        "the operator's list",
+	"gatewayUses":              "the operator's list",
 	"selectInboundRooms":       "at the start, over what was received and not worked off",
 	"selectServerBackoffs":     "at the start, only servers that fail",
 	"deleteExpired":            "now and then",

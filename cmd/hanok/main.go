@@ -30,6 +30,7 @@ type commands struct {
 	Room       roomCommands       `cmd:"" help:"Change what rooms may do."`
 	Federation federationCommands `cmd:"" help:"Look at other servers."`
 	Appservice appserviceCommands `cmd:"" help:"Look at application services: bridges and bots."`
+	Push       pushCommands       `cmd:"" help:"Look at push notifications."`
 	Key        keyCommands        `cmd:"" help:"Look at the signing key, or make a new one."`
 	Report     reportCommands     `cmd:"" help:"Look at what users reported."`
 	Config     configCommands     `cmd:"" help:"Explain or check the configuration."`

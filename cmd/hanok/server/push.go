@@ -1,6 +1,8 @@
 package server
 
 import (
+	"context"
+
 	"hanok/federation"
 	"hanok/federation/discovery"
 	"hanok/matrix"
@@ -25,6 +27,11 @@ func (s *Server) openPush() error {
 	})
 	s.metrics.watchPush(s.push)
 	return nil
+}
+
+// PushGateways lists the gateways that notifications are sent to.
+func (s *Server) PushGateways(ctx context.Context) ([]storage.GatewayUse, error) {
+	return storage.FindGatewayUses(ctx, s.db)
 }
 
 // pushes tells the sender of pushes, which is made after those who have something to tell it, if there is one.
