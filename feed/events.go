@@ -43,7 +43,7 @@ func (f *Feed) Events(ctx context.Context, q EventsRequest) (*EventsPage, error)
 	}
 	woken, done := f.Hub.Register(who)
 	defer done()
-	if q.From == (Token{}) {
+	if q.From == (Token{}) || q.From.Pos > f.DB.Current() { // the latter is from before a backup was restored
 		q.From = At(f.DB.Current())
 	}
 	timer := time.NewTimer(q.Timeout)

@@ -59,8 +59,24 @@ type RoomEventFilter struct {
 	NotRelTypes []string `json:"org.matrix.msc3874.not_rel_types"`
 }
 
+// Limits of a filter. Every event that is looked at is held against its lists.
+const (
+	maxFilter     = 64 << 10 // bytes
+	maxFilterList = 1000     // types or senders
+)
+
+func checkFilterSize(raw []byte) error {
+	if len(raw) > maxFilter {
+		return matrix.TooLarge("The filter is larger than %d bytes.", maxFilter)
+	}
+	return nil
+}
+
 // ParseFilter reads the filter of a /sync request or a stored filter.
 func ParseFilter(raw []byte) (*Filter, error) {
+	if err := checkFilterSize(raw); err != nil {
+		return nil, err
+	}
 	f := &Filter{}
 	if err := strictjson.UnmarshalAs("The filter", raw, f); err != nil {
 		return nil, err
@@ -91,6 +107,9 @@ func ParseFilter(raw []byte) (*Filter, error) {
 
 // ParseRoomEventFilter reads the filter of /messages, /context and /search.
 func ParseRoomEventFilter(raw []byte) (*RoomEventFilter, error) {
+	if err := checkFilterSize(raw); err != nil {
+		return nil, err
+	}
 	f := &RoomEventFilter{}
 	if err := strictjson.UnmarshalAs("The filter", raw, f); err != nil {
 		return nil, err
@@ -120,6 +139,11 @@ func (f *RoomEventFilter) prepare() error {
 func (f *EventFilter) prepare() error {
 	if f.Limit != nil && *f.Limit < 0 {
 		return matrix.BadJSON("limit in the filter must not be negative.")
+	}
+	for _, list := range [][]string{f.Types, f.NotTypes, f.Senders, f.NotSenders} {
+		if len(list) > maxFilterList {
+			return matrix.BadJSON("A list in the filter has more than %d elements.", maxFilterList)
+		}
 	}
 	for _, id := range slices.Concat(f.Senders, f.NotSenders) {
 		if _, err := matrix.ParseUserID(id); err != nil {

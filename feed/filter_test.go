@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"strings"
 	"testing"
 
 	"hanok/matrix"
@@ -73,6 +74,17 @@ func TestParseFilter(t *testing.T) {
 		if _, err := ParseFilter([]byte(bad)); !matrix.HasCode(err, "M_BAD_JSON") {
 			t.Errorf("%s: %v", bad, err)
 		}
+	}
+	many := `["` + strings.Repeat(`a","`, maxFilterList) + `a"]`
+	if _, err := ParseFilter([]byte(`{"room":{"timeline":{"types":` + many + `}}}`)); !matrix.HasCode(err, "M_BAD_JSON") {
+		t.Errorf("a list without end: %v", err)
+	}
+	long := []byte(`{"x":"` + strings.Repeat("x", maxFilter) + `"}`)
+	if _, err := ParseFilter(long); !matrix.HasCode(err, "M_TOO_LARGE") {
+		t.Errorf("a long filter: %v", err)
+	}
+	if _, err := ParseRoomEventFilter(long); !matrix.HasCode(err, "M_TOO_LARGE") {
+		t.Errorf("a long filter of room events: %v", err)
 	}
 	if _, err := ParseFilter([]byte(`{`)); !matrix.HasCode(err, "M_NOT_JSON") {
 		t.Errorf("cut off: %v", err)

@@ -41,6 +41,10 @@ func (f *Feed) Sync(ctx context.Context, r Request, w io.Writer) error {
 	defer done()
 	timer := time.NewTimer(r.Timeout)
 	defer timer.Stop()
+	if r.Since.Pos > f.DB.Current() {
+		// It is from before a backup was restored, and tells nothing of what the client knows: it begins anew.
+		r.Since = Token{}
+	}
 	// What the client has seen of its to-device messages is done with.
 	if !r.initial() && r.Device != "" {
 		if err := f.Users.ToDevice.Acknowledge(ctx, r.User, r.Device, r.Since.ToDevice); err != nil {

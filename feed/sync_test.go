@@ -506,3 +506,33 @@ func TestSyncFromMemory(t *testing.T) {
 		}
 	}
 }
+
+// A client from before a backup was restored begins anew: what came since then may have positions that it has seen already.
+func TestSyncTokenAhead(t *testing.T) {
+	w := open(t)
+	alice, bob := w.user("alice"), w.user("bob")
+	room := alice.create(rooms.CreateRequest{Preset: "public_chat"})
+	bob.join(room)
+	said := bob.say(room, "after the backup")
+	w.settle()
+	note := users.Messages{alice.id: {alice.device: json.RawMessage(`{"to":"a device"}`)}}
+	if err := w.users.ToDevice.Send(t.Context(), bob.id, bob.device, "t", "org.example.note", note); err != nil {
+		t.Fatal(err)
+	}
+	w.settle()
+	alice.since = feed.At(w.db.Current() + 1_000_000)
+	body := string(alice.sync(time.Minute, nil))
+	for _, part := range []string{string(said), `"m.room.create"`, `"to":"a device"`} {
+		if !strings.Contains(body, part) {
+			t.Errorf("no %s in %s", part, body)
+		}
+	}
+	if alice.since.Pos > w.db.Current() {
+		t.Errorf("next_batch is %s, the stream is at %d", alice.since, w.db.Current())
+	}
+	next := bob.say(room, "and on")
+	w.settle()
+	if body := string(alice.sync(0, nil)); !strings.Contains(body, string(next)) {
+		t.Errorf("no %s in %s", next, body)
+	}
+}
