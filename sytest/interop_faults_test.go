@@ -1,14 +1,19 @@
 package sytest
 
 import (
+	"cmp"
 	stdjson "encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -125,6 +130,28 @@ func interopOutages(t *testing.T, p pair) {
 	arrives(sent, 0)
 }
 
+// interopKeyRotation gives Hanok a new signing key: what it signs then is believed, and so is what it signed before.
+func interopKeyRotation(t *testing.T, p pair) {
+	alice, bob, room := p.sharedRoom(t)
+	old := alice.CreateRoom(json{"preset": "public_chat"})
+	said := alice.Say(old, "signed with the key of that time")
+	if err := p.ours.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	binary := cmp.Or(os.Getenv("HANOK_BINARY"), "../bin/hanok")
+	if out, err := exec.Command(binary, "key", "rotate", "--config", filepath.Join(p.ours.DataDir(), "hanok.yaml")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	p.ours.Start()
+	sees(t, bob, room, alice.Say(room, "with the new key, or to who has it"))
+	sees(t, alice, room, bob.Say(room, "and back"))
+	// A server that has to check events of before and after.
+	bob.Join(old, p.home.Name)
+	member(t, alice, old, bob.UserID, "join")
+	inHistory(t, bob, old, said)
+	sameState(t, old, alice, bob)
+}
+
 // interopForks cuts the network, lets both sides do what the other would not allow, heals it, and compares what the
 // servers make of it.
 func interopForks(t *testing.T, p pair) {
@@ -155,13 +182,26 @@ func interopFork(t *testing.T, p pair, version string) {
 	})
 	sameState(t, room, alice, bob)
 	for round := range *interopRounds {
-		p.home.Cut()
-		p.away.Cut()
-		for range 24 {
-			interopRandomAct(rng, room, users)
+		if round%2 == 0 {
+			p.home.Cut()
+			p.away.Cut()
+			for range 24 {
+				interopRandomAct(rng, room, users)
+			}
+			p.home.Heal()
+			p.away.Heal()
+		} else { // everybody at once, and nothing cut
+			var all sync.WaitGroup
+			for range 4 {
+				own := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))
+				all.Go(func() {
+					for range 10 {
+						interopRandomAct(own, room, users)
+					}
+				})
+			}
+			all.Wait()
 		}
-		p.home.Heal()
-		p.away.Heal()
 		// Whoever is still in the room says something, so that each server hears of the other's branch.
 		speaks := func(from, to int) {
 			eventually(t, "a message after the cut", func() string {

@@ -47,6 +47,7 @@ func TestInterop(t *testing.T) {
 		{"media", interopMedia},
 		{"access lists", interopAccessLists},
 		{"outages", interopOutages},
+		{"key rotation", interopKeyRotation},
 		{"forks", interopForks},
 		{"large room", interopLargeRoom},
 		{"conversation", func(t *testing.T, p pair) { converse(t, [2]*homeserver.Server{p.home, p.away}, "ENCRYPTION=asked") }},

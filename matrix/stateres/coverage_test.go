@@ -17,7 +17,7 @@ const (
 	rulePowerOthers    = "power events: memberships are if somebody else sets them"
 	ruleAuthDifference = "full conflicted set: the auth difference belongs to it"
 	ruleSubgraph       = "full conflicted set: the conflicted state subgraph belongs to it"
-	ruleTopological    = "reverse topological power ordering: events come after those in their auth chains"
+	ruleTopological    = "reverse topological power ordering: events come after their auth events"
 	ruleGreaterPower   = "reverse topological power ordering: greater power first"
 	rulePowerClock     = "reverse topological power ordering: then the earlier clock"
 	ruleMainline       = "mainline ordering: by position, greater first"

@@ -46,10 +46,8 @@ func (w *world) resolveWhole(states []state) (state, error) {
 	for ref := range full {
 		if w.isPower(w.entries[ref].Event) {
 			x[ref] = true
-			for a := range w.chain(ref) {
-				if full[a] && w.obeys(rulePowerChains) {
-					x[a] = true
-				}
+			if w.obeys(rulePowerChains) {
+				w.addWithin(x, ref, full)
 			}
 		}
 	}
@@ -221,6 +219,16 @@ func (w *world) conflictedSubgraph(conflicted map[Ref]bool) map[Ref]bool {
 	return subgraph
 }
 
+// addWithin adds to x what leads to an event without leaving a set.
+func (w *world) addWithin(x map[Ref]bool, ref Ref, set map[Ref]bool) {
+	for _, a := range w.auth[ref] {
+		if set[a] && !x[a] {
+			x[a] = true
+			w.addWithin(x, a, set)
+		}
+	}
+}
+
 func (w *world) reverseTopological(set map[Ref]bool, unconflicted state) []Ref {
 	left := maps.Clone(set)
 	var order []Ref
@@ -228,7 +236,7 @@ func (w *world) reverseTopological(set map[Ref]bool, unconflicted state) []Ref {
 		var best Ref
 	next:
 		for ref := range left {
-			for a := range w.chain(ref) {
+			for _, a := range w.auth[ref] {
 				if left[a] && w.obeys(ruleTopological) {
 					continue next
 				}

@@ -198,49 +198,44 @@ func isPowerEvent(e *event.Event) bool {
 	return false
 }
 
-// powerOrder picks the power events of the full conflicted set, and what is of
-// the set in their auth chains, in reverse topological power ordering.
+// powerOrder picks the power events of the full conflicted set, and what of the set leads to them, in reverse topological power
+// ordering.
 //
-// Kahn's algorithm runs over the chains as they are, so that two events are
-// ordered also if they are linked by way of events that are not of the set.
-// Those take no part in the choice: they are passed as soon as they are free.
+// The specification says "auth chain" and "the DAG formed by auth events". Servers agree on reading both within the
+// set: an event comes after those of its auth events that are in the set, and is not kept behind another by way of
+// one that all states have.
 // spec: rooms/v12#algorithm 1
 // spec: rooms/v12#definitions "Reverse topological power ordering"
 func (r *resolution) powerOrder(full map[int32]bool) ([]int32, error) {
-	var power []int32
+	picked := make(map[int32]bool)
+	var next []int32
 	for i := range full {
 		if isPowerEvent(r.known(i).Event) {
-			power = append(power, i)
+			picked[i] = true
+			next = append(next, i)
 		}
 	}
-	if len(power) == 0 {
-		return nil, nil
-	}
-	set := make([]int32, 0, len(full))
-	for i := range full {
-		set = append(set, i)
-	}
-	graph, err := r.chains.below(r.src, power, r.chains.lowest(set))
-	if err != nil {
-		return nil, err
-	}
-
-	waiting := make(map[int32]int, len(graph))       // for how many events
-	followers := make(map[int32][]int32, len(graph)) // those that wait
-	levels := make(map[int32]int64, len(graph))
+	waiting := make(map[int32]int)       // for how many events
+	followers := make(map[int32][]int32) // those that wait
+	levels := make(map[int32]int64)
 	var free []int32
-	for i := range graph {
-		if full[i] {
-			level, err := r.senderLevel(i)
-			if err != nil {
-				return nil, err
-			}
-			levels[i] = level
+	for len(next) > 0 {
+		i := next[len(next)-1]
+		next = next[:len(next)-1]
+		level, err := r.senderLevel(i)
+		if err != nil {
+			return nil, err
 		}
+		levels[i] = level
 		for _, a := range r.chains.auth(i) {
-			if graph[a] {
-				waiting[i]++
-				followers[a] = append(followers[a], i)
+			if !full[a] {
+				continue
+			}
+			waiting[i]++
+			followers[a] = append(followers[a], i)
+			if !picked[a] {
+				picked[a] = true
+				next = append(next, a)
 			}
 		}
 		if waiting[i] == 0 {
@@ -252,21 +247,16 @@ func (r *resolution) powerOrder(full map[int32]bool) ([]int32, error) {
 			cmp.Compare(levels[b], levels[a]),
 			compareAge(r.known(a).Event, r.known(b).Event)) < 0
 	}}
-	order := make([]int32, 0, len(full))
-	for len(free) > 0 || len(ready.items) > 0 {
-		var i int32
-		if n := len(free) - 1; n >= 0 {
-			if i, free = free[n], free[:n]; full[i] {
-				ready.push(i)
-				continue
-			}
-		} else {
-			i = ready.pop()
-			order = append(order, i)
-		}
+	for _, i := range free {
+		ready.push(i)
+	}
+	order := make([]int32, 0, len(picked))
+	for len(ready.items) > 0 {
+		i := ready.pop()
+		order = append(order, i)
 		for _, f := range followers[i] {
 			if waiting[f]--; waiting[f] == 0 {
-				free = append(free, f)
+				ready.push(f)
 			}
 		}
 	}
