@@ -2,6 +2,7 @@ package feed
 
 import (
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,25 +12,26 @@ import (
 )
 
 // countingPositions gives positions that are visible at once.
-type countingPositions struct{ last storage.Position }
+type countingPositions struct{ given atomic.Int64 }
 
 func (p *countingPositions) EphemeralPosition(place func(storage.Position), onVisible func()) {
-	p.last++
-	place(p.last)
+	place(storage.Position(p.given.Add(1)))
 	onVisible()
 }
+
+func (p *countingPositions) last() storage.Position { return storage.Position(p.given.Load()) }
 
 func TestTyping(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const room = matrix.RoomID("!r:x")
-		var woken int
+		var woken atomic.Int64
 		pos := &countingPositions{}
-		typing := NewTyping(pos, func(matrix.RoomID) { woken++ })
+		typing := NewTyping(pos, func(matrix.RoomID) { woken.Add(1) })
 		expect := func(want ...matrix.UserID) {
 			t.Helper()
 			synctest.Wait()
-			if got, at := typing.Users(room); !slices.Equal(got, want) || at != pos.last {
-				t.Errorf("typing %v at %d, want %v at %d", got, at, want, pos.last)
+			if got, at := typing.Users(room); !slices.Equal(got, want) || at != pos.last() {
+				t.Errorf("typing %v at %d, want %v at %d", got, at, want, pos.last())
 			}
 		}
 		if users, at := typing.Users(room); users != nil || at != 0 {
@@ -55,8 +57,8 @@ func TestTyping(t *testing.T) {
 		if typing.Stop("!other:x", "@a:x") {
 			t.Error("stopped in a room where nobody typed")
 		}
-		if woken != int(pos.last) || woken != 4 {
-			t.Errorf("woke %d times for %d changes", woken, pos.last)
+		if woken.Load() != int64(pos.last()) || woken.Load() != 4 {
+			t.Errorf("woke %d times for %d changes", woken.Load(), pos.last())
 		}
 	})
 }

@@ -17,8 +17,10 @@ import (
 
 // Limits on the fetching of whole states.
 const (
-	maxResyncs       = 16 // rooms at a time
-	resyncServers    = 8  // servers asked before pausing
+	maxResyncs       = 16          // rooms at a time that are tried for the first time
+	maxResyncsAgain  = 8           // and of others: rooms whose servers do not answer must not keep the others waiting
+	resyncFirstTime  = time.Minute // for the first try
+	resyncServers    = 8           // servers asked before pausing
 	resyncFirstPause = time.Second
 	resyncLastPause  = 10 * time.Minute
 	// resyncStrict is how many rounds insist on being given every event of the state.
@@ -32,7 +34,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	defer all.Wait()
 	all.Go(func() { e.followOperator(ctx) })
-	slots := make(chan struct{}, maxResyncs)
+	first, again := make(chan struct{}, maxResyncs), make(chan struct{}, maxResyncsAgain)
 	running := make(map[*partialRoom]bool)
 	ended := make(chan *partialRoom)
 	for {
@@ -42,7 +44,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			}
 			running[pr] = true
 			all.Go(func() {
-				e.resync(ctx, pr, slots)
+				e.resync(ctx, pr, first, again)
 				select {
 				case ended <- pr:
 				case <-ctx.Done():
@@ -66,19 +68,26 @@ func (e *Engine) Run(ctx context.Context) error {
 var errParted = errors.New("rooms: this server has left the room")
 
 // resync fetches a room's state until it is whole, joined anew, or out of reach.
-func (e *Engine) resync(ctx context.Context, pr *partialRoom, slots chan struct{}) {
+func (e *Engine) resync(ctx context.Context, pr *partialRoom, first, again chan struct{}) {
 	s := &resync{e: e, pr: pr, servers: slices.Clone(pr.servers), told: make(map[storage.EventNID]statetree.Tree)}
 	if len(s.servers) > 1 {
 		e.inTurn(pr.id, s.servers[1:]) // after who let us in
 	}
+	slots := first
 	for pause := resyncFirstPause; ; pause = min(2*pause, resyncLastPause) {
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
-		err := s.once(ctx)
+		trying, cancel := ctx, context.CancelFunc(func() {})
+		if slots == first {
+			trying, cancel = context.WithTimeout(ctx, resyncFirstTime)
+		}
+		err := s.once(trying)
+		cancel()
 		<-slots
+		slots = again
 		if err == nil || ctx.Err() != nil || e.partials.get(pr.nid) != pr {
 			return
 		}

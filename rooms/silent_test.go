@@ -220,6 +220,34 @@ func TestJoinThatIsNotAnswered(t *testing.T) {
 	}
 }
 
+// Rooms whose servers let us in and never say who is in them do not keep those of others from becoming whole.
+func TestResyncBesideSilentServers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		n.omit = true
+		a, b, x := n.server("a.example"), n.server("b.example"), n.server("x.example")
+		bob := b.user("bob")
+		n.mu.Lock()
+		n.hold = func(_, to matrix.ServerName, call string) error {
+			if to == x.name && call == "state_ids" {
+				time.Sleep(time.Hour)
+				return errUnreachable
+			}
+			return nil
+		}
+		n.mu.Unlock()
+		for range 20 {
+			b.join(bob, x.create(x.user("mallory"), rooms.CreateRequest{Preset: "public_chat", Version: "11"}), x)
+		}
+		room := a.create(a.user("alice"), rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+		b.join(bob, room, a)
+		members, err := b.Members(ctx, rooms.MembersRequest{Room: room, User: bob})
+		if err != nil || len(members) != 2 {
+			t.Errorf("%d members, %v", len(members), err)
+		}
+	})
+}
+
 // Backfill that has to ask for a state lets the room go on meanwhile.
 func TestBackfillLetsTheRoomGoOn(t *testing.T) {
 	n, a, b, room := twoServers(t)
