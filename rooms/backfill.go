@@ -28,26 +28,28 @@ const maxBackfillTime = 5 * time.Minute
 // backfill asks servers in the room for history that is missing. true: something came.
 // Failing to get any is no error: the client then sees what there is. spec: ss/backfillRoom
 func (e *Engine) backfill(ctx context.Context, r *room, missing []storage.MissingPrev, limit int, patience time.Duration) (bool, error) {
-	got := e.fetchingHistory(ctx, r, patience, func(ctx context.Context) (bool, error) {
-		got, shared, err := e.fills.Do(ctx, r.nid, func() (bool, error) { return e.backfillNow(ctx, r, missing, limit) })
-		return got || shared, err
-	})
+	got := e.fetchingHistory(ctx, r, patience, func(ctx context.Context) (bool, error) { return e.backfillNow(ctx, r, missing, limit) })
 	return got, ctx.Err()
 }
 
-// fetchingHistory runs work that asks other servers for history, and reports whether it has brought any within the time for which somebody waits for that.
+// fetchingHistory runs work that asks other servers for a room's history, unless such work is under way, and reports whether it has brought any
+// within the time for which somebody waits for that.
 func (e *Engine) fetchingHistory(ctx context.Context, r *room, patience time.Duration, work func(context.Context) (bool, error)) bool {
 	done := make(chan bool, 1)
 	r.keep()
 	started := e.background(func() {
 		defer r.release()
-		ctx, cancel := context.WithTimeout(e.life, maxBackfillTime)
+		waiting, cancel := context.WithTimeout(e.life, patience)
 		defer cancel()
-		got, err := work(ctx)
-		if err != nil && ctx.Err() == nil {
+		got, shared, err := e.fills.Do(waiting, r.nid, func() (bool, error) {
+			ctx, cancel := context.WithTimeout(e.life, maxBackfillTime)
+			defer cancel()
+			return work(ctx)
+		})
+		if err != nil && waiting.Err() == nil {
 			e.log.Error().Err(err).Int64("room", int64(r.nid)).Msg("history could not be fetched")
 		}
-		done <- got
+		done <- got || shared && err == nil
 	})
 	if !started {
 		r.release()
