@@ -94,7 +94,11 @@ func (f *directoryFollower) batch(ctx context.Context) (more bool, err error) {
 
 // room takes in what changed in a room; stored says that any of it matters.
 func (f *directoryFollower) room(ctx context.Context, room storage.RoomNID, until storage.Position) (stored bool, err error) {
-	before, err := f.Rooms.StateAtPosition(ctx, room, f.at)
+	from := f.at
+	if f.Rooms.CompletedIn(f.at, until)[room] {
+		from = 0 // who has been in it all along is known only now, though not by a change of the state
+	}
+	before, err := f.Rooms.StateAtPosition(ctx, room, from)
 	if err != nil {
 		return false, err
 	}

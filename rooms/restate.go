@@ -18,6 +18,7 @@ type Completion struct {
 	Local   []matrix.UserID     // joined users of this server
 	Learned []matrix.UserID     // joined users of other servers who were not known to be
 	Servers []matrix.ServerName // those that were in the room at some time since our join and are not among those we were told of
+	Misled  []matrix.UserID     // users of other servers of whom we believed wrongly that they were in the room, or that they were not, for a while
 }
 
 // restatement gives all events of a room that follow on a partial state the whole state before them, judges them again by
@@ -318,6 +319,12 @@ func (rs *restatement) finish(ctx context.Context, pr *partialRoom) (*entry, err
 	for _, m := range en.members {
 		if m.current == "join" && m.previous != "join" && m.server != r.e.own {
 			rs.completion.Learned = append(rs.completion.Learned, m.name)
+		}
+	}
+	for _, s := range rs.events {
+		key, _ := s.ev.StateKey()
+		if user := matrix.UserID(key); s.ev.Type() == "m.room.member" && (s.appears() || s.vanishes()) && !r.e.isLocal(user) {
+			rs.completion.Misled = append(rs.completion.Misled, user)
 		}
 	}
 	if r.e.partials.get(r.nid) != pr {

@@ -230,6 +230,16 @@ func TestKillDuringPartialState(t *testing.T) {
 		if len(joined) != members+2 {
 			t.Errorf("%d members are joined, not %d", len(joined), members+2)
 		}
+		// Who was in it all along is found by name, too, soon after.
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			if len(homeserver.Events(alice.Must("POST", "/v3/user_directory/search", json{"search_term": "m7"}), "results")) > 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Error("a member is not in the user directory")
+				break
+			}
+		}
 		hs.Kill()
 		hs.Start()
 		if !shown(sync("")) {

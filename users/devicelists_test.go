@@ -459,5 +459,20 @@ func TestRoomCompleted(t *testing.T) {
 		if len(w.outbox.take()) != 0 || len(w.changed(t, alice, from)) != 0 {
 			t.Error("told of changes from before")
 		}
+		// A list that was kept while its user was not in the room after all is fetched anew.
+		kept := storage.RemoteDeviceList{UserID: carol, Seen: encode([]int64{2}), RetryAt: w.DeviceLists.now()}
+		must(t, w.db.Write(ctx, func(tx *storage.Tx) error { return storage.PutRemoteDeviceList(ctx, tx, kept) }))
+		w.settle()
+		from = w.db.Current()
+		must(t, w.db.Write(ctx, func(tx *storage.Tx) error {
+			return w.DeviceLists.RoomCompleted(ctx, tx, RoomCompletion{Since: from, Local: []matrix.UserID{alice}, Misled: []matrix.UserID{carol, "@eve:elsewhere.test"}})
+		}))
+		if diff := cmp.Diff([]matrix.UserID{carol}, w.changed(t, alice, from)); diff != "" {
+			t.Error(diff)
+		}
+		lists, err := storage.ListRemoteDeviceLists(ctx, w.db, []matrix.UserID{carol})
+		if err != nil || len(lists) != 1 || !lists[0].Stale {
+			t.Errorf("kept %+v, %v", lists, err)
+		}
 	})
 }

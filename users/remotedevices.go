@@ -336,11 +336,15 @@ type RoomCompletion struct {
 	Local   []matrix.UserID     // joined users of this server
 	Learned []matrix.UserID     // joined users of other servers who were not known to be
 	Servers []matrix.ServerName // servers that were in the room since then and were not known to be
+	Misled  []matrix.UserID     // of whom it was believed for a while that they were in the room, or that they were not
 }
 
 // RoomCompleted makes good for what was missed while the members were unknown: local users are told of device lists that changed
 // since, and servers of those of local users.
 func (d *DeviceLists) RoomCompleted(ctx context.Context, tx *storage.Tx, c RoomCompletion) error {
+	if err := d.doubt(ctx, tx, c.Misled, c.Local); err != nil {
+		return err
+	}
 	now, err := tx.NextPosition()
 	if err != nil {
 		return err
@@ -369,6 +373,27 @@ func (d *DeviceLists) RoomCompleted(ctx context.Context, tx *storage.Tx, c RoomC
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// doubt has the lists of remote users fetched anew: while it was not so that we shared a room with them, their server did not tell us of changes.
+func (d *DeviceLists) doubt(ctx context.Context, tx *storage.Tx, users, local []matrix.UserID) error {
+	lists, err := storage.ListRemoteDeviceLists(ctx, tx, users)
+	if err != nil {
+		return fmt.Errorf("doubt device lists: %w", err)
+	}
+	for _, l := range lists {
+		l.Stale, l.RetryAt = true, d.now()
+		if err := storage.PutRemoteDeviceList(ctx, tx, l); err != nil {
+			return fmt.Errorf("doubt device lists: %w", err)
+		}
+		if err := d.noteRemote(ctx, tx, l.UserID, local); err != nil {
+			return err
+		}
+	}
+	if len(lists) > 0 {
+		tx.OnVisible(d.resync)
 	}
 	return nil
 }

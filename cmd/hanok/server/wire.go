@@ -105,7 +105,7 @@ func (s *Server) openDomain() (err error) {
 			return s.users.Accounts.CheckInvite(ctx, invited, inviter)
 		},
 		StateCompleted: func(ctx context.Context, tx *storage.Tx, c *rooms.Completion) error {
-			return s.users.DeviceLists.RoomCompleted(ctx, tx, users.RoomCompletion{Since: c.Since, Local: c.Local, Learned: c.Learned, Servers: c.Servers})
+			return s.users.DeviceLists.RoomCompleted(ctx, tx, users.RoomCompletion{Since: c.Since, Local: c.Local, Learned: c.Learned, Servers: c.Servers, Misled: c.Misled})
 		},
 	}
 	userOptions := users.Options{
