@@ -2,8 +2,10 @@
 
 BENCH ?= .
 BENCHTIME ?= 1s
+SEEDS ?= 2000
+FRESH ?= 0
 
-.PHONY: build serve check test lint e2e interop bench fuzz spec launch-build
+.PHONY: build serve check test lint simulation e2e interop bench fuzz spec launch-build
 
 build: ## the one binary, in bin/
 	go build -trimpath -o bin/hanok ./cmd/hanok
@@ -18,8 +20,12 @@ lint:
 	go vet ./...
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 
-test: lint ## all Go tests, end-to-end test included
+test: lint ## all Go tests, end-to-end test included, then the simulation
 	go test ./...
+	$(MAKE) simulation
+
+simulation: ## thousands of seeds: SEEDS always the same ones, FRESH others every day
+	go test ./sytest/simulation -run TestSimulation -count=1 -timeout 0 -v -seeds $(SEEDS) -fresh $(FRESH)
 
 e2e: ## two servers and a real client, a line per step; needs `npm ci` in sytest/e2e
 	go test ./sytest -run 'TestEndToEnd' -count=1 -v

@@ -16,6 +16,7 @@ import (
 const (
 	maxBackfill        = 100  // events asked for at once
 	maxBackfillServers = 3    // servers tried for one gap
+	maxBackfillAnybody = 8    // where none of them was in the room at the time
 	maxWitnesses       = 1000 // members looked at to find who was in the room at a gap
 )
 
@@ -83,8 +84,13 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 		servers = append(servers, s)
 	}
 	servers = slices.DeleteFunc(servers, func(s matrix.ServerName) bool { return s == e.server })
-	if servers, err = e.witnessesFirst(ctx, missing, servers); err != nil {
+	servers, witnesses, err := e.witnessesFirst(ctx, missing, servers)
+	if err != nil {
 		return false, err
+	}
+	most := maxBackfillServers
+	if witnesses == 0 {
+		most = maxBackfillAnybody
 	}
 	var from []matrix.EventID
 	for _, m := range missing {
@@ -93,7 +99,7 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 		}
 	}
 	got, _ := inquiry[[]*event.Event]{
-		next: listed(e.answeringFirst(servers)[:min(len(servers), maxBackfillServers)]),
+		next: listed(e.answeringFirst(servers)[:min(len(servers), most)]),
 		ask: func(ctx context.Context, server matrix.ServerName) ([]*event.Event, error) {
 			return e.askHistory(ctx, server, r, from, min(max(limit, 20), maxBackfill))
 		},
@@ -109,19 +115,19 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 }
 
 // witnessesFirst puts servers first that had members in the room when what is missing was sent: others may have come later, and
-// have it as little as we do.
-func (e *Engine) witnessesFirst(ctx context.Context, missing []storage.MissingPrev, servers []matrix.ServerName) ([]matrix.ServerName, error) {
+// have it as little as we do. It returns how many there are.
+func (e *Engine) witnessesFirst(ctx context.Context, missing []storage.MissingPrev, servers []matrix.ServerName) (sorted []matrix.ServerName, witnesses int, err error) {
 	if len(missing) == 0 {
-		return servers, nil
+		return servers, 0, nil
 	}
 	earliest := slices.MinFunc(missing, func(a, b storage.MissingPrev) int { return cmp.Compare(a.Depth, b.Depth) })
 	child, err := e.eventByNID(ctx, earliest.Child)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	typ, err := e.db.LookupName(ctx, "m.room.member")
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	var members []storage.NameNID
 	err = e.treeBefore(child).OfType(ctx, int64(typ), func(en statetree.Entry) bool {
@@ -129,17 +135,17 @@ func (e *Engine) witnessesFirst(ctx context.Context, missing []storage.MissingPr
 		return len(members) < maxWitnesses
 	})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	names, err := e.db.Names(ctx, members...)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	were := make(map[matrix.ServerName]bool)
 	for _, user := range names {
 		were[domain(user)] = true
 	}
-	sorted := slices.Clone(servers)
+	sorted = slices.Clone(servers)
 	slices.SortStableFunc(sorted, func(a, b matrix.ServerName) int {
 		switch {
 		case were[a] == were[b]:
@@ -149,7 +155,12 @@ func (e *Engine) witnessesFirst(ctx context.Context, missing []storage.MissingPr
 		}
 		return 1
 	})
-	return sorted, nil
+	for _, s := range sorted {
+		if were[s] {
+			witnesses++
+		}
+	}
+	return sorted, witnesses, nil
 }
 
 // askHistory asks one server for events and what comes before them, in order of depth.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -20,7 +21,7 @@ func (w *world) check() {
 	defer cancel()
 	all := slices.Clone(w.rooms)
 	for _, r := range all {
-		w.checkHistory(ctx, r, false)
+		w.checkHistory(ctx, r, false, nil)
 	}
 	// One more message of each user ties together what was sent at the same time, and a last one ties together those. Of each user: the others may
 	// soft-fail what one of a server says, and take in its branch of the room with what another one says.
@@ -48,8 +49,9 @@ func (w *world) check() {
 	}
 	w.quiesce()
 	for _, r := range all {
-		w.checkHistory(ctx, r, true)
-		w.excludeLost(ctx, r)
+		lost := w.findLost(ctx, r)
+		w.checkHistory(ctx, r, true, lost)
+		maps.Copy(r.excluded, lost)
 		w.checkAgreement(ctx, r)
 		w.checkMemberships(ctx, r)
 		w.checkReceipts(ctx, r)
@@ -78,8 +80,8 @@ func (w *world) residents(ctx context.Context, r *room) []*server {
 
 // checkHistory: what was acknowledged is there, at the server that did and at all that were in the room then and are now. A server
 // that left may not have been in the room when an event came to it: it has it when, in the end, what it is sent comes after that.
-func (w *world) checkHistory(ctx context.Context, r *room, end bool) {
-	residents := slices.DeleteFunc(w.residents(ctx, r), func(s *server) bool { return r.left[s] && !end })
+func (w *world) checkHistory(ctx context.Context, r *room, end bool, lost map[*server]bool) {
+	residents := slices.DeleteFunc(w.residents(ctx, r), func(s *server) bool { return r.left[s] && !end || lost[s] })
 	for _, a := range r.acked {
 		home := a.by.s.current()
 		ev, err := home.rooms.Event(ctx, a.id)
@@ -142,9 +144,10 @@ func (w *world) state(ctx context.Context, s *server, r *room) (map[matrix.State
 	return out, snap.Extremities
 }
 
-// excludeLost leaves servers out of account that joined a room at a time when others had closed it: to those they are not in it, so that
+// findLost finds servers that joined a room at a time when others had closed it: to those they are not in it, so that
 // they are sent nothing that could tell them. That is how Matrix is: the join was lost in a resolution of states, and there is no event that says so.
-func (w *world) excludeLost(ctx context.Context, r *room) {
+func (w *world) findLost(ctx context.Context, r *room) map[*server]bool {
+	out := map[*server]bool{}
 	residents := w.residents(ctx, r)
 	for _, s := range residents {
 		for _, other := range residents {
@@ -164,13 +167,14 @@ func (w *world) excludeLost(ctx context.Context, r *room) {
 				if err != nil {
 					w.fail("%s: %v", s.short, err)
 				}
-				return w.lost(ctx, s, theirs, own)
+				return w.lost(ctx, s, other, theirs, own)
 			}
 			if !slices.ContainsFunc(s.current().joinedUsers(ctx, r.id), func(u *user) bool { return !gone(u) }) {
-				r.excluded[s] = true
+				out[s] = true
 			}
 		}
 	}
+	return out
 }
 
 // checkAgreement: all servers in a room have the same state and the same end of history, and agree on who is in it.
@@ -256,10 +260,26 @@ func (w *world) checkMemberships(ctx context.Context, r *room) {
 	}
 }
 
-// lost says whether a user's membership as its own server s sees it went in a resolution of states at another: no event ended it, but
-// there is none any more, or an earlier one is back.
-func (w *world) lost(ctx context.Context, s *server, theirs, own rooms.Membership) bool {
-	return outside(theirs.Membership) && (theirs.Event == "" || theirs.Event != own.Event && w.follows(ctx, s, own, theirs))
+// lost says whether a user's membership as its own server s sees it went in a resolution of states at another, there: no event ended it, but
+// there is none any more, or one prevails that was made earlier. That was sent, if at all, when s knew nothing of the room or had left it.
+func (w *world) lost(ctx context.Context, s, there *server, theirs, own rooms.Membership) bool {
+	if !outside(theirs.Membership) || theirs.Event == own.Event {
+		return false
+	}
+	if theirs.Event == "" || w.follows(ctx, s, own, theirs) {
+		return true
+	}
+	ended, err := there.current().rooms.Event(ctx, theirs.Event)
+	if err != nil {
+		w.fail("%s: %v", there.short, err)
+		return false
+	}
+	began, err := s.current().rooms.Event(ctx, own.Event)
+	if err != nil {
+		w.fail("%s: %v", s.short, err)
+		return false
+	}
+	return ended.OriginServerTS() < began.OriginServerTS() && !w.follows(ctx, there, theirs, own)
 }
 
 // follows says whether a membership came after another one of the same user, as far as s knows.

@@ -202,20 +202,24 @@ func (w *world) compareHistory(ctx context.Context, r *room, a, b *user, seen, o
 			continue
 		}
 		ev, err := b.s.current().rooms.Event(ctx, id)
-		if err == nil && (ev.SoftFailed || w.redactedEarly(ctx, b, ev)) {
+		if err == nil && (ev.SoftFailed || w.sameEffect(ctx, a, b, ev)) {
 			continue
 		}
 		w.fail("%s sees %s in %s, %s does not: %v", a, id, r.name, b, err)
 	}
 }
 
-// redactedEarly says whether an event is a redaction that came before what it redacts: then it has no place of its own, and what it redacts
-// is shown redacted.
-func (w *world) redactedEarly(ctx context.Context, u *user, ev *rooms.Event) bool {
+// sameEffect says whether an event is a redaction that two users' servers heed alike. It may have a place of its own with one of them only: it
+// has none where it came before what it redacts, or where it takes no effect and the room's state did not change with it.
+func (w *world) sameEffect(ctx context.Context, a, b *user, ev *rooms.Event) bool {
 	id, ok := ev.Redacts()
 	if ev.Type() != "m.room.redaction" || !ok {
 		return false
 	}
-	target, err := u.s.current().rooms.Event(ctx, id)
-	return err == nil && target.RedactedBy != ""
+	one, err := a.s.current().rooms.Event(ctx, id)
+	other, otherErr := b.s.current().rooms.Event(ctx, id)
+	if err != nil || otherErr != nil {
+		return matrix.HasCode(err, "M_NOT_FOUND") || matrix.HasCode(otherErr, "M_NOT_FOUND")
+	}
+	return (one.RedactedBy == "") == (other.RedactedBy == "")
 }

@@ -57,7 +57,7 @@ type room struct {
 	aliases []matrix.RoomAlias
 	// read are those to whom users' receipts were sent.
 	read map[*user]map[*server]bool
-	// excluded are servers that need not agree with the others: a server ACL named them at some time, or see excludeLost.
+	// excluded are servers that need not agree with the others: a server ACL named them at some time, or see findLost.
 	excluded map[*server]bool
 	// spoken are servers whose users had something to say in the room, and were allowed to, in the last round of check.
 	spoken map[*server]bool
