@@ -510,3 +510,26 @@ func TestBackfillAsksWitnesses(t *testing.T) {
 		n.hold = nil
 	}
 }
+
+// The power to redact may come with the redaction.
+func TestRedactionWithItsPower(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	c := n.server("c.example")
+	alice, carol := a.user("alice"), c.user("carol")
+	c.join(carol, room, a)
+	n.settle()
+	said := a.say(alice, room, "something")
+	n.settle()
+	n.split(a, b, true)
+	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100,"@carol:c.example":50}}`)
+	n.settle()
+	if _, err := c.Redact(ctx, rooms.SendRequest{Room: room, Sender: carol, Redacts: said}, ""); err != nil {
+		t.Fatal(err)
+	}
+	n.settle()
+	for _, s := range []*server{a, b, c} {
+		if ev, err := s.Event(ctx, said); err != nil || ev.RedactedBy == "" {
+			t.Errorf("not redacted on %s: %v", s.name, err)
+		}
+	}
+}

@@ -2,9 +2,11 @@ package rooms
 
 import (
 	"context"
+	"errors"
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
+	"hanok/matrix/eventauth"
 	"hanok/matrix/roomversion"
 	"hanok/storage"
 )
@@ -98,7 +100,19 @@ func (r *room) mayRedact(ctx context.Context, state State, sender matrix.UserID,
 	if domain(sender) == domain(target.Sender()) && sender == target.Sender() {
 		return true, nil
 	}
-	levels, err := state.PowerLevels(ctx)
+	view := treeState{ctx, r, state.tree} // what gave the sender the power may have come with the redaction, and not be stored yet
+	create, err := view.StateEvent("m.room.create", "")
+	if err != nil {
+		return false, err
+	}
+	if create == nil {
+		return false, errors.New("a state without m.room.create")
+	}
+	given, err := view.StateEvent("m.room.power_levels", "")
+	if err != nil {
+		return false, err
+	}
+	levels, err := eventauth.Levels(create, given)
 	if err != nil {
 		return false, err
 	}
