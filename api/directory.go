@@ -138,7 +138,7 @@ func (a *API) publicRooms(r *endpoint.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		q.Limit, q.Since = int(max(0, min(limit, maxPage))), r.Query("since")
+		q.Limit, q.Since = int(max(-1, min(limit, maxPage))), r.Query("since")
 	}
 	if q.Limit < 0 {
 		return nil, matrix.InvalidParam("limit must not be negative.")

@@ -467,6 +467,13 @@ func (a *API) members(r *endpoint.Request) (any, error) {
 	req := rooms.MembersRequest{
 		Room: room, User: requester(r).UserID, Membership: r.Query("membership"), NotMembership: r.Query("not_membership"),
 	}
+	for name, m := range map[string]string{"membership": req.Membership, "not_membership": req.NotMembership} {
+		switch m {
+		case "", "join", "invite", "knock", "leave", "ban":
+		default:
+			return nil, matrix.InvalidParam("%s must be join, invite, knock, leave or ban.", name)
+		}
+	}
 	if at := r.Query("at"); at != "" {
 		if pos, err := feed.ParsePosition(at); err == nil {
 			req.Position = pos

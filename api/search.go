@@ -115,12 +115,15 @@ type searchAnswer struct {
 // spec: cs/search
 func (a *API) search(r *endpoint.Request) (any, error) {
 	var body struct {
-		Categories struct {
+		Categories *struct {
 			RoomEvents *searchCriteria `json:"room_events"`
 		} `json:"search_categories"`
 	}
 	if err := r.Decode(&body); err != nil {
 		return nil, err
+	}
+	if body.Categories == nil {
+		return nil, matrix.MissingParam("search_categories is missing.")
 	}
 	c := body.Categories.RoomEvents
 	if c == nil {

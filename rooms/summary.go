@@ -49,8 +49,8 @@ type MembersRequest struct {
 	User          matrix.UserID    // the reader
 	Place         *Token           // the members after the last event before it; nil means now
 	Position      storage.Position // the members when the stream stood there; 0 means now
-	Membership    string           // only these
-	NotMembership string           // all but these
+	Membership    string           // these; "": all
+	NotMembership string           // all but these; with Membership, those besides
 }
 
 // Members returns the membership events the reader may see. While the room's state is partial, it waits for the whole.
@@ -72,7 +72,7 @@ func (e *Engine) Members(ctx context.Context, q MembersRequest) ([]*Event, error
 	out := events[:0]
 	for _, ev := range events {
 		m := ev.Membership()
-		if (q.Membership == "" || m == q.Membership) && (q.NotMembership == "" || m != q.NotMembership) {
+		if q.Membership == "" && q.NotMembership == "" || m == q.Membership || q.NotMembership != "" && m != q.NotMembership {
 			out = append(out, ev)
 		}
 	}
