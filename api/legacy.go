@@ -96,8 +96,8 @@ type roomInfo struct {
 	State       []json.RawMessage `json:"state,omitempty"`
 	Visibility  string            `json:"visibility"`
 	AccountData []accountDatum    `json:"account_data"`
-	Presence    []json.RawMessage `json:"presence,omitempty"`
-	Receipts    []json.RawMessage `json:"receipts,omitempty"`
+	Presence    []json.RawMessage `json:"presence,omitzero"`
+	Receipts    []json.RawMessage `json:"receipts,omitzero"`
 }
 
 type messagesChunk struct {
@@ -131,6 +131,7 @@ func (a *API) roomInitialSync(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	info.Presence, info.Receipts = []json.RawMessage{}, []json.RawMessage{}
 	if m.LeftPosition != 0 {
 		return info, nil // how the room was on leaving
 	}
@@ -141,7 +142,7 @@ func (a *API) roomInitialSync(r *endpoint.Request) (any, error) {
 	if info.Presence, err = a.Feed.Presences(members); err != nil {
 		return nil, err
 	}
-	info.Receipts, err = a.roomReceipts(r, nil, room)
+	info.Receipts, err = a.roomReceipts(r, info.Receipts, room)
 	return info, err
 }
 

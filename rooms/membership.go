@@ -115,8 +115,15 @@ func (e *Engine) changeMember(ctx context.Context, q MemberRequest, membership s
 		return "", err
 	}
 	key := matrix.StateKey{Type: "m.room.member", Key: string(q.target())}
-	if same, err := r.sameState(ctx, q.Sender, key, content); err != nil || same != "" {
-		return same, err
+	same, err := r.sameState(ctx, q.Sender, key, content)
+	if err != nil {
+		return "", err
+	}
+	if same != "" {
+		if allow == nil {
+			return same, nil
+		}
+		return same, allow(membership)
 	}
 	return r.appendMember(ctx, q, content, func(_ headView, current string) error {
 		if allow == nil {

@@ -302,7 +302,8 @@ func (p *prober) tokensAndMethods() {
 		p.t.Errorf("OPTIONS: %d", a.status)
 	}
 	a := p.try("a path below", p.alice.AccessToken, p.route.Method, path+"/nowhere/nowhere/nowhere", nil)
-	if a.status != 404 && a.status != 405 {
+	// Below /pushrules/ the path is the name of a rule, which is a parameter.
+	if a.status != 404 && a.status != 405 && !(strings.Contains(path, "/pushrules/") && a.code == "M_INVALID_PARAM") {
 		p.t.Errorf("a path that does not exist: %d %s", a.status, a.body)
 	}
 	p.renew() // one of these methods may have ended the session

@@ -223,6 +223,13 @@ func TestRepeatedMembership(t *testing.T) {
 			t.Errorf("%s for another reason changed nothing: %v", action, again)
 		}
 	}
+	// What must not be done to somebody who is gone must not be done twice.
+	request := json{"user_id": bob.UserID, "reason": "because"}
+	alice.Must("POST", "/v3"+roomPath(room, "unban"), request)
+	alice.Refused("POST", "/v3"+roomPath(room, "unban"), request, 403, "M_FORBIDDEN")
+	alice.Invite(room, bob.UserID)
+	alice.Must("POST", "/v3"+roomPath(room, "kick"), request)
+	alice.Refused("POST", "/v3"+roomPath(room, "kick"), request, 403, "M_FORBIDDEN")
 }
 
 // A page is never longer than its limit, and the next one goes on from where it ended.
