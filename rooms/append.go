@@ -307,7 +307,7 @@ func (r *room) build(ctx context.Context, en *entry, d *draft, o appendOptions) 
 		it.current, it.moved = after.Ref(), true
 	}
 	if d.erase != nil {
-		it.erased = append(it.erased, erase(d.erase, ev))
+		it.erased = append(it.erased, r.pending.erase(d.erase, ev))
 	}
 	if d.early != "" {
 		en.extra = both(en.extra, func(ctx context.Context, tx *storage.Tx) error {

@@ -273,7 +273,7 @@ func (c *committer) publish(w *batchWrite) {
 	for _, u := range w.updates {
 		stored := make([]*Event, 0, len(u.stored))
 		for _, s := range u.stored {
-			s.it.ev.Pos = s.pos
+			u.room.pending.placed(s.it.ev, s.pos)
 			stored = append(stored, s.it.ev)
 			for _, er := range s.it.erased {
 				er.target.Pos = er.original.Pos

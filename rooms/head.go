@@ -387,6 +387,13 @@ func (p *pendingEvents) get(nid storage.EventNID) *Event {
 	return found.ev
 }
 
+// placed gives an event that is committed its place in the timeline.
+func (p *pendingEvents) placed(ev *Event, pos storage.Position) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ev.Pos = pos
+}
+
 func (p *pendingEvents) add(ev *Event, after statetree.Tree) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

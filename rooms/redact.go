@@ -119,9 +119,11 @@ func (r *room) mayRedact(ctx context.Context, state State, sender matrix.UserID,
 	return levels.User(sender) >= levels.Redact(), nil
 }
 
-// erase makes the redacted form of an event.
-func erase(target, redaction *Event) erasure {
+// erase makes the redacted form of an event, which may be about to get its place in the timeline.
+func (p *pendingEvents) erase(target, redaction *Event) erasure {
+	p.mu.Lock()
 	redacted := *target
+	p.mu.Unlock()
 	redacted.Event = target.Event.Redact()
 	redacted.RedactedBy, redacted.redactedBy = redaction.ID(), redaction.NID
 	return erasure{target: &redacted, original: target, redaction: redaction.NID}
@@ -161,7 +163,7 @@ func (r *room) eraseIfAllowed(ctx context.Context, it *item, target, redaction *
 		}
 	}
 	if ok && target.RedactedBy == "" {
-		it.erased = append(it.erased, erase(target, redaction))
+		it.erased = append(it.erased, r.pending.erase(target, redaction))
 	}
 	return ok, nil
 }
