@@ -244,6 +244,7 @@ func (w *world) run() {
 	}
 	w.quiesce()
 	w.awaitScheduled()
+	w.awaitMembers()
 	w.check()
 	w.end()
 }
@@ -259,6 +260,17 @@ func (w *world) quiesce() {
 		}
 	}
 	w.fail("there is no end of it")
+}
+
+// awaitMembers waits for the members of rooms that were joined without them: a server that was alone for long asks again after minutes. Where the
+// others do not count it in, it asks in vain.
+func (w *world) awaitMembers() {
+	for range 100 {
+		if !slices.ContainsFunc(w.servers, func(s *server) bool { p := s.current(); return len(p.rooms.PartialAt(p.db.Current())) > 0 }) {
+			return
+		}
+		time.Sleep(w.untilTick(10 * time.Second))
+	}
 }
 
 func (w *world) quiet() bool {
