@@ -144,7 +144,14 @@ func (f *Feed) countBatch(ctx context.Context) (more bool, err error) {
 			recounted = append(recounted, had...)
 		}
 		if len(recounted) > 0 {
-			tx.OnVisible(func() { f.Recounted(recounted...) })
+			users, err := f.userIDs(ctx, recounted)
+			if err != nil {
+				return err
+			}
+			tx.OnVisible(func() {
+				f.Hub.Wake(users...)
+				f.Recounted(recounted...)
+			})
 		}
 		return storage.SetCursor(ctx, tx, notificationReader, until)
 	})
@@ -178,6 +185,12 @@ func (f *Feed) usersOf(ctx context.Context, list []storage.Notification) ([]matr
 	for i, n := range list {
 		nids[i] = n.User
 	}
+	return f.userIDs(ctx, nids)
+}
+
+// userIDs names users, each once.
+func (f *Feed) userIDs(ctx context.Context, nids []storage.NameNID) ([]matrix.UserID, error) {
+	nids = slices.Clone(nids)
 	slices.Sort(nids)
 	names, err := f.DB.Names(ctx, slices.Compact(nids)...)
 	if err != nil {

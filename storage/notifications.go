@@ -59,12 +59,29 @@ func DropEventNotifications(ctx context.Context, tx *Tx, event EventNID) ([]Name
 	}
 	users, err := collectNumbers[NameNID](tx.Query(ctx, `SELECT user_nid FROM notifications WHERE event_nid = $1`, int64(event)))
 	if err == nil && len(users) > 0 {
-		_, err = tx.Exec(ctx, `DELETE FROM notifications WHERE event_nid = $1`, int64(event))
+		err = lowerCounts(ctx, tx, event, users)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("drop notifications of an event: %w", err)
 	}
 	return users, nil
+}
+
+func lowerCounts(ctx context.Context, tx *Tx, event EventNID, users []NameNID) error {
+	pos, err := tx.NextPosition()
+	if err != nil {
+		return err
+	}
+	for _, user := range users {
+		tx.note(pos, Subject{Topic: TopicNotified, UserNID: user})
+	}
+	if _, err := tx.Exec(ctx, `INSERT INTO lowered_counts (user_nid, room_nid, pos)
+		SELECT user_nid, room_nid, CAST($2 AS BIGINT) FROM notifications WHERE event_nid = $1
+		ON CONFLICT (user_nid, room_nid) DO UPDATE SET pos = excluded.pos`, int64(event), int64(pos)); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `DELETE FROM notifications WHERE event_nid = $1`, int64(event))
+	return err
 }
 
 const notificationColumns = `user_nid, room_nid, event_pos, event_nid, thread, highlight, tweaks, pos`
@@ -85,9 +102,10 @@ func NotificationsBefore(ctx context.Context, q Querier, user NameNID, pos, even
 		int64(user), int64(pos), int64(eventPos), highlights, int64(limit)))
 }
 
-// NotifiedRooms lists the rooms in which a user got notifications in (from, to].
+// NotifiedRooms lists the rooms in which a user got notifications, or lost some to redactions, in (from, to].
 func NotifiedRooms(ctx context.Context, q Querier, user NameNID, from, to Position) ([]RoomNID, error) {
-	return collectNumbers[RoomNID](q.Query(ctx, `SELECT DISTINCT room_nid FROM notifications WHERE user_nid = $1 AND pos > $2 AND pos <= $3`,
+	return collectNumbers[RoomNID](q.Query(ctx, `SELECT room_nid FROM notifications WHERE user_nid = $1 AND pos > $2 AND pos <= $3
+		UNION SELECT room_nid FROM lowered_counts WHERE user_nid = $1 AND pos > $2 AND pos <= $3`,
 		int64(user), int64(from), int64(to)))
 }
 

@@ -314,3 +314,28 @@ func TestSyncDeviceListsAfterAbsence(t *testing.T) {
 		t.Errorf("a new name: %v", res["device_lists"])
 	}
 }
+
+// A client hears of it when there is less to read because a message was redacted, whenever that is counted.
+func TestUnreadCountAfterRedaction(t *testing.T) {
+	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})
+	alice, bob := hs.Register(t, "alice"), hs.Register(t, "bob")
+	room := alice.CreateRoom(json{"preset": "private_chat", "invite": []string{bob.UserID}})
+	bob.Join(room)
+	alice.SyncUntilJoined(room, bob.UserID)
+	count := func(want float64) func(json) bool {
+		return func(res json) bool {
+			return homeserver.Dig(res, "rooms", "join", room, "unread_notifications", "notification_count") == want
+		}
+	}
+	for range 3 {
+		gone := bob.Say(room, "one")
+		bob.Say(room, "another")
+		alice.SyncUntil("two notifications", count(2))
+		bob.Must("PUT", "/v3"+roomPath(room, "redact", gone, "r"+gone), json{})
+		alice.SyncUntil("one notification", count(1))
+		last := bob.Say(room, "the last")
+		alice.SyncUntil("two notifications", count(2))
+		alice.Must("POST", "/v3"+roomPath(room, "receipt", "m.read", last), json{})
+		alice.SyncUntil("none", count(0))
+	}
+}

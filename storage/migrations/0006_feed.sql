@@ -15,6 +15,14 @@ CREATE TABLE notifications (
 CREATE INDEX notifications_user ON notifications (user_nid, pos);
 CREATE INDEX notifications_event ON notifications (event_nid);
 
+-- When a user's count in a room last went down because an event was redacted: the notifications are gone then.
+CREATE TABLE lowered_counts (
+    user_nid INTEGER NOT NULL,
+    room_nid INTEGER NOT NULL,
+    pos      INTEGER NOT NULL,
+    PRIMARY KEY (user_nid, room_nid)
+) STRICT, WITHOUT ROWID;
+
 -- What the connections of sliding sync have been told of which rooms, after each response that may be continued from.
 CREATE TABLE sliding_connections (
 	version   INTEGER NOT NULL PRIMARY KEY, -- a stream position: it is in the pos that the client has
