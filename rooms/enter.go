@@ -95,7 +95,7 @@ func (e *Engine) joined(ctx context.Context, server matrix.ServerName, room matr
 	ctx = context.WithoutCancel(ctx)
 	if r, err := e.room(ctx, room); err == nil {
 		resident, err := r.resident(ctx)
-		if err == nil && resident {
+		if err == nil && resident && !e.refusedHere(r.nid) {
 			// A restricted room that we are in, or one whose members we do not know yet: another server let the user in.
 			defer r.release()
 			return e.receive(ctx, server, r, []*event.Event{join})[0]

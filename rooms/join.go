@@ -124,7 +124,7 @@ func (e *Engine) joinHere(ctx context.Context, q MemberRequest, content []byte) 
 	defer r.release()
 	if ok, err := r.resident(ctx); err != nil {
 		return "", err
-	} else if !ok {
+	} else if !ok || e.refusedHere(r.nid) {
 		return "", errElsewhere
 	}
 	c, err := r.current(ctx)

@@ -30,6 +30,28 @@ type partialRoom struct {
 	full    storage.Position    // when the whole state is about to be known; 0: that is not under way
 	done    chan struct{}       // closed when the room is not partial any more, or partial anew
 	heard   chan struct{}       // that one of its servers has sent something: it can be asked again
+
+	// When all servers that were asked say that we are not in the room, our join has not lasted: what waits for the members waits
+	// in vain, and whoever joins has to join anew. They may still come to say something else.
+	refused atomic.Bool
+	refusal chan struct{} // closed when that is found out for the first time
+}
+
+// newPartialRoom is of a room of which the servers were in it before our join.
+func newPartialRoom(nid storage.RoomNID, id matrix.RoomID, servers ...matrix.ServerName) *partialRoom {
+	return &partialRoom{nid: nid, id: id, servers: servers, done: make(chan struct{}), heard: make(chan struct{}, 1), refusal: make(chan struct{})}
+}
+
+// setRefused notes whether the servers of the room say that we are not in it. Only resync calls it.
+func (pr *partialRoom) setRefused(yes bool) {
+	pr.refused.Store(yes)
+	if yes {
+		select {
+		case <-pr.refusal:
+		default:
+			close(pr.refusal)
+		}
+	}
 }
 
 // partials knows the rooms whose state is partial, and when those became whole that were.
@@ -63,7 +85,7 @@ func loadPartials(ctx context.Context, db *storage.DB) (*partials, error) {
 			p.complete(row.Room, row.FullPos)
 			continue
 		}
-		pr := &partialRoom{nid: row.Room, id: row.ID, done: make(chan struct{}), heard: make(chan struct{}, 1)}
+		pr := newPartialRoom(row.Room, row.ID)
 		if err := json.Unmarshal(row.Servers, &pr.servers); err != nil {
 			return nil, fmt.Errorf("servers of room %d: %w", row.Room, err)
 		}
@@ -134,9 +156,9 @@ func (p *partials) restore(room storage.RoomNID, before *partialRoom) {
 		delete(p.ongoing, room)
 	}
 	if before != nil {
-		again := *before
-		again.done = make(chan struct{})
-		p.ongoing[room] = &again
+		again := newPartialRoom(before.nid, before.id, before.servers...)
+		again.full = before.full
+		p.ongoing[room] = again
 	}
 	p.count.Store(int32(len(p.ongoing)))
 }
@@ -228,6 +250,12 @@ const maxFullWait = 2 * time.Minute
 var errStillPartial = matrix.Errorf(http.StatusGatewayTimeout, "M_UNKNOWN",
 	"The members of this room are still being fetched from its other servers. Try again in a minute.")
 
+// refusedHere reports whether a room is partial, and its other servers say that this one is not in it.
+func (e *Engine) refusedHere(room storage.RoomNID) bool {
+	pr := e.partials.get(room)
+	return pr != nil && pr.refused.Load()
+}
+
 // awaitFull returns when the state of a room is not partial.
 func (e *Engine) awaitFull(ctx context.Context, room storage.RoomNID) error {
 	pr := e.partials.get(room)
@@ -237,8 +265,18 @@ func (e *Engine) awaitFull(ctx context.Context, room storage.RoomNID) error {
 	timer := time.NewTimer(maxFullWait)
 	defer timer.Stop()
 	for ; pr != nil; pr = e.partials.get(room) {
+		refusal := pr.refusal
+		if pr.refused.Load() {
+			return errStillPartial
+		}
+		select {
+		case <-refusal: // it was refused before, and may be again
+			refusal = nil
+		default:
+		}
 		select {
 		case <-pr.done:
+		case <-refusal:
 		case <-timer.C:
 			return errStillPartial
 		case <-ctx.Done():
@@ -409,7 +447,7 @@ func (r *room) withAuth(ctx context.Context, before statetree.Tree, auth []matri
 
 // partialRoom is what is remembered of a room joined through a server that left its members out.
 func (e *Engine) partialRoom(r *room, via matrix.ServerName, told []matrix.ServerName) *partialRoom {
-	pr := &partialRoom{nid: r.nid, id: r.id, servers: []matrix.ServerName{via}, done: make(chan struct{}), heard: make(chan struct{}, 1)}
+	pr := newPartialRoom(r.nid, r.id, via)
 	seen := map[matrix.ServerName]bool{via: true, e.server: true}
 	for _, s := range told {
 		if len(pr.servers) < maxToldServers && !seen[s] {

@@ -572,3 +572,40 @@ func TestRejoinByAnotherAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// A join that did not last, which this server has not heard of: no server of the room shows it the members. Nobody waits for them,
+// and whoever joins does so anew.
+func TestPartialJoinRefused(t *testing.T) {
+	p := newPartialJoin(t, rooms.CreateRequest{}, nil)
+	bob := p.b.user("bob")
+	<-p.asked
+	p.n.settle()
+	for _, other := range []*server{p.a, p.c} {
+		p.n.split(other, p.b, true)
+	}
+	p.a.must(p.a.Kick(ctx, rooms.MemberRequest{Room: p.room, Sender: p.a.user("alice"), Target: bob}))
+	p.n.settle()
+	for _, other := range []*server{p.a, p.c} {
+		p.n.split(other, p.b, false)
+	}
+	began := time.Now()
+	p.release()
+	// Who waits already is told, and so is who asks later.
+	for range 2 {
+		if _, err := p.b.Members(ctx, rooms.MembersRequest{Room: p.room, User: bob}); !matrix.HasCode(err, "M_UNKNOWN") {
+			t.Fatal("the members of a room that nobody shows us:", err)
+		}
+	}
+	if waited := time.Since(began); waited > 20*time.Second {
+		t.Errorf("that took %s", waited)
+	}
+	p.b.join(bob, p.room, p.a)
+	p.n.settle()
+	p.complete(bob)
+	p.b.say(bob, p.room, "back")
+	p.n.settle()
+	p.agree()
+	if m, err := p.a.MembershipOf(ctx, p.room, bob); err != nil || m.Membership != "join" {
+		t.Error(m, err)
+	}
+}

@@ -222,11 +222,13 @@ func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
 		after: overtakeState, most: mostStates,
 	}.run(ctx, s.e)
 	if done || err != nil {
+		s.pr.setRefused(false)
 		return err
 	}
 	if last == nil {
 		return errors.New("no server of the room is known")
 	}
+	s.pr.setRefused(refused)
 	if resident, err := r.resident(ctx); err != nil {
 		return err
 	} else if refused && !resident {
