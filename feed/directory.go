@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"hanok/matrix"
 	"hanok/rooms"
@@ -27,26 +26,7 @@ const (
 // nothing. spec: client-server-api#user-directory
 func (f *Feed) FollowDirectory(ctx context.Context) error {
 	r := directoryFollower{Feed: f, at: -1}
-	for {
-		more, err := r.batch(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if more {
-			continue
-		}
-		var retry <-chan time.Time
-		if err != nil {
-			f.Log.Error().Err(err).Msg("follow rooms for the user directory")
-			retry = time.After(retryAfter)
-		}
-		select {
-		case <-f.Hub.states:
-		case <-retry:
-		case <-ctx.Done():
-			return nil
-		}
-	}
+	return f.follow(ctx, "follow rooms for the user directory", f.Hub.states, r.batch)
 }
 
 type directoryFollower struct {

@@ -32,8 +32,14 @@ const (
 // Run reads the event stream and keeps each local user's unread notifications, until ctx ends. Its
 // cursor moves with what it stores, so nothing is missed or counted twice over a restart.
 func (f *Feed) Run(ctx context.Context) error {
+	return f.follow(ctx, "count notifications", f.Hub.news, f.countBatch)
+}
+
+// follow has a reader of a stream work, until ctx ends: batch says whether there may be more to read, and is called again at once then,
+// otherwise when there is news.
+func (f *Feed) follow(ctx context.Context, what string, news <-chan struct{}, batch func(context.Context) (more bool, err error)) error {
 	for {
-		more, err := f.countBatch(ctx)
+		more, err := batch(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -42,11 +48,11 @@ func (f *Feed) Run(ctx context.Context) error {
 		}
 		var retry <-chan time.Time
 		if err != nil {
-			f.Log.Error().Err(err).Msg("count notifications")
+			f.Log.Error().Err(err).Msg(what)
 			retry = time.After(retryAfter)
 		}
 		select {
-		case <-f.Hub.news:
+		case <-news:
 		case <-retry:
 		case <-ctx.Done():
 			return nil
