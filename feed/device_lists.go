@@ -49,6 +49,7 @@ func (f *Feed) DeviceChanges(ctx context.Context, user matrix.UserID, from, to T
 
 // membersSince notes who joined and left any of the user's rooms between since and until.
 func (s *syncer) membersSince() error {
+	s.completed = s.Rooms.CompletedIn(s.since, s.until)
 	moved := make(map[matrix.RoomID]bool)
 	changed, err := s.Rooms.ChangedRooms(s.ctx, s.r.User, s.since, s.until)
 	if err != nil {
@@ -72,7 +73,7 @@ func (s *syncer) membersSince() error {
 		}
 	}
 	for _, m := range memberships {
-		if !moved[m.Room] {
+		if !moved[m.Room] && !s.completed[m.RoomNID] {
 			continue
 		}
 		if err := s.roomMembers(m); err != nil {
@@ -87,11 +88,15 @@ func (s *syncer) roomMembers(m rooms.Membership) error {
 	if m.Membership != "join" && m.Position <= s.since {
 		return nil
 	}
-	from, err := s.Rooms.StateAtPosition(s.ctx, m.RoomNID, s.since)
+	to, err := s.Rooms.StateAtPosition(s.ctx, m.RoomNID, s.until)
 	if err != nil {
 		return fmt.Errorf("state of %s: %w", m.Room, err)
 	}
-	to, err := s.Rooms.StateAtPosition(s.ctx, m.RoomNID, s.until)
+	if s.completed[m.RoomNID] && m.Membership == "join" {
+		// Members have come into sight who are, by the states as they are known now, no news.
+		return eachJoined(s.ctx, to, s.lists.met)
+	}
+	from, err := s.Rooms.StateAtPosition(s.ctx, m.RoomNID, s.since)
 	if err != nil {
 		return fmt.Errorf("state of %s: %w", m.Room, err)
 	}

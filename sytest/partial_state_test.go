@@ -203,6 +203,7 @@ func TestKillDuringPartialState(t *testing.T) {
 			}
 			alice.Say(room, fmt.Sprint("killed ", killed))
 		}
+		during := sync("since=" + before)["next_batch"].(string)
 		close(h.open)
 		deadline := time.Now().Add(30 * time.Second)
 		res := homeserver.JSON{}
@@ -218,6 +219,13 @@ func TestKillDuringPartialState(t *testing.T) {
 				if ev["type"] == "m.room.member" {
 					in[ev["state_key"].(string)] = true
 				}
+			}
+		}
+		// Whose devices a client has to know it is told with the room, also if it heard of everything else before.
+		for _, since := range []string{before, during} {
+			changed, _ := homeserver.Dig(sync("since="+since), "device_lists", "changed").([]any)
+			if len(changed) != members+2 {
+				t.Errorf("since %s: the devices of %d members are told of, not of %d", since, len(changed), members+2)
 			}
 		}
 		if !sliding("*") {
