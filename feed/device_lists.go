@@ -92,8 +92,9 @@ func (s *syncer) roomMembers(m rooms.Membership) error {
 	if err != nil {
 		return fmt.Errorf("state of %s: %w", m.Room, err)
 	}
-	if s.completed[m.RoomNID] && m.Membership == "join" {
-		// Members have come into sight who are, by the states as they are known now, no news.
+	if s.completed[m.RoomNID] && m.Membership == "join" && !s.r.Filter.Room.State.LazyLoadMembers {
+		// The room is new to clients that load all members: by the states as they are known now nobody has come into sight. The
+		// others saw it before, and learn of members when they meet them or ask for all.
 		return eachJoined(s.ctx, to, s.lists.met)
 	}
 	from, err := s.Rooms.StateAtPosition(s.ctx, m.RoomNID, s.since)
