@@ -321,7 +321,13 @@ func (w *world) joinByAlias(u *user, r *room) {
 			return "", err
 		}
 		if id != r.id {
-			w.fail("%s leads to %s, not to %s", alias, id, r.name)
+			w.mu.Lock()
+			upgraded := r.upgraded
+			w.mu.Unlock()
+			if !upgraded {
+				w.fail("%s leads to %s, not to %s", alias, id, r.name)
+			}
+			return "", matrix.NotFound("the alias leads to what has replaced the room")
 		}
 		event, err := p.rooms.Join(ctx, rooms.MemberRequest{Room: id, Sender: u.id, Via: via})
 		w.doubt(r, u, p, err)
@@ -361,6 +367,9 @@ func (w *world) redact(u *user, r *room) {
 func (w *world) upgrade(u *user, r *room) {
 	q := rooms.UpgradeRequest{Room: r.id, Sender: u.id, Version: versions[w.random.IntN(len(versions))]}
 	var id matrix.RoomID
+	w.mu.Lock()
+	r.upgraded = true
+	w.mu.Unlock()
 	w.perform(u, fmt.Sprintf("upgrades %s to version %s", r.name, q.Version), func(ctx context.Context, p *process) (_ matrix.EventID, err error) {
 		id, err = p.rooms.Upgrade(ctx, q)
 		return "", err

@@ -49,12 +49,13 @@ type world struct {
 
 // room is what the world knows of a room.
 type room struct {
-	id      matrix.RoomID
-	version roomversion.ID
-	name    string
-	creator *user
-	acked   []ackedEvent
-	aliases []matrix.RoomAlias
+	id       matrix.RoomID
+	version  roomversion.ID
+	name     string
+	creator  *user
+	acked    []ackedEvent
+	aliases  []matrix.RoomAlias
+	upgraded bool // or somebody tried to: its aliases may lead on
 	// read are those to whom users' receipts were sent.
 	read map[*user]map[*server]bool
 	// excluded are servers that need not agree with the others: a server ACL named them at some time, or see findLost.
