@@ -3,7 +3,7 @@
 // decided by one number, the seed. When the network has healed, everybody has to agree, and nothing may be lost.
 //
 //	go test ./sytest/simulation                                         # the seeds of every run
-//	go test ./sytest/simulation -run TestSimulation -seed 1234 -trace   # one of them, with what happens
+//	go test ./sytest/simulation -run TestSimulation -seed 1234 -narrate # one of them, with what happens
 //	go test ./sytest/simulation -run TestSimulation -seeds 20000 -timeout 0
 //
 // Start reading at world.run. By concept: network_test.go (what happens to messages), server_test.go (a server, and how it
@@ -32,7 +32,7 @@ var (
 	fresh   = flag.Int("fresh", 0, "how many further seeds to run that are others every day")
 	part    = flag.Int("part", -1, "run every so manieth seed only: for the processes that TestSimulation starts")
 	replays = flag.Int("replays", 4, "how many seeds TestReplay runs twice")
-	traced  = flag.Bool("trace", false, "print what happens")
+	traced  = flag.Bool("narrate", false, "print what happens")
 	dumped  = flag.Bool("dump", false, "print the events that the servers have in the end")
 	logged  = flag.Bool("logs", false, "print what the servers log")
 )
@@ -58,7 +58,7 @@ func simulate(t *testing.T, seed uint64) (o outcome) {
 func report(t *testing.T, seed uint64, o outcome) {
 	t.Helper()
 	if len(o.failures) > 0 {
-		text := fmt.Sprintf("seed %d:\n%s\nTo see what happened: go test ./sytest/simulation -run TestSimulation -seed %d -trace", seed, strings.Join(o.failures, "\n"), seed)
+		text := fmt.Sprintf("seed %d:\n%s\nTo see what happened: go test ./sytest/simulation -run TestSimulation -seed %d -narrate", seed, strings.Join(o.failures, "\n"), seed)
 		if *part < 0 {
 			t.Fatal(text)
 		}
