@@ -40,6 +40,7 @@ type DeviceChanges struct {
 func (f *Feed) DeviceChanges(ctx context.Context, user matrix.UserID, from, to Token) (*DeviceChanges, error) {
 	until := min(to.Pos, f.DB.Current())
 	s := &syncer{Feed: f, ctx: ctx, r: &Request{User: user, Since: from, Filter: &Filter{}}, since: from.Pos, until: until}
+	s.completed = f.Rooms.CompletedIn(s.since, s.until)
 	if err := s.membersSince(); err != nil {
 		return nil, err
 	}
@@ -49,7 +50,6 @@ func (f *Feed) DeviceChanges(ctx context.Context, user matrix.UserID, from, to T
 
 // membersSince notes who joined and left any of the user's rooms between since and until.
 func (s *syncer) membersSince() error {
-	s.completed = s.Rooms.CompletedIn(s.since, s.until)
 	moved := make(map[matrix.RoomID]bool)
 	changed, err := s.Rooms.ChangedRooms(s.ctx, s.r.User, s.since, s.until)
 	if err != nil {

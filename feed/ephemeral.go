@@ -81,7 +81,10 @@ func presenceEvent(p users.PresenceState, now time.Time, named bool) (json.RawMe
 	if named {
 		content = canonicaljson.Set(content, "user_id", user)
 	}
-	return canonicaljson.Set(typedContent("m.presence", content), "sender", user), nil
+	event := append([]byte(`{"content":`), content...)
+	event = append(event, `,"sender":`...)
+	event = append(event, user...)
+	return append(event, `,"type":"m.presence"}`...), nil
 }
 
 // Presence is the content of an m.presence event, and the answer of cs/getPresence.
