@@ -38,6 +38,10 @@ func TestIsolatedRoom(t *testing.T) {
 	if !shared() {
 		t.Fatal("they share a room")
 	}
+	// Of whom alone this server is asked when something is told of bob.
+	if users, err := a.LocalSharing(ctx, bob); err != nil || !slices.Equal(users, []matrix.UserID{alice}) {
+		t.Errorf("bob shares a room with %v, %v", users, err)
+	}
 	must(a.Isolate(ctx, room, true))
 	if a.Federates(room) || !a.Federates(other) {
 		t.Error("the wrong rooms are kept apart")

@@ -425,6 +425,20 @@ func (e *Engine) Sharing(ctx context.Context, user matrix.UserID) ([]matrix.User
 	return e.isolation.sharing(ctx, e, user, users)
 }
 
+// LocalSharing lists the local users who share a room with a user of another server. Whatever tells of such a user asks for them, and may
+// come by the thousand: those of other servers in big rooms are not read.
+func (e *Engine) LocalSharing(ctx context.Context, user matrix.UserID) ([]matrix.UserID, error) {
+	nid, err := e.db.LookupName(ctx, string(user))
+	if err != nil {
+		return nil, ignoreNotFound(err)
+	}
+	nids, err := storage.SharingUsersOf(ctx, e.db, nid, e.own)
+	if err != nil {
+		return nil, err
+	}
+	return e.users(ctx, nids)
+}
+
 // SharedRooms lists the rooms to which both are joined.
 func (e *Engine) SharedRooms(ctx context.Context, a, b matrix.UserID) ([]matrix.RoomID, error) {
 	na, err := e.db.LookupName(ctx, string(a))

@@ -134,6 +134,24 @@ func PutRemoteDevices(ctx context.Context, tx *Tx, devices []DeviceKeys) error {
 }
 
 const (
+	getRemoteDevice   = `SELECT user_id, device_id, display_name, keys FROM remote_devices WHERE user_id = $1 AND device_id = $2`
+	sizeRemoteDevices = `SELECT COUNT(*), COALESCE(SUM(LENGTH(keys)), 0) FROM remote_devices WHERE user_id = $1`
+)
+
+// GetRemoteDevice returns one cached device, ErrNotFound if there is none.
+func GetRemoteDevice(ctx context.Context, q Querier, user matrix.UserID, device matrix.DeviceID) (k DeviceKeys, err error) {
+	var name []byte
+	err = q.QueryRow(ctx, getRemoteDevice, user, device).Scan(&k.UserID, &k.DeviceID, &name, &k.Keys)
+	k.DisplayName = string(name)
+	return k, err
+}
+
+// RemoteDevicesSize returns how many devices of a user are cached, and how many bytes their keys have.
+func RemoteDevicesSize(ctx context.Context, q Querier, user matrix.UserID) (count, bytes int64, err error) {
+	return count, bytes, q.QueryRow(ctx, sizeRemoteDevices, user).Scan(&count, &bytes)
+}
+
+const (
 	deleteRemoteDevice     = `DELETE FROM remote_devices WHERE user_id = $1 AND device_id = $2`
 	deleteRemoteDevices    = `DELETE FROM remote_devices WHERE user_id = $1`
 	deleteRemoteDeviceList = `DELETE FROM remote_device_lists WHERE user_id = $1`

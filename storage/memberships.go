@@ -134,6 +134,12 @@ func SharingUsers(ctx context.Context, q Querier, user NameNID) ([]NameNID, erro
 		WHERE m.user_nid = $1 AND m.membership = 2`, int64(user)))
 }
 
+// SharingUsersOf lists those of SharingUsers who are of one server.
+func SharingUsersOf(ctx context.Context, q Querier, user, server NameNID) ([]NameNID, error) {
+	return collectNumbers[NameNID](q.Query(ctx, `SELECT DISTINCT o.user_nid FROM memberships m JOIN memberships o ON o.room_nid = m.room_nid AND o.membership = 2 AND o.server_nid = $2
+		WHERE m.user_nid = $1 AND m.membership = 2`, int64(user), int64(server)))
+}
+
 // SharedRooms lists the rooms to which both users are joined.
 func SharedRooms(ctx context.Context, q Querier, a, b NameNID) ([]RoomNID, error) {
 	return collectNumbers[RoomNID](q.Query(ctx, `SELECT m.room_nid FROM memberships m JOIN memberships o ON o.room_nid = m.room_nid AND o.user_nid = $2 AND o.membership = 2

@@ -35,6 +35,26 @@ func PutReceipt(ctx context.Context, tx *Tx, r Receipt) (bool, error) {
 	return n == 1, err
 }
 
+const (
+	overflowThreads = `SELECT position FROM receipts WHERE room_id = $1 AND user_id = $2 AND type = $3 AND thread NOT IN ('', 'main')
+	ORDER BY position DESC LIMIT 1 OFFSET $4`
+	deleteThreads = `DELETE FROM receipts WHERE room_id = $1 AND user_id = $2 AND type = $3 AND thread NOT IN ('', 'main') AND position <= $4`
+)
+
+// TrimThreadReceipts removes a user's oldest receipts for threads of a room beyond keep.
+func TrimThreadReceipts(ctx context.Context, tx *Tx, room matrix.RoomID, user matrix.UserID, receiptType string, keep int) error {
+	var pos Position
+	err := tx.QueryRow(ctx, overflowThreads, room, user, receiptType, keep).Scan(&pos)
+	if err == ErrNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, deleteThreads, room, user, receiptType, pos)
+	return err
+}
+
 const receiptColumns = `room_id, user_id, type, thread, event_id, ts, sort_order, position`
 
 func scanReceipt(r *Rows) (x Receipt, err error) {

@@ -173,6 +173,11 @@ func TestMemberships(t *testing.T) {
 		if err != nil || len(sharing) != 2 {
 			t.Error(sharing, err)
 		}
+		for server, want := range map[storage.NameNID]int{50: 2, 51: 0} {
+			if of, err := storage.SharingUsersOf(ctx, db, 101, server); err != nil || len(of) != want {
+				t.Error(server, of, err)
+			}
+		}
 		if n, err := storage.CountMembers(ctx, db, 7, storage.MembershipJoin); err != nil || n != 2 {
 			t.Error(n, err)
 		}

@@ -52,13 +52,15 @@ func DeleteToDevice(ctx context.Context, tx *Tx, user matrix.UserID, device matr
 	return err
 }
 
-const overflowToDevice = `SELECT position FROM to_device WHERE user_id = $1 AND device_id = $2
-	ORDER BY position DESC LIMIT 1 OFFSET $3`
+const overflowToDevice = `SELECT position FROM (
+		SELECT position, ROW_NUMBER() OVER newest AS number, SUM(LENGTH(event)) OVER newest AS size FROM to_device
+		WHERE user_id = $1 AND device_id = $2 WINDOW newest AS (ORDER BY position DESC)
+	) AS queue WHERE number > $3 OR size > $4 ORDER BY position DESC LIMIT 1`
 
-// TrimToDevice removes the oldest messages of a device beyond keep.
-func TrimToDevice(ctx context.Context, tx *Tx, user matrix.UserID, device matrix.DeviceID, keep int) error {
+// TrimToDevice removes the oldest messages of a device beyond a number and a size in bytes.
+func TrimToDevice(ctx context.Context, tx *Tx, user matrix.UserID, device matrix.DeviceID, keep int, size int64) error {
 	var pos Position
-	err := tx.QueryRow(ctx, overflowToDevice, user, device, keep).Scan(&pos)
+	err := tx.QueryRow(ctx, overflowToDevice, user, device, keep, size).Scan(&pos)
 	if err == ErrNotFound {
 		return nil
 	}

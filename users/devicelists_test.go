@@ -162,6 +162,7 @@ func TestResyncBackOff(t *testing.T) {
 		before := w.remote.fetches
 		must(t, w.DeviceLists.ReceiveUpdate(ctx, "there.test", deviceUpdate(t, "C2", 2, 1)))
 		w.remote.down = false
+		w.clock.advance(refetchAfter)
 		w.follow(t)
 		if w.remote.fetches != before+1 {
 			t.Error("not fetched after an update")
@@ -190,6 +191,7 @@ func TestUpdateDuringResync(t *testing.T) {
 		if diff := cmp.Diff([]string{"NEW", "OLD"}, w.carolsDevices(t, alice)); diff != "" {
 			t.Error(diff)
 		}
+		w.clock.advance(refetchAfter)
 		w.follow(t)
 		if w.remote.fetches != 2 {
 			t.Errorf("fetched %d times", w.remote.fetches)

@@ -21,6 +21,8 @@ type Presence struct {
 	states map[matrix.UserID]*PresenceState
 	recent storage.Recency[matrix.UserID]
 	dirty  map[matrix.UserID]bool // to be stored
+	// strangers is how many of states are of people who share no room with anybody here: others can make them up.
+	strangers int
 }
 
 // PresenceState is one user's presence.
@@ -56,6 +58,7 @@ const (
 	lostAfter      = 35 * time.Minute
 	maxStatusMsg   = 1024   // bytes
 	maxPresences   = 50_000 // users kept; the longest unseen remote ones go
+	maxStrangers   = 2000   // of whom share no room with anybody here
 )
 
 func newPresence(c *core) *Presence {
@@ -153,6 +156,14 @@ func (p *Presence) note(user matrix.UserID, fn func(*PresenceState) bool) bool {
 	}
 	was := *s
 	changed := fn(s)
+	if s.stranger && !was.stranger {
+		p.strangers++
+	} else if was.stranger && !s.stranger {
+		p.strangers--
+	}
+	if p.strangers > maxStrangers {
+		p.drop(maxStrangers / 10)
+	}
 	if !s.stranger && (was.stranger || s.State != was.State || s.StatusMsg != was.StatusMsg) {
 		p.dirty[user] = true
 	}
@@ -187,12 +198,16 @@ func (p *Presence) publish(user matrix.UserID, audience []matrix.UserID) {
 	}, func() { p.Notifier.WakeUsers(audience...) })
 }
 
-// makeRoom drops a tenth of the presences if there are too many: of strangers first, whom other servers can make up, and of this server's users last;
-// among them, those unseen for longest. p.mu is held.
+// makeRoom drops a tenth of the presences if there are too many. p.mu is held.
 func (p *Presence) makeRoom() {
-	if len(p.states) < maxPresences {
-		return
+	if len(p.states) >= maxPresences {
+		p.drop(maxPresences / 10)
 	}
+}
+
+// drop drops some presences: of strangers first, whom other servers can make up, and of this server's users last; among them,
+// those unseen for longest. p.mu is held.
+func (p *Presence) drop(count int) {
 	all := make([]*PresenceState, 0, len(p.states))
 	for _, s := range p.states {
 		all = append(all, s)
@@ -207,10 +222,12 @@ func (p *Presence) makeRoom() {
 		return 2
 	}
 	slices.SortFunc(all, func(a, b *PresenceState) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), a.seen.Compare(b.seen)) })
-	for _, s := range all[:maxPresences/10] {
+	for _, s := range all[:count] {
 		delete(p.states, s.User)
 		p.recent.Forget(s.User)
-		if !s.stranger {
+		if s.stranger {
+			p.strangers--
+		} else {
 			p.dirty[s.User] = true
 		}
 	}
@@ -243,7 +260,15 @@ func (p *Presence) Receive(ctx context.Context, origin matrix.ServerName, conten
 	if decode(content, &push, "presence") != nil || len(push.Push) > 1000 {
 		return nil
 	}
-	for _, u := range push.Push {
+	// Of what is said of somebody more than once only the last counts.
+	last := make(map[matrix.UserID]int, len(push.Push))
+	for i, u := range push.Push {
+		last[u.UserID] = i
+	}
+	for i, u := range push.Push {
+		if last[u.UserID] != i {
+			continue
+		}
 		if !validRemoteUser(u.UserID, origin) || !validPresence(u.Presence) || len(u.StatusMsg) > maxStatusMsg || !utf8.ValidString(u.StatusMsg) {
 			continue
 		}

@@ -140,8 +140,8 @@ func TestPresenceOfStrangers(t *testing.T) {
 		}
 		must(t, w.Presence.Receive(ctx, "evil.test", []byte(`{"push":[`+b.String()[1:]+`]}`)))
 	}
-	if n := len(w.Presence.states); n > maxPresences {
-		t.Errorf("%d presences kept", n)
+	if n := len(w.Presence.states); n > maxStrangers+2 || w.Presence.strangers != n-2 {
+		t.Errorf("%d presences kept, %d of them are said to be strangers", n, w.Presence.strangers)
 	}
 	for _, user := range []matrix.UserID{alice, carol} {
 		if got := w.Presence.Get(user); got.State != "online" {

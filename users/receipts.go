@@ -105,6 +105,10 @@ func receiptEDU(x Receipt) []byte {
 	})
 }
 
+// maxRemoteThreads is of how many threads of a room the receipts of one remote user are kept, the latest ones: a thread is whatever
+// their server says it is, and receipts are shown to everybody in the room.
+const maxRemoteThreads = 100
+
 // ReceiveRemote stores m.read receipts of remote users; what is malformed is dropped. The caller has checked that
 // they are members of the rooms and come from their own server.
 func (r *Receipts) ReceiveRemote(ctx context.Context, receipts ...Receipt) error {
@@ -114,7 +118,12 @@ func (r *Receipts) ReceiveRemote(ctx context.Context, receipts ...Receipt) error
 			good = append(good, x)
 		}
 	}
-	return r.store(ctx, good, func(*storage.Tx, Receipt) error { return nil })
+	return r.store(ctx, good, func(tx *storage.Tx, x Receipt) error {
+		if x.Thread == "" || x.Thread == "main" {
+			return nil
+		}
+		return storage.TrimThreadReceipts(ctx, tx, x.Room, x.User, x.Type, maxRemoteThreads)
+	})
 }
 
 // store stores receipts that move forward; moved is called for each of them.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
@@ -15,6 +16,7 @@ import (
 // Limits of what another server may make us keep.
 const (
 	maxRemoteDevices = 5000     // per user
+	maxRemoteKeys    = 16 << 20 // bytes of the keys of all devices of a user
 	maxKeyObject     = 64 << 10 // bytes of one device's keys
 	seenStreamIDs    = 64       // stream_ids remembered per user
 )
@@ -70,12 +72,12 @@ func (d *DeviceLists) update(ctx context.Context, tx *storage.Tx, l storage.Remo
 	if err := json.Unmarshal(l.Seen, &seen); err != nil {
 		return fmt.Errorf("seen stream ids: %w", err)
 	}
-	devices, err := storage.ListRemoteDeviceKeys(ctx, tx, []matrix.UserID{u.UserID})
-	if err != nil {
+	was, err := storage.GetRemoteDevice(ctx, tx, u.UserID, u.DeviceID)
+	if ignoreNotFound(err) != nil {
 		return err
 	}
-	i := slices.IndexFunc(devices, func(k storage.DeviceKeys) bool { return k.DeviceID == u.DeviceID })
-	same := i < 0 && u.Deleted || i >= 0 && !u.Deleted && sameDevices(devices[i:i+1], []storage.DeviceKeys{row})
+	known := err == nil
+	same := !known && u.Deleted || known && !u.Deleted && sameDevices([]storage.DeviceKeys{was}, []storage.DeviceKeys{row})
 	// One that was seen says nothing new. If it does all the same, it is late, or from a Dendrite, which gives the removal of a
 	// device a number that it has given before.
 	again := slices.Contains(seen, u.StreamID)
@@ -84,7 +86,15 @@ func (d *DeviceLists) update(ctx context.Context, tx *storage.Tx, l storage.Remo
 	}
 	missing := slices.ContainsFunc(u.PrevID, func(id int64) bool { return !slices.Contains(seen, id) })
 	first := len(u.PrevID) == 0 && l.StreamID == 0
-	if again || l.Stale || missing || len(u.PrevID) == 0 && !first {
+	full := false
+	if !u.Deleted && !same {
+		count, size, err := storage.RemoteDevicesSize(ctx, tx, u.UserID)
+		if err != nil {
+			return err
+		}
+		full = !known && count >= maxRemoteDevices || size-int64(len(was.Keys))+int64(len(row.Keys)) > maxRemoteKeys
+	}
+	if full || again || l.Stale || missing || len(u.PrevID) == 0 && !first {
 		if err := d.fetchAgain(ctx, tx, l); err != nil {
 			return err
 		}
@@ -106,9 +116,21 @@ func (d *DeviceLists) update(ctx context.Context, tx *storage.Tx, l storage.Remo
 	return d.noteRemote(ctx, tx, u.UserID, local)
 }
 
+// refetchAfter is how long after an attempt to fetch a list the next one comes, however many updates ask for it: each may bring
+// megabytes. A client that asks for the keys meanwhile does not wait.
+const refetchAfter = 2 * time.Second
+
 // fetchAgain has the list of a user fetched again that is cached.
 func (d *DeviceLists) fetchAgain(ctx context.Context, tx *storage.Tx, l storage.RemoteDeviceList) error {
-	l.Stale, l.RetryAt, l.Failures = true, min(l.RetryAt, d.now()), 0
+	soon := matrix.Timestamp(refetchAfter.Milliseconds())
+	switch {
+	case !l.Stale: // RetryAt is when it was fetched
+		l.RetryAt = max(l.RetryAt+soon, d.now())
+	case l.Failures > 0: // its server was heard from
+		l.RetryAt = min(l.RetryAt, max(l.RetryAt-retryDelay(l.Failures)+soon, d.now()))
+	default: // it is being fetched, or about to be
+	}
+	l.Stale, l.Failures = true, 0
 	tx.OnVisible(d.resync)
 	return storage.PutRemoteDeviceList(ctx, tx, l)
 }
@@ -188,17 +210,11 @@ func (d *DeviceLists) noteRemote(ctx context.Context, tx *storage.Tx, user matri
 	return nil
 }
 
-// localSharing lists the local users who share a room with a user.
+// localSharing lists the local users who share a room with a user of another server.
 func (c *core) localSharing(ctx context.Context, user matrix.UserID) ([]matrix.UserID, error) {
-	sharing, err := c.Rooms.Sharing(ctx, user)
+	local, err := c.Rooms.LocalSharing(ctx, user)
 	if err != nil {
-		return nil, fmt.Errorf("users sharing a room: %w", err)
-	}
-	var local []matrix.UserID
-	for _, other := range sharing {
-		if c.local(other) && other != user {
-			local = append(local, other)
-		}
+		return nil, fmt.Errorf("local users sharing a room: %w", err)
 	}
 	return local, nil
 }

@@ -304,15 +304,27 @@ func (d *DeviceLists) retryLater(ctx context.Context, tx *storage.Tx, user matri
 	}
 	l := lists[0]
 	l.Failures++
-	delay := min(fetchFirstRetry<<min(l.Failures-1, 20), fetchLastRetry)
-	l.RetryAt = d.now() + matrix.Timestamp(delay.Milliseconds())
+	l.RetryAt = d.now() + retryDelay(l.Failures)
 	return storage.PutRemoteDeviceList(ctx, tx, l)
+}
+
+// retryDelay is how long it takes until a list is tried again that could not be fetched so many times.
+func retryDelay(failures int64) matrix.Timestamp {
+	return matrix.Timestamp(min(fetchFirstRetry<<min(failures-1, 20), fetchLastRetry).Milliseconds())
 }
 
 // store replaces what is cached of a user by a fetched list. before is the position of the last change when the
 // fetch began: if there was another since, the list may be older than that change and stays stale.
 func (d *DeviceLists) store(ctx context.Context, tx *storage.Tx, list *DeviceList, before storage.Position, local []matrix.UserID) error {
 	user := list.UserID
+	var rows []storage.DeviceKeys
+	size := 0
+	for _, device := range list.Devices {
+		if row, ok := remoteDevice(user, device); ok && size+len(row.Keys) <= maxRemoteKeys {
+			rows = append(rows, row)
+			size += len(row.Keys)
+		}
+	}
 	now, err := storage.DeviceListPosition(ctx, tx, user)
 	if err != nil {
 		return err
@@ -324,12 +336,6 @@ func (d *DeviceLists) store(ctx context.Context, tx *storage.Tx, list *DeviceLis
 	if err := storage.ForgetRemoteDeviceList(ctx, tx, user); err != nil {
 		return err
 	}
-	var rows []storage.DeviceKeys
-	for _, device := range list.Devices {
-		if row, ok := remoteDevice(user, device); ok {
-			rows = append(rows, row)
-		}
-	}
 	if err := storage.PutRemoteDevices(ctx, tx, rows); err != nil {
 		return err
 	}
@@ -339,6 +345,9 @@ func (d *DeviceLists) store(ctx context.Context, tx *storage.Tx, list *DeviceLis
 		}
 	}
 	l := storage.RemoteDeviceList{UserID: user, StreamID: list.StreamID, Seen: encode([]int64{list.StreamID}), Stale: now != before, RetryAt: d.now()}
+	if l.Stale {
+		l.RetryAt += matrix.Timestamp(refetchAfter.Milliseconds())
+	}
 	if err := storage.PutRemoteDeviceList(ctx, tx, l); err != nil {
 		return err
 	}

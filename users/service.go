@@ -38,8 +38,10 @@ type Notifier interface {
 
 // SharedRooms tells who is in a room with whom. Only joined members count.
 type SharedRooms interface {
-	// Sharing lists the users, local and remote, who share a room with a local or remote user.
+	// Sharing lists the users, local and remote, who share a room with a local user.
 	Sharing(ctx context.Context, user matrix.UserID) ([]matrix.UserID, error)
+	// LocalSharing lists the local users who share a room with a remote user.
+	LocalSharing(ctx context.Context, user matrix.UserID) ([]matrix.UserID, error)
 	// JoinedUsers lists the members of a room, JoinedServers their servers.
 	JoinedUsers(ctx context.Context, room matrix.RoomID) ([]matrix.UserID, error)
 	JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -35,8 +36,9 @@ const (
 	eduDirectToDevice = "m.direct_to_device"
 	// toDeviceMemory is how long repeated transactions are recognised.
 	toDeviceMemory = 30 * 24 * time.Hour
-	// maxToDeviceQueue is how many messages wait for one device; the oldest go.
+	// maxToDeviceQueue and maxToDeviceBytes are how many messages wait for one device, and how big they are; the oldest go.
 	maxToDeviceQueue = 20_000
+	maxToDeviceBytes = 64 << 20
 	trimEvery        = 64       // positions
 	maxToDevice      = 64 << 10 // bytes of one content
 	maxToDeviceCount = 20_000   // messages in one request
@@ -142,6 +144,9 @@ func (t *ToDevice) Receive(ctx context.Context, origin matrix.ServerName, conten
 	if err != nil {
 		return nil
 	}
+	if err := t.dropUndeliverable(ctx, messages); err != nil || len(messages) == 0 {
+		return err
+	}
 	err = t.DB.Write(ctx, func(tx *storage.Tx) error {
 		fresh, err := storage.NoteToDeviceReceived(ctx, tx, origin, m.MessageID, t.now())
 		if err != nil || !fresh {
@@ -151,6 +156,21 @@ func (t *ToDevice) Receive(ctx context.Context, origin matrix.ServerName, conten
 	})
 	if err != nil {
 		return fmt.Errorf("receive to-device: %w", err)
+	}
+	return nil
+}
+
+// dropUndeliverable removes what is for nobody here, so that it leaves nothing behind and does not hold up those who write.
+func (t *ToDevice) dropUndeliverable(ctx context.Context, messages Messages) error {
+	for user, contents := range messages {
+		ids, err := storage.DeviceIDs(ctx, t.DB, user)
+		if err != nil {
+			return fmt.Errorf("receive to-device: %w", err)
+		}
+		_, all := contents[allDevices]
+		if !slices.ContainsFunc(ids, func(id matrix.DeviceID) bool { _, one := contents[id]; return one || all }) {
+			delete(messages, user)
+		}
 	}
 	return nil
 }
@@ -198,7 +218,7 @@ func (t *ToDevice) enqueue(ctx context.Context, tx *storage.Tx, sender matrix.Us
 	// Counting a long queue is dear, so it may grow a little beyond its limit in between.
 	if pos%trimEvery == 0 {
 		for _, row := range rows {
-			if err := storage.TrimToDevice(ctx, tx, row.UserID, row.DeviceID, maxToDeviceQueue); err != nil {
+			if err := storage.TrimToDevice(ctx, tx, row.UserID, row.DeviceID, maxToDeviceQueue, maxToDeviceBytes); err != nil {
 				return err
 			}
 		}

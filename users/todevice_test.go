@@ -114,10 +114,16 @@ func TestToDevicePages(t *testing.T) {
 			t.Errorf("seen %s", seen.String())
 		}
 		// The oldest go when there are too many.
-		must(t, w.db.Write(ctx, func(tx *storage.Tx) error { return storage.TrimToDevice(ctx, tx, alice, "A", 4) }))
+		must(t, w.db.Write(ctx, func(tx *storage.Tx) error { return storage.TrimToDevice(ctx, tx, alice, "A", 4, 1000) }))
 		got, _ := w.pending(t, alice, "A")
 		if len(got) != 4 || !strings.Contains(got[0], `"n":3`) {
 			t.Errorf("after trimming: %v", got)
+		}
+		must(t, w.db.Write(ctx, func(tx *storage.Tx) error {
+			return storage.TrimToDevice(ctx, tx, alice, "A", 4, int64(len(got[3])+len(got[2])))
+		}))
+		if got, _ := w.pending(t, alice, "A"); len(got) != 2 || !strings.Contains(got[0], `"n":5`) {
+			t.Errorf("after trimming by size: %v", got)
 		}
 	})
 }

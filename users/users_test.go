@@ -134,6 +134,11 @@ func (f *fakeRooms) Sharing(_ context.Context, user matrix.UserID) ([]matrix.Use
 	return out, nil
 }
 
+func (f *fakeRooms) LocalSharing(ctx context.Context, user matrix.UserID) ([]matrix.UserID, error) {
+	sharing, err := f.Sharing(ctx, user)
+	return slices.DeleteFunc(sharing, func(u matrix.UserID) bool { return u.Server() != here }), err
+}
+
 func (f *fakeRooms) JoinedServers(_ context.Context, room matrix.RoomID) ([]matrix.ServerName, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

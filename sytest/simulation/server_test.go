@@ -252,6 +252,11 @@ func (s sharing) Sharing(ctx context.Context, user matrix.UserID) ([]matrix.User
 	return s.Engine.Sharing(ctx, user)
 }
 
+func (s sharing) LocalSharing(ctx context.Context, user matrix.UserID) ([]matrix.UserID, error) {
+	readings.await()
+	return s.Engine.LocalSharing(ctx, user)
+}
+
 func (s sharing) JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error) {
 	readings.await()
 	return s.Engine.JoinedServers(ctx, room)
