@@ -87,19 +87,19 @@ func New(o Options) *Client {
 // Close ends idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// poolHost is the key under which the transport pools connections to a server.
-// Port 0 stands for a name without port: "example.org" and "example.org:443" are different servers.
-func poolHost(name matrix.ServerName) string {
-	if name.HasPort() {
-		return string(name)
+// poolHost is the key under which the transport pools connections: the name that a server delegates to, so that a server that moves gets
+// new connections, and servers that live together share them. Port 0 stands for a name without port: "example.org" and
+// "example.org:443" are different servers.
+func poolHost(delegated matrix.ServerName) string {
+	if delegated.HasPort() {
+		return string(delegated)
 	}
-	return string(name) + ":0"
+	return string(delegated) + ":0"
 }
 
 // dial connects to the server that a pool key names.
 func (c *Client) dial(ctx context.Context, _, addr string) (net.Conn, error) {
-	name := matrix.ServerName(strings.TrimSuffix(addr, ":0"))
-	server, err := c.opts.Resolver.Resolve(ctx, name)
+	server, err := c.opts.Resolver.Locate(ctx, matrix.ServerName(strings.TrimSuffix(addr, ":0")))
 	if err != nil {
 		return nil, err
 	}
@@ -242,12 +242,12 @@ func (c *Client) Open(ctx context.Context, r Request) (*http.Response, error) {
 func canceled(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
 func (c *Client) send(ctx context.Context, r Request) (*http.Response, error) {
-	server, err := c.opts.Resolver.Resolve(ctx, r.Destination)
+	host, err := c.opts.Resolver.Delegate(ctx, r.Destination)
 	if err != nil {
 		return nil, err
 	}
 	uri := r.uri()
-	req, err := http.NewRequestWithContext(ctx, r.Method, "https://"+poolHost(r.Destination)+uri, bytes.NewReader(r.Body))
+	req, err := http.NewRequestWithContext(ctx, r.Method, "https://"+poolHost(host)+uri, bytes.NewReader(r.Body))
 	if err != nil {
 		return nil, err
 	}
@@ -256,7 +256,7 @@ func (c *Client) send(ctx context.Context, r Request) (*http.Response, error) {
 	} else {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	req.Host = server.Host
+	req.Host = string(host)
 	req.Header.Set("User-Agent", "Hanok/"+c.opts.Version)
 	if !r.Unsigned {
 		auth, err := xmatrix.Request{

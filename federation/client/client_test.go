@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,7 +50,7 @@ func setUp(t *testing.T) fixture {
 	}
 	f.client = New(Options{
 		ServerName: "us.example", Key: key, Version: "test", Peers: f.peers, Log: zerolog.Nop(),
-		Resolver: discovery.New(discovery.Options{Roots: n.Roots, DNS: n.DNS, Dial: n.Dial}),
+		Resolver: discovery.New(discovery.Options{Roots: n.Roots, DNS: n.DNS, Dial: n.Dial, Now: func() time.Time { return *f.now }}),
 	})
 	t.Cleanup(f.client.Close)
 	f.public, _ = key.Private.Public().(ed25519.PublicKey)
@@ -129,6 +130,51 @@ func TestConnectionsAreReusedPerName(t *testing.T) {
 	if count["them.example:8448"] != 1 || count["them.example:443"] != 2 {
 		t.Errorf("connections: %v", count)
 	}
+}
+
+// A request over a connection that is there asks nobody where the server lives; one after the server has moved goes to the new place.
+func TestWhereRequestsGo(t *testing.T) {
+	f := setUp(t)
+	lives := func(where string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, `{"at":%q,"host":%q}`, where, r.Host) }
+	}
+	f.Serve("one.example:8448", lives("one"), "one.example")
+	f.Serve("two.example:8450", lives("two"), "two.example")
+	f.Record("_matrix-fed._tcp.two.example. 60 IN SRV 0 0 8450 two.example.")
+	var delegated atomic.Value
+	delegated.Store("one.example")
+	file := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		fmt.Fprintf(w, `{"m.server":%q}`, delegated.Load())
+	}
+	f.Serve("a.example:443", http.HandlerFunc(file), "a.example")
+	f.Serve("b.example:443", http.HandlerFunc(file), "b.example")
+	ask := func(name matrix.ServerName, at string) {
+		t.Helper()
+		var answer struct {
+			At   string `json:"at"`
+			Host string `json:"host"`
+		}
+		if err := f.client.Do(t.Context(), get(name), &answer); err != nil {
+			t.Fatal(err)
+		}
+		if answer.At != at || answer.Host != at+".example" {
+			t.Errorf("%+v", answer)
+		}
+	}
+	ask("a.example", "one")
+	before, dialed := len(f.Asked()), len(f.Dialed())
+	ask("a.example", "one")
+	if asked := f.Asked()[before:]; len(asked) > 0 {
+		t.Errorf("DNS was asked for %v", asked)
+	}
+	ask("b.example", "one")
+	if dialed = len(f.Dialed()) - dialed; dialed != 1 {
+		t.Errorf("two servers at one place: %d connections, besides the first one's, want the one for .well-known", dialed)
+	}
+	delegated.Store("two.example")
+	*f.now = f.now.Add(time.Hour)
+	ask("a.example", "two")
 }
 
 func TestErrors(t *testing.T) {

@@ -54,6 +54,17 @@ type Server struct {
 	Endpoints []Endpoint
 	// Via says which step of the specification led here, for people.
 	Via string
+	// WellKnown is what the .well-known file of the name says; the zero value if it was not asked for.
+	WellKnown WellKnown
+	// SRVFailures says which look-ups of SRV records failed, rather than find none.
+	SRVFailures []string
+}
+
+// WellKnown is the outcome of looking for a .well-known file.
+type WellKnown struct {
+	Server  matrix.ServerName // that is delegated to; "" for none
+	Problem string            // why the file could not be used, "" if it could
+	Absent  bool              // there is decidedly no file, which is no problem
 }
 
 // Endpoint is a place to dial.
@@ -97,29 +108,56 @@ func New(o Options) *Resolver {
 
 // Resolve finds where a server lives.
 func (r *Resolver) Resolve(ctx context.Context, name matrix.ServerName) (Server, error) {
-	host, port, err := split(string(name))
+	delegated, found, err := r.delegation(ctx, name)
 	if err != nil {
 		return Server{}, err
 	}
-	// Step 1 and 2.
-	if s, ok := direct(string(name), host, port); ok {
-		return s, nil
+	s, err := r.Locate(ctx, delegated)
+	s.WellKnown = found
+	if string(delegated) != string(name) {
+		s.Via = ".well-known, then " + s.Via
+	}
+	return s, err
+}
+
+// Delegate is the first half of Resolve, which is all that a request needs that goes over a connection which is there: the Host header of
+// requests to a server. Servers with the same one live at the same place, behind the same certificate.
+func (r *Resolver) Delegate(ctx context.Context, name matrix.ServerName) (host matrix.ServerName, err error) {
+	host, _, err = r.delegation(ctx, name)
+	return host, err
+}
+
+func (r *Resolver) delegation(ctx context.Context, name matrix.ServerName) (matrix.ServerName, WellKnown, error) {
+	host, port, err := split(string(name))
+	if err != nil {
+		return "", WellKnown{}, err
+	}
+	// Steps 1 and 2.
+	if _, ok := direct(string(name), host, port); ok {
+		return name, WellKnown{}, nil
 	}
 	// Step 3.
-	if delegated, ok := r.wellKnown(ctx, host); ok {
-		dhost, dport, err := split(delegated)
-		if err != nil {
-			return Server{}, err
-		}
-		s, ok := direct(delegated, dhost, dport)
-		if !ok {
-			s = r.bySRV(ctx, dhost)
-		}
-		s.Via = ".well-known, then " + s.Via
-		return s, ctx.Err()
+	found := r.wellKnown(ctx, host)
+	if err := ctx.Err(); err != nil {
+		return "", found, err
 	}
-	// Step 4 to 6.
-	s := r.bySRV(ctx, host)
+	if found.Server == "" {
+		return name, found, nil
+	}
+	return found.Server, found, nil
+}
+
+// Locate is the second half of Resolve: where the server lives to which Delegate led.
+func (r *Resolver) Locate(ctx context.Context, delegated matrix.ServerName) (Server, error) {
+	host, port, err := split(string(delegated))
+	if err != nil {
+		return Server{}, err
+	}
+	// Steps 3.1 and 3.2 are 1 and 2 for the delegated name, 3.3 to 3.5 are 4 to 6.
+	s, ok := direct(string(delegated), host, port)
+	if !ok {
+		s = r.bySRV(ctx, host)
+	}
 	return s, ctx.Err()
 }
 
@@ -140,19 +178,40 @@ func direct(name, host string, port int) (Server, bool) {
 	return Server{Host: name, Certificate: host, Endpoints: []Endpoint{{host, port}}, Via: via}, true
 }
 
+// services are the names of SRV records, the registered one first.
+var services = [...]string{"matrix-fed", "matrix"}
+
 // bySRV is the end of the line: SRV records of the registered, then of the old
 // service name, then port 8448. A failing look-up counts as no record, because the
 // address may well be served by a resolver that knows nothing of SRV.
 func (r *Resolver) bySRV(ctx context.Context, host string) Server {
-	for _, service := range []string{"matrix-fed", "matrix"} {
-		lookup, cancel := context.WithTimeout(ctx, srvTimeout)
-		_, records, err := r.opts.DNS.LookupSRV(lookup, service, "tcp", host)
-		cancel()
-		if err != nil || len(records) == 0 {
+	type answer struct {
+		records []*net.SRV
+		err     error
+	}
+	// Most servers have neither record, so both are asked for at once.
+	var answers [len(services)]chan answer
+	lookup, cancel := context.WithTimeout(ctx, srvTimeout)
+	defer cancel()
+	for i, service := range services {
+		answers[i] = make(chan answer, 1)
+		go func() {
+			_, records, err := r.opts.DNS.LookupSRV(lookup, service, "tcp", host)
+			answers[i] <- answer{records, err}
+		}()
+	}
+	var failures []string
+	for i, service := range services {
+		found := <-answers[i]
+		var dns *net.DNSError
+		if found.err != nil && !(errors.As(found.err, &dns) && dns.IsNotFound) {
+			failures = append(failures, fmt.Sprintf("_%s._tcp.%s: %v", service, host, found.err))
+		}
+		if len(found.records) == 0 { // besides an error there may be records: the good ones among bad ones
 			continue
 		}
-		s := Server{Host: host, Certificate: host, Via: "SRV _" + service + "._tcp"}
-		for _, rec := range records {
+		s := Server{Host: host, Certificate: host, Via: "SRV _" + service + "._tcp", SRVFailures: failures}
+		for _, rec := range found.records {
 			target := strings.TrimSuffix(rec.Target, ".")
 			if target == "" || rec.Port == 0 {
 				continue // RFC 2782: the service is decidedly not available at this domain
@@ -163,7 +222,7 @@ func (r *Resolver) bySRV(ctx context.Context, host string) Server {
 		}
 		return s
 	}
-	return Server{Host: host, Certificate: host, Endpoints: []Endpoint{{host, DefaultPort}}, Via: "port 8448"}
+	return Server{Host: host, Certificate: host, Endpoints: []Endpoint{{host, DefaultPort}}, Via: "port 8448", SRVFailures: failures}
 }
 
 // maxEndpoints bounds how many targets of an SRV record are tried.

@@ -49,6 +49,8 @@ func TestSteps(t *testing.T) {
 	n.Record("_matrix-fed._tcp.nowk.example. 60 IN SRV 5 0 8449 a.example.")
 	n.Record("_matrix._tcp.nowkold.example. 60 IN SRV 5 0 8449 a.example.")
 	n.Record("_matrix-fed._tcp.gone.example. 60 IN SRV 0 0 0 .")
+	n.Record("_matrix-fed._tcp.somebad.example. 60 IN SRV 5 0 8449 a.example.")
+	n.Record("_matrix-fed._tcp.somebad.example. 60 IN SRV 1 0 8449 not\\032a\\032name.example.")
 	for _, bad := range []string{`no json`, `{}`, `{"m.server":1}`, `{"m.server":"a b"}`, `{"m.server":"x:0"}`, `{"m.server":"x:99999"}`, `{"m.server":"a","m.server":"b"}`} {
 		wellKnown(n, fmt.Sprintf("bad%d.example", len(bad)), bad)
 	}
@@ -69,6 +71,7 @@ func TestSteps(t *testing.T) {
 		"nowk.example":        {Host: "nowk.example", Certificate: "nowk.example", Endpoints: []Endpoint{{"a.example", 8449}}},
 		"nowkold.example":     {Host: "nowkold.example", Certificate: "nowkold.example", Endpoints: []Endpoint{{"a.example", 8449}}},
 		"gone.example":        {Host: "gone.example", Certificate: "gone.example"},
+		"somebad.example":     {Host: "somebad.example", Certificate: "somebad.example", Endpoints: []Endpoint{{"a.example", 8449}}, SRVFailures: []string{"bad"}},
 		"nothing.example":     {Host: "nothing.example", Certificate: "nothing.example", Endpoints: []Endpoint{{"nothing.example", 8448}}},
 		"bad7.example":        {Host: "bad7.example", Certificate: "bad7.example", Endpoints: []Endpoint{{"bad7.example", 8448}}},
 		"bad2.example":        {Host: "bad2.example", Certificate: "bad2.example", Endpoints: []Endpoint{{"bad2.example", 8448}}},
@@ -82,7 +85,10 @@ func TestSteps(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		got.Via = ""
+		got.Via, got.WellKnown = "", WellKnown{}
+		if len(got.SRVFailures) > 0 {
+			got.SRVFailures = []string{"bad"}
+		}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("%s: %s", name, d)
 		}
@@ -118,6 +124,39 @@ func TestWellKnownRedirects(t *testing.T) {
 	}
 	if loops != wellKnownMaxRedirects+1 {
 		t.Errorf("the loop was followed %d times", loops)
+	}
+}
+
+// What became of the file is told to people.
+func TestWhatWellKnownSays(t *testing.T) {
+	n := fedtest.NewNetwork(t)
+	wellKnown(n, "good.example", `{"m.server":"fed.example:1"}`)
+	wellKnown(n, "junk.example", `<html>`)
+	wellKnown(n, "name.example", `{"m.server":"https://fed.example"}`)
+	n.Serve("none.example:443", http.NotFoundHandler(), "none.example")
+	n.Serve("down.example:443", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }), "down.example")
+	n.Serve("cert.example:443", http.NotFoundHandler(), "other.example")
+	r := newResolver(n, nil)
+	for name, want := range map[matrix.ServerName]WellKnown{
+		"good.example":      {Server: "fed.example:1"},
+		"junk.example":      {Problem: "json"},
+		"name.example":      {Problem: `m.server "https://fed.example"`},
+		"none.example":      {Problem: "status 404", Absent: true},
+		"down.example":      {Problem: "status 503"},
+		"cert.example":      {Problem: "certificate is valid for other.example"},
+		"port.example:8448": {},
+	} {
+		s, err := r.Resolve(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := s.WellKnown
+		if strings.Contains(got.Problem, want.Problem) {
+			got.Problem = want.Problem
+		}
+		if got != want {
+			t.Errorf("%s: %+v, want %+v", name, got, want)
+		}
 	}
 }
 

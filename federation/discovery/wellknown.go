@@ -5,14 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"hanok/matrix"
 )
 
 // What a .well-known file may cost.
@@ -34,10 +39,10 @@ const (
 
 // wellKnownEntry is what is remembered of one host.
 type wellKnownEntry struct {
-	server   string // "" if there is no delegation
+	found    WellKnown
 	until    time.Time
 	failures int       // failed attempts in a row
-	lastGood time.Time // when server was last confirmed
+	lastGood time.Time // when found.Server was last confirmed
 }
 
 type wellKnownCache struct {
@@ -65,11 +70,11 @@ func (c *wellKnownCache) put(host string, e wellKnownEntry) {
 	c.lru.Add(host, e)
 }
 
-// wellKnown returns the name that a host delegates to. A failure is never an
+// wellKnown returns what a host's file says. A failure is never an
 // error: discovery goes on with the next step.
-func (r *Resolver) wellKnown(ctx context.Context, host string) (string, bool) {
+func (r *Resolver) wellKnown(ctx context.Context, host string) WellKnown {
 	if e, ok := r.cache.get(host); ok && r.opts.Now().Before(e.until) {
-		return e.server, e.server != ""
+		return e.found
 	}
 	// The fetch outlives a caller that gives up: its outcome serves the next one.
 	ch := r.flights.DoChan(host, func() (any, error) {
@@ -79,36 +84,65 @@ func (r *Resolver) wellKnown(ctx context.Context, host string) (string, bool) {
 	})
 	select {
 	case res := <-ch:
-		server, ok := res.Val.(string)
-		return server, ok && server != ""
+		found, _ := res.Val.(WellKnown)
+		return found
 	case <-ctx.Done():
-		return "", false
+		return WellKnown{}
 	}
 }
 
-func (r *Resolver) refreshWellKnown(ctx context.Context, host string) string {
+func (r *Resolver) refreshWellKnown(ctx context.Context, host string) WellKnown {
 	now := r.opts.Now()
 	old, _ := r.cache.get(host)
 	server, lifetime, err := r.fetchWellKnown(ctx, host)
 	if err == nil {
-		r.cache.put(host, wellKnownEntry{server: server, until: now.Add(lifetime), lastGood: now})
-		return server
+		e := wellKnownEntry{found: WellKnown{Server: server}, until: now.Add(lifetime), lastGood: now}
+		r.cache.put(host, e)
+		return e.found
 	}
 	wait := failureMax
 	if old.failures < 5 {
 		wait = min(failureMax, failureFirst<<old.failures)
 	}
-	e := wellKnownEntry{failures: old.failures + 1, until: now.Add(wait)}
+	e := wellKnownEntry{failures: old.failures + 1, until: now.Add(wait), found: WellKnown{Problem: brief(err), Absent: absent(err)}}
 	// A web server that is down for an hour must not move a homeserver: what was true lately stays true.
-	if old.server != "" && now.Sub(old.lastGood) < wellKnownMax {
-		e.server, e.lastGood = old.server, old.lastGood
+	if old.found.Server != "" && now.Sub(old.lastGood) < wellKnownMax {
+		e.found.Server, e.lastGood = old.found.Server, old.lastGood
 	}
 	r.cache.put(host, e)
-	return e.server
+	return e.found
+}
+
+// errStatus is an answer that is no file.
+type errStatus int
+
+func (s errStatus) Error() string { return fmt.Sprintf("status %d", int(s)) }
+
+// absent says whether a failure means that there is no file, rather than one that cannot be had or used.
+func absent(err error) bool {
+	var (
+		status errStatus
+		dns    *net.DNSError
+	)
+	return errors.As(err, &status) && (status == http.StatusNotFound || status == http.StatusGone) ||
+		errors.As(err, &dns) && dns.IsNotFound || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// maxProblem bounds the text that is kept of a failure: there may be thousands.
+const maxProblem = 200
+
+// brief is a failure's text without the URL, which everybody knows.
+func brief(err error) string {
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err
+	}
+	text := err.Error()
+	return strings.ToValidUTF8(text[:min(len(text), maxProblem)], "")
 }
 
 // spec: ss/getWellKnown
-func (r *Resolver) fetchWellKnown(ctx context.Context, host string) (server string, lifetime time.Duration, err error) {
+func (r *Resolver) fetchWellKnown(ctx context.Context, host string) (server matrix.ServerName, lifetime time.Duration, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+host+"/.well-known/matrix/server", nil)
 	if err != nil {
 		return "", 0, err
@@ -120,7 +154,7 @@ func (r *Resolver) fetchWellKnown(ctx context.Context, host string) (server stri
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return "", 0, fmt.Errorf("status %d", res.StatusCode)
+		return "", 0, errStatus(res.StatusCode)
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, wellKnownMaxBytes+1))
 	if err != nil {
@@ -136,9 +170,9 @@ func (r *Resolver) fetchWellKnown(ctx context.Context, host string) (server stri
 		return "", 0, err
 	}
 	if _, _, err := split(doc.Server); err != nil {
-		return "", 0, fmt.Errorf("m.server: %w", err)
+		return "", 0, fmt.Errorf("m.server %.100q: %w", doc.Server, err)
 	}
-	return doc.Server, cacheLifetime(res.Header, r.opts.Now()), nil
+	return matrix.ServerName(doc.Server), cacheLifetime(res.Header, r.opts.Now()), nil
 }
 
 // cacheLifetime reads how long a response may be kept, within our bounds.

@@ -38,6 +38,7 @@ type Network struct {
 	hosts   map[string]string // host:port to the address of a listener
 	records map[string][]dns.RR
 	dialed  []string
+	asked   []string
 }
 
 // NewNetwork makes a network without any hosts.
@@ -137,6 +138,13 @@ func (n *Network) Dialed() []string {
 	return append([]string(nil), n.dialed...)
 }
 
+// Asked lists the names that DNS was asked for so far, once for each question.
+func (n *Network) Asked() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return append([]string(nil), n.asked...)
+}
+
 // Record adds a DNS record in zone file form: "_matrix._tcp.example.org. 60 IN SRV 0 0 8449 fed.example.org."
 func (n *Network) Record(record string) {
 	n.t.Helper()
@@ -180,6 +188,7 @@ func (n *Network) answer(w dns.ResponseWriter, q *dns.Msg) {
 	reply := new(dns.Msg)
 	reply.SetReply(q)
 	n.mu.Lock()
+	n.asked = append(n.asked, strings.ToLower(q.Question[0].Name))
 	all := n.records[strings.ToLower(q.Question[0].Name)]
 	for _, rr := range all {
 		if rr.Header().Rrtype == q.Question[0].Qtype {
