@@ -11,11 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -39,6 +41,8 @@ type Options struct {
 	Log        zerolog.Logger
 	// Observe is told of every finished request; status 0 means there was no response. class is the server's before it. nil for none.
 	Observe func(operation string, class peers.Class, status int, elapsed time.Duration)
+	// MaxConnections is how many connections may be open before those that are idle are closed; 0 is 1000.
+	MaxConnections int
 	// Transport takes the requests in place of connections of our own, in tests.
 	Transport http.RoundTripper
 }
@@ -47,6 +51,8 @@ type Options struct {
 type Client struct {
 	opts Options
 	http *http.Client
+	// sweepAt is the number of open connections at which those that are idle are closed.
+	sweepAt atomic.Int64
 }
 
 // Limits of what a peer may cost us, unless a request says otherwise.
@@ -57,14 +63,19 @@ const (
 	maxHeaderBytes  = 64 << 10
 )
 
+const maxConnections = 1000
+
 // New makes a client.
 func New(o Options) *Client {
+	if o.MaxConnections == 0 {
+		o.MaxConnections = maxConnections
+	}
 	c := &Client{opts: o}
+	c.sweepAt.Store(int64(o.MaxConnections))
 	if o.Transport == nil {
 		o.Transport = &http.Transport{
 			DialTLSContext:         c.dial,
 			ForceAttemptHTTP2:      true,
-			MaxIdleConns:           1000,
 			MaxIdleConnsPerHost:    4,
 			MaxConnsPerHost:        32,
 			IdleConnTimeout:        2 * time.Minute,
@@ -103,12 +114,32 @@ func (c *Client) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.makeRoom()
 	conn, err := c.opts.Resolver.Dial(ctx, server)
 	if err != nil {
 		return nil, err
 	}
 	var _ *tls.Conn = conn // net/http speaks HTTP/2 only over this very type
 	return conn, nil
+}
+
+// makeRoom closes idle connections when there are too many open ones: an event may go to thousands of servers, each of which would keep
+// one for minutes. http.Transport.MaxIdleConns does not count those of HTTP/2. If many are busy, the next look is some time off.
+func (c *Client) makeRoom() {
+	most := int64(c.opts.MaxConnections)
+	at := c.sweepAt.Load()
+	open := int64(c.opts.Resolver.Open())
+	if open < at {
+		if at > most && open < most/2 {
+			c.sweepAt.CompareAndSwap(at, most)
+		}
+		return
+	}
+	if !c.sweepAt.CompareAndSwap(at, math.MaxInt64) {
+		return // somebody else does it
+	}
+	c.http.CloseIdleConnections()
+	c.sweepAt.Store(max(most, int64(c.opts.Resolver.Open())+most/4))
 }
 
 // Request is one request to another server.

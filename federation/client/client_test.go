@@ -177,6 +177,46 @@ func TestWhereRequestsGo(t *testing.T) {
 	ask("a.example", "two")
 }
 
+// Thousands of servers must not leave thousands of connections open, whatever they speak.
+func TestIdleConnectionsAreBounded(t *testing.T) {
+	f := setUp(t)
+	const servers, most = 40, 10
+	f.client = New(Options{
+		ServerName: "us.example", Key: f.client.opts.Key, Peers: f.peers, Resolver: f.client.opts.Resolver, Log: zerolog.Nop(), MaxConnections: most,
+	})
+	t.Cleanup(f.client.Close)
+	resolver := f.client.opts.Resolver
+	busy, hold := make(chan struct{}), make(chan struct{})
+	f.serve("slow.example", func(w http.ResponseWriter, _ *http.Request) {
+		close(busy)
+		<-hold
+		fmt.Fprint(w, `{}`)
+	})
+	slow := make(chan error, 1)
+	go func() { slow <- f.client.Do(t.Context(), get("slow.example"), nil) }()
+	<-busy
+	for i := range servers {
+		name := fmt.Sprintf("s%d.example", i)
+		f.serve(name, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{}`) })
+		if err := f.client.Do(t.Context(), get(matrix.ServerName(name)), nil); err != nil {
+			t.Fatal(err)
+		}
+		if open := resolver.Open(); open > most+1 {
+			t.Fatalf("%d connections are open after %d servers", open, i+1)
+		}
+	}
+	close(hold)
+	if err := <-slow; err != nil {
+		t.Errorf("a busy connection was closed: %v", err)
+	}
+	f.client.Close()
+	for deadline := time.Now().Add(5 * time.Second); resolver.Open() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections are never closed", resolver.Open())
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	f := setUp(t)
 	f.serve("them.example", func(w http.ResponseWriter, r *http.Request) {

@@ -20,6 +20,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -81,6 +83,7 @@ type Resolver struct {
 	http    *http.Client
 	cache   *wellKnownCache
 	flights singleflight.Group
+	open    atomic.Int64 // connections made by Dial that are not closed
 }
 
 // Timeouts of the single steps of a connection.
@@ -274,6 +277,8 @@ func (r *Resolver) dialEndpoint(ctx context.Context, s Server, e Endpoint) (*tls
 	if err != nil {
 		return nil, err
 	}
+	r.open.Add(1)
+	raw = &countedConn{Conn: raw, open: &r.open}
 	config := r.tlsConfig()
 	// crypto/tls sends no SNI for an IP address and verifies the certificate against it.
 	config.ServerName = s.Certificate
@@ -286,6 +291,21 @@ func (r *Resolver) dialEndpoint(ctx context.Context, s Server, e Endpoint) (*tls
 		return nil, err
 	}
 	return conn, nil
+}
+
+// Open is how many connections made by Dial are open now.
+func (r *Resolver) Open() int { return int(r.open.Load()) }
+
+// countedConn is a connection that is counted until it is closed.
+type countedConn struct {
+	net.Conn
+	open *atomic.Int64
+	once sync.Once
+}
+
+func (c *countedConn) Close() error {
+	c.once.Do(func() { c.open.Add(-1) })
+	return c.Conn.Close()
 }
 
 func (r *Resolver) tlsConfig() *tls.Config {
