@@ -153,6 +153,8 @@ type Request struct {
 	Unsigned    bool   // no Authorization header: the endpoint is public
 	// Urgent requests are made although the server did not answer lately: somebody is waiting.
 	Urgent bool
+	// Made says that the body is an event of our making: whatever is wrong with it is not our client's fault.
+	Made bool
 	// Own lets the request go to our own name: what it asks for may be served by another program there.
 	Own      bool
 	Timeout  time.Duration // 0 means 30 s
@@ -304,14 +306,14 @@ func (c *Client) send(ctx context.Context, r Request) (*http.Response, error) {
 // refused turns a response that is no 200 into an error. A server that says no is well;
 // one that fails or is overloaded backs off.
 func (c *Client) refused(r Request, res *http.Response) error {
-	e := &Error{Destination: r.Destination, Status: res.StatusCode}
+	e := &Error{Destination: r.Destination, Status: res.StatusCode, made: r.Made}
 	e.Retry = res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusUnauthorized
 	body, err := readAll(res.Body, res.ContentLength, maxErrorBytes)
 	if err == nil {
 		e.Peer, e.RetryAfter = peerError(res.StatusCode, body)
 	}
-	if s, err := strconv.ParseUint(res.Header.Get("Retry-After"), 10, 31); err == nil && e.RetryAfter == 0 {
-		e.RetryAfter = time.Duration(s) * time.Second
+	if wait := retryAfter(res.Header.Get("Retry-After"), time.Now()); wait > 0 {
+		e.RetryAfter = wait // the newer form of it
 	}
 	if e.Peer == nil {
 		e.Cause = fmt.Errorf("%s: not a Matrix error response", r.Operation)
@@ -322,6 +324,17 @@ func (c *Client) refused(r Request, res *http.Response) error {
 		c.opts.Peers.Answered(r.Destination)
 	}
 	return e
+}
+
+// retryAfter reads the header of that name, a number of seconds or a date; 0 if it says nothing. spec: client-server-api#rate-limiting
+func retryAfter(header string, now time.Time) time.Duration {
+	if s, err := strconv.ParseUint(header, 10, 31); err == nil {
+		return time.Duration(s) * time.Second
+	}
+	if at, err := http.ParseTime(header); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
 }
 
 // peerError reads a standard error response; nil if the body is none. Members that

@@ -236,6 +236,9 @@ func TestErrors(t *testing.T) {
 		case "/unrecognised":
 			w.WriteHeader(404)
 			fmt.Fprint(w, `{"errcode":"M_UNRECOGNIZED","error":"No."}`)
+		case "/invalid", "/_matrix/federation/v2/send_join/!r:them.example/$e", "/_matrix/federation/v2/invite/!r:them.example/$e":
+			w.WriteHeader(400)
+			fmt.Fprint(w, `{"errcode":"M_INVALID_PARAM","error":"No."}`)
 		case "/redirect":
 			http.Redirect(w, r, "https://elsewhere.example/", http.StatusFound)
 		case "/nojson":
@@ -253,7 +256,8 @@ func TestErrors(t *testing.T) {
 		"version":      {400, "M_INCOMPATIBLE_ROOM_VERSION", false},
 		"token":        {502, "M_UNKNOWN", true},
 		"html":         {502, "M_UNKNOWN", false},
-		"unrecognised": {404, "M_UNRECOGNIZED", false},
+		"unrecognised": {502, "M_UNKNOWN", false},
+		"invalid":      {400, "M_INVALID_PARAM", false},
 		"redirect":     {502, "M_UNKNOWN", false},
 		"nojson":       {502, "M_UNKNOWN", false},
 		"twice":        {502, "M_UNKNOWN", false},
@@ -272,6 +276,14 @@ func TestErrors(t *testing.T) {
 		}
 		if path == "version" && (public.Extra["room_version"] != "99" || len(public.Extra) != 1) {
 			t.Errorf("extra members: %v", public.Extra)
+		}
+	}
+	// What is wrong with an event that we made is not the fault of our client.
+	_, joined := f.client.SendJoin(t.Context(), "them.example", "!r:them.example", "$e", []byte(`{}`))
+	_, invited := f.client.Invite(t.Context(), "them.example", "!r:them.example", "$e", "11", []byte(`{}`), nil)
+	for _, err := range []error{joined, invited} {
+		if public, ok := matrix.AsError(err); !ok || public.Status != 502 {
+			t.Errorf("%v", err)
 		}
 	}
 	if _, failing := f.peers.FailingSince("them.example"); failing {
@@ -518,5 +530,38 @@ func TestOldMembershipEndpoints(t *testing.T) {
 	})
 	if _, err := f.client.SendJoin(t.Context(), "new.example", "!r:old.example", "$e", []byte(`{}`)); err == nil || len(asked) != 1 {
 		t.Errorf("asked %v: %v", asked, err)
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for header, want := range map[string]time.Duration{
+		"": 0, "x": 0, "-1": 0, "0": 0, "90": 90 * time.Second, "99999999999": 0,
+		now.Add(time.Minute).Format(http.TimeFormat): time.Minute, now.Add(-time.Minute).Format(http.TimeFormat): 0,
+	} {
+		if got := retryAfter(header, now); got != want {
+			t.Errorf("%q: %s, want %s", header, got, want)
+		}
+	}
+}
+
+// A server says "404 Not Found" for rooms and files as well.
+func TestUnrecognised(t *testing.T) {
+	answer := func(status int, code string) error {
+		e := &Error{Status: status}
+		if code != "" {
+			e.Peer = matrix.Errorf(status, code, "x")
+		}
+		return fmt.Errorf("wrapped: %w", e)
+	}
+	for _, err := range []error{answer(404, ""), answer(404, "M_UNRECOGNIZED"), answer(405, "M_UNRECOGNIZED"), answer(405, ""), answer(400, "M_UNRECOGNIZED")} {
+		if !Unrecognised(err) {
+			t.Errorf("%v is no sign of an older server", err)
+		}
+	}
+	for _, err := range []error{answer(404, "M_NOT_FOUND"), answer(400, ""), answer(400, "M_INVALID_PARAM"), answer(403, "M_UNRECOGNIZED"), answer(502, ""), answer(0, ""), nil} {
+		if Unrecognised(err) {
+			t.Errorf("%v is taken for the sign of an older server", err)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"hanok/matrix"
@@ -22,6 +23,8 @@ type Error struct {
 	// Peer is what the peer answered, nil if it answered nothing of the kind.
 	Peer  *matrix.Error
 	Cause error
+
+	made bool // the request's Made
 }
 
 func (e *Error) Error() string {
@@ -50,6 +53,10 @@ func (e *Error) public() *matrix.Error {
 	if e.Peer != nil {
 		switch {
 		case e.Peer.Code == "M_UNKNOWN_TOKEN", e.Peer.Code == "M_MISSING_TOKEN", e.Peer.Code == "M_UNAUTHORIZED":
+		case Unrecognised(e): // our client would take it for what we know ourselves
+			return matrix.Errorf(http.StatusBadGateway, "M_UNKNOWN", "The server %s does not know this request.", e.Destination).Because(e.Peer)
+		case e.made && slices.Contains(malformed[:], e.Peer.Code): // spec: ss/sendJoinV2 400, ss/sendInviteV2 400
+			return matrix.Errorf(http.StatusBadGateway, "M_UNKNOWN", "The server %s does not understand what this server made: %s", e.Destination, e.Peer.Message).Because(e.Peer)
 		case e.Status == http.StatusBadRequest, e.Status == http.StatusForbidden, e.Status == http.StatusNotFound:
 			return e.Peer
 		case e.Status == http.StatusTooManyRequests:
@@ -71,19 +78,21 @@ var ErrBackingOff = errors.New("the server did not answer lately")
 // ErrTooLarge is the cause when a response is over its limit.
 var ErrTooLarge = errors.New("the response is too large")
 
-// Unrecognised reports whether the peer does not know the endpoint.
+// malformed are the codes for what is wrong with the form of a request.
+var malformed = [...]string{"M_MISSING_PARAM", "M_INVALID_PARAM", "M_BAD_JSON", "M_NOT_JSON"}
+
+// Unrecognised reports whether the peer has no such endpoint, rather than no such room, event or file. Some older servers say so with a 400.
+// spec: server-server-api#unsupported-endpoints
 func Unrecognised(err error) bool {
 	var e *Error
 	if !errors.As(err, &e) {
 		return false
 	}
-	return e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed ||
-		e.Status == http.StatusBadRequest && (e.Peer == nil || e.Peer.Code == "M_UNRECOGNIZED")
-}
-
-// unknownPath reports whether the peer has no such endpoint, rather than no such room or event.
-func unknownPath(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && (e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed) &&
-		(e.Peer == nil || e.Peer.Code == "M_UNRECOGNIZED")
+	switch e.Status {
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return e.Peer == nil || e.Peer.Code == "M_UNRECOGNIZED"
+	case http.StatusBadRequest:
+		return e.Peer != nil && e.Peer.Code == "M_UNRECOGNIZED"
+	}
+	return false
 }

@@ -24,7 +24,7 @@ func (c *Client) Download(ctx context.Context, server matrix.ServerName, mediaID
 		Operation: "getContent", Method: http.MethodGet, Destination: server, Urgent: true,
 		Path: v1("media", "download", mediaID), Query: url.Values{"timeout_ms": {strconv.FormatInt(wait.Milliseconds(), 10)}},
 	})
-	if err != nil && Unrecognised(err) && unknownEndpoint(err) {
+	if Unrecognised(err) {
 		return c.downloadLegacy(ctx, server, mediaID, wait)
 	}
 	if err != nil {
@@ -36,12 +36,6 @@ func (c *Client) Download(ctx context.Context, server matrix.ServerName, mediaID
 		return nil, &Error{Destination: server, Status: http.StatusOK, Retry: true, Cause: fmt.Errorf("answer to getContent: %w", err)}
 	}
 	return file, nil
-}
-
-// unknownEndpoint tells a server that does not know the endpoint from one that does not have the file.
-func unknownEndpoint(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && (e.Peer == nil || e.Peer.Code == "M_UNRECOGNIZED")
 }
 
 // parts reads up to the second part of a multipart answer: the file, or where it is.

@@ -87,11 +87,11 @@ type joinAnswer struct {
 func (c *Client) SendJoin(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte) (rooms.SentJoin, error) {
 	var answer joinAnswer
 	request := Request{
-		Operation: "sendJoinV2", Method: http.MethodPut, Destination: dest, Body: pdu, Urgent: true, Query: url.Values{"omit_members": {"true"}},
+		Operation: "sendJoinV2", Method: http.MethodPut, Destination: dest, Body: pdu, Made: true, Urgent: true, Query: url.Values{"omit_members": {"true"}},
 		Path: v2("send_join", string(room), string(id)), Timeout: stateTimeout, MaxBytes: stateMaxBytes,
 	}
 	err := c.Do(ctx, request, &answer)
-	if unknownPath(err) {
+	if Unrecognised(err) {
 		request.Operation, request.Path, request.Query = "sendJoinV1", v1("send_join", string(room), string(id)), nil
 		err = c.doV1(ctx, request, &answer)
 	}
@@ -107,11 +107,11 @@ func (c *Client) SendJoin(ctx context.Context, dest matrix.ServerName, room matr
 // SendLeave submits a signed leave. spec: ss/sendLeaveV2
 func (c *Client) SendLeave(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte) error {
 	request := Request{
-		Operation: "sendLeaveV2", Method: http.MethodPut, Destination: dest, Body: pdu, Urgent: true,
+		Operation: "sendLeaveV2", Method: http.MethodPut, Destination: dest, Body: pdu, Made: true, Urgent: true,
 		Path: v2("send_leave", string(room), string(id)), Timeout: handshakeTimeout,
 	}
 	err := c.Do(ctx, request, nil)
-	if unknownPath(err) {
+	if Unrecognised(err) {
 		request.Operation, request.Path = "sendLeaveV1", v1("send_leave", string(room), string(id))
 		err = c.Do(ctx, request, nil)
 	}
@@ -138,7 +138,7 @@ func (c *Client) SendKnock(ctx context.Context, dest matrix.ServerName, room mat
 		LegacyState []jsontext.Value `json:"knock_state_events"` // the name before the endpoint became stable
 	}
 	err = c.Do(ctx, Request{
-		Operation: "sendKnock", Method: http.MethodPut, Destination: dest, Body: pdu, Urgent: true,
+		Operation: "sendKnock", Method: http.MethodPut, Destination: dest, Body: pdu, Made: true, Urgent: true,
 		Path: v1("send_knock", string(room), string(id)), Timeout: handshakeTimeout,
 	}, &answer)
 	if err != nil {
@@ -168,10 +168,10 @@ func (c *Client) Invite(ctx context.Context, dest matrix.ServerName, room matrix
 		Event jsontext.Value `json:"event"`
 	}
 	err = c.Do(ctx, Request{
-		Operation: "sendInviteV2", Method: http.MethodPut, Destination: dest, Body: body, Urgent: true,
+		Operation: "sendInviteV2", Method: http.MethodPut, Destination: dest, Body: body, Made: true, Urgent: true,
 		Path: v2("invite", string(room), string(id)), Timeout: handshakeTimeout,
 	}, &answer)
-	if err != nil && Unrecognised(err) && (version == "1" || version == "2") {
+	if Unrecognised(err) && (version == "1" || version == "2") {
 		return c.inviteV1(ctx, dest, room, id, pdu, state)
 	}
 	if err != nil {
@@ -202,7 +202,7 @@ func (c *Client) inviteV1(ctx context.Context, dest matrix.ServerName, room matr
 		Event jsontext.Value `json:"event"`
 	}
 	err = c.doV1(ctx, Request{
-		Operation: "sendInviteV1", Method: http.MethodPut, Destination: dest, Body: body, Urgent: true,
+		Operation: "sendInviteV1", Method: http.MethodPut, Destination: dest, Body: body, Made: true, Urgent: true,
 		Path: v1("invite", string(room), string(id)), Timeout: handshakeTimeout,
 	}, &answer)
 	if err != nil {
@@ -242,7 +242,7 @@ func serverNames(in []string) []matrix.ServerName {
 // spec: ss/exchangeThirdPartyInvite
 func (c *Client) ExchangeThirdPartyInvite(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, event []byte) error {
 	return c.Do(ctx, Request{
-		Operation: "exchangeThirdPartyInvite", Method: http.MethodPut, Destination: dest, Body: event,
+		Operation: "exchangeThirdPartyInvite", Method: http.MethodPut, Destination: dest, Body: event, Made: true,
 		Path: v1("exchange_third_party_invite", string(room)), Timeout: handshakeTimeout,
 	}, nil)
 }
