@@ -86,8 +86,12 @@ func (e *Engine) joined(ctx context.Context, server matrix.ServerName, room matr
 	join := made.event
 	if sent.Event != nil {
 		signed, err := event.Parse(made.version, sent.Event)
-		if err != nil || signed.ID() != join.ID() {
+		if err != nil || signed.ID() != join.ID() || signed.HashMismatch() {
 			return nonsense("another event came back")
+		}
+		// It may have come back with other content under our name, or without the signature that a restricted room asks for.
+		if err := e.verify(ctx, []*event.Event{signed})[0]; err != nil {
+			return nonsense("our join came back without the signatures that it needs").Because(err)
 		}
 		join = signed
 	}

@@ -367,27 +367,57 @@ func (e *Engine) checkInviteState(ctx context.Context, v *roomversion.Version, r
 	if !created {
 		return nil, matrix.InvalidParam("invite_room_state lacks m.room.create")
 	}
+	vouched, err := e.vouchedState(ctx, v, events)
+	if err != nil {
+		return nil, matrix.InvalidParam("invite_room_state holds an event whose signature is not valid").Because(err)
+	}
+	return append(kept, vouched...), nil
+}
+
+// vouchedState keeps of the events that describe a room those that are known to be whose they say; an error means that one is known not to be.
+func (e *Engine) vouchedState(ctx context.Context, v *roomversion.Version, events []*event.Event) (kept [][]byte, bad error) {
 	for i, err := range e.verify(ctx, events) {
 		switch {
 		case errors.Is(err, signing.ErrBad):
-			return nil, matrix.InvalidParam("invite_room_state holds an event whose signature is not valid").Because(err)
-		case err == nil || events[i].Is("m.room.create", ""): // the room ID vouches for the latter
+			bad = err
+		case err == nil || v.RoomIDIsCreateHash && events[i].Is("m.room.create", ""): // the room ID vouches for the latter
 			kept = append(kept, events[i].JSON()) // redacted where its hash is wrong
 		}
 	}
-	return kept, nil
+	return kept, bad
+}
+
+// knockState is what may be shown of the state that comes with the answer to a knock. Nobody takes the knock back, so what is not as it
+// should be is left out. Stripped events pass as with invites, in older rooms that of m.room.create too. spec: ss/sendKnock
+func (e *Engine) knockState(ctx context.Context, v *roomversion.Version, room matrix.RoomID, stripped [][]byte) [][]byte {
+	kept := make([][]byte, 0, len(stripped))
+	var events []*event.Event
+	for _, raw := range stripped[:min(len(stripped), maxStripped)] {
+		if s, ok := readStripped(raw); ok && !s.signed() && (s.eventType != "m.room.create" || !v.RoomIDIsCreateHash) {
+			kept = append(kept, raw)
+		} else if ev, err := event.Parse(v, raw); err == nil && ev.RoomID() == room {
+			events = append(events, ev)
+		}
+	}
+	vouched, err := e.vouchedState(ctx, v, events)
+	if err != nil {
+		e.log.Debug().Err(err).Str("room", string(room)).Msg("the state that came with a knock holds a bad signature")
+	}
+	return append(kept, vouched...)
 }
 
 // isStripped reports whether raw is a stripped state event, and nothing that passes for an event. Nobody vouches for one, so it
 // must not tell what the create event tells. spec: client-server-api#stripped-state
 func isStripped(raw []byte) bool {
 	s, ok := readStripped(raw)
-	if !ok || s.eventType == "m.room.create" {
-		return false
-	}
+	return ok && s.eventType != "m.room.create" && !s.signed()
+}
+
+// signed reports whether it passes for a whole event.
+func (s strippedEvent) signed() bool {
 	_, signed := canonicaljson.Get(s.whole, "signatures")
 	_, hashed := canonicaljson.Get(s.whole, "hashes")
-	return !signed && !hashed
+	return signed || hashed
 }
 
 // setApart stores a local user's membership in a room in which this server does not take part.

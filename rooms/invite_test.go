@@ -166,3 +166,78 @@ func TestSignaturesOfInviteState(t *testing.T) {
 		t.Errorf("no create event, and the name stripped: %v", err)
 	}
 }
+
+// What comes with the answer to a knock is shown if it was said by who is named. The knock counts in any case. spec: ss/sendKnock
+func TestStateShownToWhoKnocks(t *testing.T) {
+	for _, version := range []roomversion.ID{"11", "12"} {
+		n := newNetwork(t)
+		a, b := n.server("a.example"), n.server("b.example")
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.create(alice, rooms.CreateRequest{Preset: "private_chat", Name: "Garden", Topic: "Flowers", Version: version})
+		a.set(alice, room, "m.room.join_rules", "", `{"join_rule":"knock"}`)
+		empty := ""
+		foreign := a.forge(room, event.Proto{Sender: "@x:gone.example", Type: "m.room.avatar", StateKey: &empty, Content: []byte(`{"url":"mxc://avatar"}`)}).JSON()
+		another := a.create(alice, rooms.CreateRequest{Name: "Elsewhere", Version: version})
+		snapshot, err := a.Snapshot(ctx, another)
+		if err != nil {
+			t.Fatal(err)
+		}
+		elsewhere, err := snapshot.State.Event(ctx, "m.room.name", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.knocked = func(state [][]byte) (out [][]byte) {
+			for _, raw := range state {
+				if bytes.Contains(raw, []byte("Garden")) {
+					raw = regexp.MustCompile(`"ed25519:[^}]*`).ReplaceAll(raw, []byte(`"`+string(a.key.ID)+`":"`+strings.Repeat("A", 86)+`"`))
+				}
+				out = append(out, raw)
+			}
+			return append(out, foreign, []byte(`{`), []byte(`{"type":"m.room.create","state_key":"","sender":"@mallory:evil.example","content":{}}`),
+				[]byte(`{"type":"m.room.guest_access","state_key":"","sender":"@alice:a.example","content":{"guest_access":"forbidden"}}`), elsewhere.JSON())
+		}
+		b.must(b.Knock(ctx, rooms.MemberRequest{Room: room, Sender: bob, Via: []matrix.ServerName{"a.example"}}))
+		events, err := b.InviteState(ctx, bob, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := string(bytes.Join(events, nil))
+		for what, want := range map[string]bool{
+			"Flowers": true, `"membership":"knock"`: true, "guest_access": true, "m.room.create": true,
+			"Garden": false, "avatar": false, "Elsewhere": false, "mallory": version == "11",
+		} {
+			if strings.Contains(shown, what) != want {
+				t.Errorf("version %s: %q is shown: %v\n%s", version, what, !want, shown)
+			}
+		}
+	}
+}
+
+// Our join may be signed by the server that lets us in, and is otherwise as we made it.
+func TestJoinThatComesBackChanged(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+	join := func() error {
+		_, err := b.Join(ctx, rooms.MemberRequest{Room: room, Sender: bob, Via: []matrix.ServerName{"a.example"}, Content: []byte(`{"reason":"mine"}`)})
+		return err
+	}
+	signature := regexp.MustCompile(`"ed25519:[^"]*":"[^"]*"`)
+	for what, change := range map[string]func([]byte) []byte{
+		"other content": func(b []byte) []byte { return bytes.Replace(b, []byte("mine"), []byte("yours"), 1) },
+		"not our hash":  func(b []byte) []byte { return bytes.Replace(b, []byte(`"reason":"mine"`), []byte(`"reason":"x"`), 1) },
+		"a bad signature": func(raw []byte) []byte {
+			return signature.ReplaceAll(raw, []byte(`"`+string(b.key.ID)+`":"`+strings.Repeat("A", 86)+`"`))
+		},
+	} {
+		n.lie = func(s *rooms.SentJoin) { s.Event = change(s.Event) }
+		if err := join(); err == nil {
+			t.Errorf("%s: taken for our join", what)
+		}
+	}
+	n.lie = nil
+	if err := join(); err != nil {
+		t.Error(err)
+	}
+}

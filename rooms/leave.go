@@ -366,8 +366,5 @@ func (e *Engine) sendKnock(ctx context.Context, server matrix.ServerName, q Memb
 	if err != nil {
 		return err
 	}
-	if stripped == nil {
-		stripped = [][]byte{}
-	}
-	return r.setApart(ctx, knock, q.Sender, m.Membership, stripped)
+	return r.setApart(ctx, knock, q.Sender, m.Membership, e.knockState(ctx, made.version, q.Room, stripped))
 }

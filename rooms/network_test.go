@@ -34,10 +34,11 @@ type network struct {
 	servers   map[matrix.ServerName]*server
 	cut       map[[2]matrix.ServerName]bool
 	calls     map[string]int
-	lie       func(*rooms.SentJoin) // what becomes of answers to send_join
-	forged    *event.Event          // an event that every server gives out
-	eventAuth func() [][]byte       // what every server answers to event_auth; nil: the truth
-	missing   func() [][]byte       // and to get_missing_events
+	lie       func(*rooms.SentJoin)   // what becomes of answers to send_join
+	knocked   func([][]byte) [][]byte // the same for send_knock
+	forged    *event.Event            // an event that every server gives out
+	eventAuth func() [][]byte         // what every server answers to event_auth; nil: the truth
+	missing   func() [][]byte         // and to get_missing_events
 	event     func(matrix.EventID) []byte
 	stateIDs  func() (state, auth []matrix.EventID)
 	now       func() matrix.Timestamp // nil: the system's clock
@@ -307,7 +308,11 @@ func (p peer) SendKnock(ctx context.Context, dest matrix.ServerName, room matrix
 	if err != nil {
 		return nil, err
 	}
-	return s.SendKnock(ctx, p.s.name, room, id, pdu)
+	stripped, err := s.SendKnock(ctx, p.s.name, room, id, pdu)
+	if err == nil && p.s.net.knocked != nil {
+		stripped = p.s.net.knocked(stripped)
+	}
+	return stripped, err
 }
 
 func (p peer) Invite(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID, version roomversion.ID, pdu []byte, stripped [][]byte) ([]byte, error) {
