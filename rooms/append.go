@@ -2,12 +2,15 @@ package rooms
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/matrix/eventauth"
+	"hanok/matrix/roomversion"
 	"hanok/storage"
 	"hanok/storage/statetree"
 )
@@ -245,6 +248,9 @@ func (r *room) compose(ctx context.Context, h *head, d *draft, o appendOptions) 
 		}
 	}
 	var err error
+	if p.ReferenceHashes, err = r.referenceHashes(ctx, c.parents, c.auths); err != nil {
+		return nil, err
+	}
 	if c.event, err = event.Build(r.version, p, e.server); err != nil {
 		return nil, err
 	}
@@ -259,6 +265,26 @@ func (r *room) compose(ctx context.Context, h *head, d *draft, o appendOptions) 
 		return nil, err
 	}
 	return c, e.policy.CheckLocal(ctx, c.event, encryption != nil)
+}
+
+// referenceHashes are what events of room versions 1 and 2 state of those that they refer to. spec: rooms/v1#event-format
+func (r *room) referenceHashes(ctx context.Context, parents []tip, auths []storage.EventNID) (map[matrix.EventID][sha256.Size]byte, error) {
+	if r.version.EventIDFormat != roomversion.EventIDInEvent {
+		return nil, nil
+	}
+	nids := slices.Clone(auths)
+	for _, t := range parents {
+		nids = append(nids, t.nid)
+	}
+	hashes := make(map[matrix.EventID][sha256.Size]byte, len(nids))
+	for _, nid := range nids {
+		ev, err := r.event(ctx, nid)
+		if err != nil {
+			return nil, fmt.Errorf("reference hashes: %w", err)
+		}
+		hashes[ev.ID()] = ev.ReferenceHash()
+	}
+	return hashes, nil
 }
 
 // build makes one event on en's head and moves that head.

@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"hanok/matrix/canonicaljson"
 	"hanok/matrix/event"
 	"hanok/matrix/roomversion"
+	"hanok/matrix/signing"
 	"hanok/storage"
 )
 
@@ -455,11 +457,11 @@ func readTemplate(m MadeEvent, room matrix.RoomID, user matrix.UserID, membershi
 	}
 	depth, _ := canonicaljson.GetInt(raw, "depth")
 	key := string(user)
-	t := &template{version: v, proto: event.Proto{RoomID: room, Sender: user, Type: "m.room.member", StateKey: &key, Content: content, Depth: min(max(depth, 1), event.MaxDepth(v))}}
-	if t.proto.PrevEvents, err = refIDs(raw, "prev_events"); err != nil {
+	t := &template{version: v, proto: event.Proto{RoomID: room, Sender: user, Type: "m.room.member", StateKey: &key, Content: content, Depth: min(max(depth, 1), event.MaxDepth(v)), ReferenceHashes: make(map[matrix.EventID][sha256.Size]byte)}}
+	if t.proto.PrevEvents, err = references(raw, "prev_events", t.proto.ReferenceHashes); err != nil {
 		return nil, err
 	}
-	if t.proto.AuthEvents, err = refIDs(raw, "auth_events"); err != nil {
+	if t.proto.AuthEvents, err = references(raw, "auth_events", t.proto.ReferenceHashes); err != nil {
 		return nil, err
 	}
 	return t, nil
@@ -470,18 +472,18 @@ func nonsense(format string, args ...any) *matrix.Error {
 	return matrix.Errorf(http.StatusBadGateway, "M_UNKNOWN", "The other server's answer cannot be used: "+format+".", args...)
 }
 
-// refIDs reads references to events: strings, or up to v2 pairs of ID and hashes.
-func refIDs(raw []byte, key string) ([]matrix.EventID, error) {
+// references reads references to events: strings, or up to v2 pairs of ID and hashes, of which it notes the SHA-256.
+func references(raw []byte, key string, hashes map[matrix.EventID][sha256.Size]byte) ([]matrix.EventID, error) {
 	list, ok := canonicaljson.Get(raw, key)
 	if !ok || !canonicaljson.IsArray(list) {
 		return nil, nonsense("the event made for us has no %s", key)
 	}
 	var out []matrix.EventID
 	for el := range canonicaljson.Elements(list) {
+		var pair [][]byte
 		if canonicaljson.IsArray(el) {
-			for first := range canonicaljson.Elements(el) {
-				el = first
-				break
+			if pair = slices.Collect(canonicaljson.Elements(el)); len(pair) > 0 {
+				el = pair[0]
 			}
 		}
 		s, ok := canonicaljson.String(el)
@@ -491,6 +493,12 @@ func refIDs(raw []byte, key string) ([]matrix.EventID, error) {
 		id, err := matrix.ParseEventID(s)
 		if err != nil {
 			return nil, nonsense("the event made for us has a bad entry in %s", key).Because(err)
+		}
+		if len(pair) == 2 {
+			stated, _ := canonicaljson.GetString(pair[1], "sha256")
+			if hash, err := signing.DecodeBase64(stated); err == nil && len(hash) == sha256.Size {
+				hashes[id] = [sha256.Size]byte(hash)
+			}
 		}
 		out = append(out, id)
 	}

@@ -26,7 +26,7 @@ type Proto struct {
 	OriginServerTS matrix.Timestamp
 
 	// ReferenceHashes of the prev and auth events, which v1 and v2 events state
-	// beside the IDs. Peers do not rely on them: what is not here is left empty.
+	// beside the IDs. What is not here is left empty.
 	ReferenceHashes map[matrix.EventID][sha256.Size]byte
 }
 
