@@ -219,6 +219,9 @@ func (e *Engine) openToServer(ctx context.Context, d *RoomDetails, server matrix
 	if err := e.AllowsServer(ctx, d.RoomID, server); err != nil {
 		return false, ignoreRefusal(err)
 	}
+	if own, err := e.ownOnly(ctx, d.RoomID); err != nil || own {
+		return false, err
+	}
 	if d.open() {
 		return true, nil
 	}

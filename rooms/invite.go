@@ -269,9 +269,18 @@ func readStripped(raw []byte) (s strippedEvent, ok bool) {
 	return s, has == [4]bool{true, true, true, true}
 }
 
-// ReceiveInvite takes an invite of a local user, and returns it with our signature.
-// M_INCOMPATIBLE_ROOM_VERSION, M_INVALID_PARAM, M_FORBIDDEN. spec: ss/sendInviteV2
+// ReceiveInvite takes an invite of a local user, and returns it with our signature. version "" is 1 or 2, whose events look the same.
+// M_INCOMPATIBLE_ROOM_VERSION, M_INVALID_PARAM, M_FORBIDDEN. spec: ss/sendInviteV2, ss/sendInviteV1
 func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, id matrix.EventID, version roomversion.ID, pdu []byte, stripped [][]byte) ([]byte, error) {
+	if version == "" {
+		version = "1"
+		if r, err := e.room(ctx, room); err == nil {
+			if r.version.ID == "2" {
+				version = "2"
+			}
+			r.release()
+		}
+	}
 	v, ok := roomversion.Get(version)
 	if !ok {
 		return nil, matrix.Errorf(400, "M_INCOMPATIBLE_ROOM_VERSION", "this server does not support room version %q", version).With("room_version", string(version))
@@ -288,7 +297,7 @@ func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, ro
 	case ev.Type() != "m.room.member" || ev.Membership() != "invite" || !e.isLocal(user):
 		return nil, matrix.InvalidParam("the event is no invite of a user of this server")
 	case domain(ev.Sender()) != origin:
-		return nil, matrix.Forbidden("the inviting user is of another server")
+		return nil, matrix.InvalidParam("the inviting user is of another server")
 	}
 	if stripped, err = e.checkInviteState(ctx, v, room, stripped); err != nil {
 		return nil, err
@@ -311,7 +320,7 @@ func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, ro
 		return nil, err
 	}
 	defer r.release()
-	if err := r.allowsServer(ctx, origin); err != nil {
+	if err := e.AllowsServer(ctx, room, origin); err != nil {
 		return nil, err
 	}
 	m, err := e.membershipIn(ctx, r.nid, user)

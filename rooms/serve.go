@@ -21,19 +21,33 @@ const (
 	maxServedChain    = 100_000 // events of an auth chain
 )
 
-// AllowsServer checks the room's m.room.server_acl, and that the operator does not keep the room apart; M_FORBIDDEN.
+// AllowsServer checks the room's m.room.server_acl, and that the operator does not keep the room apart; M_FORBIDDEN. Of a room that this server
+// has left nobody knows here what the list says now: it keeps no one from sending an invite, or taking one back.
 func (e *Engine) AllowsServer(ctx context.Context, room matrix.RoomID, server matrix.ServerName) error {
 	r, err := e.room(ctx, room)
 	if err != nil {
 		return err
 	}
 	defer r.release()
+	if resident, err := r.resident(ctx); err != nil {
+		return err
+	} else if !resident {
+		return r.allowsSharing()
+	}
 	return r.allowsServer(ctx, server)
 }
 
-func (r *room) allowsServer(ctx context.Context, server matrix.ServerName) error {
+// allowsSharing refuses other servers a room that the operator keeps apart.
+func (r *room) allowsSharing() error {
 	if r.e.isolation.has(r.id) {
 		return errIsolatedRoom
+	}
+	return nil
+}
+
+func (r *room) allowsServer(ctx context.Context, server matrix.ServerName) error {
+	if err := r.allowsSharing(); err != nil {
+		return err
 	}
 	c, err := r.current(ctx)
 	if err != nil {
@@ -226,14 +240,12 @@ func (v *serverView) pdus(ctx context.Context, events []*Event) ([][]byte, error
 	return out, nil
 }
 
-// ServeEvent returns an event's JSON if origin may see it. spec: ss/getEvent
+// ServeEvent returns an event's JSON if origin may see it. One that was rejected is a part of the graph like others, and who asks judges for
+// itself. spec: ss/getEvent
 func (e *Engine) ServeEvent(ctx context.Context, origin matrix.ServerName, id matrix.EventID) ([]byte, error) {
 	ev, err := e.Event(ctx, id)
 	if err != nil {
 		return nil, err
-	}
-	if ev.Rejected {
-		return nil, matrix.NotFound("no such event")
 	}
 	r, err := e.roomByNID(ctx, ev.RoomNID)
 	if err != nil {
@@ -506,7 +518,8 @@ func (e *Engine) ServeMissingEvents(ctx context.Context, origin matrix.ServerNam
 }
 
 // walkBack visits events from some on backwards along prev events, deepest first, until visit says stop. It does not go
-// beyond events to stop at or above a depth. Events that have no place in the graph, or were rejected, are not visited.
+// beyond events to stop at or above a depth. Events that have no place in the graph are not visited. Those that were rejected are: what comes
+// before them could not be reached otherwise.
 func (r *room) walkBack(ctx context.Context, from []*Event, stop map[matrix.EventID]bool, minDepth int64, visit func(*Event) bool) error {
 	seen := make(map[storage.EventNID]bool)
 	frontier := from
@@ -515,7 +528,7 @@ func (r *room) walkBack(ctx context.Context, from []*Event, stop map[matrix.Even
 		slices.SortFunc(frontier, func(a, b *Event) int { return cmp.Or(cmp.Compare(b.Depth(), a.Depth()), cmp.Compare(b.ID(), a.ID())) })
 		ev := frontier[0]
 		frontier = frontier[1:]
-		if seen[ev.NID] || stop[ev.ID()] || ev.Depth() < minDepth || ev.RoomNID != r.nid || ev.Outlier || ev.Rejected {
+		if seen[ev.NID] || stop[ev.ID()] || ev.Depth() < minDepth || ev.RoomNID != r.nid || ev.Outlier {
 			continue
 		}
 		seen[ev.NID] = true

@@ -205,7 +205,7 @@ func (s *Server) inviteV1(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	signed, err := s.opts.Rooms.ReceiveInvite(r.Ctx(), origin(r), room, id, "1", pdu, raws(event.Unsigned.State))
+	signed, err := s.opts.Rooms.ReceiveInvite(r.Ctx(), origin(r), room, id, "", pdu, raws(event.Unsigned.State))
 	if err != nil {
 		return nil, err
 	}

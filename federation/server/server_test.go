@@ -293,7 +293,7 @@ func TestParameters(t *testing.T) {
 	f.expect(400, "M_MISSING_PARAM")(f.call("GET", v1+"state/!r:us.example", ""))
 	f.expect(400, "M_INVALID_PARAM")(f.call("GET", v1+"state/!r:us.example?event_id=x", ""))
 	f.expect(400, "M_INVALID_PARAM")(f.call("GET", v1+"event/x", ""))
-	f.expect(400, "M_INVALID_PARAM")(f.call("GET", v1+"backfill/!r:us.example?v=$a", ""))
+	f.expect(400, "M_MISSING_PARAM")(f.call("GET", v1+"backfill/!r:us.example?v=$a", ""))
 	f.expect(400, "M_INVALID_PARAM")(f.call("GET", v1+"backfill/!r:us.example?v=$a&limit=x", ""))
 	f.expect(400, "M_MISSING_PARAM")(f.call("GET", v1+"backfill/!r:us.example?limit=1", ""))
 	f.expect(400, "M_INVALID_PARAM")(f.call("GET", v1+"user/devices/@x:a.example", ""))
@@ -333,7 +333,7 @@ func TestMemberships(t *testing.T) {
 	f.expect(200, `{"event":["11",{"y":1},2]}`)(
 		f.call("PUT", "/_matrix/federation/v2/invite/!r:a.example/$e", `{"room_version":"11","event":{"y":1},"invite_room_state":[{},{}]}`))
 	f.expect(400, "M_MISSING_PARAM")(f.call("PUT", "/_matrix/federation/v2/invite/!r:a.example/$e", `{"event":{}}`))
-	f.expect(200, `[200,{"event":["1",{"unsigned":{"invite_room_state":[{}]}},1]}]`)(
+	f.expect(200, `[200,{"event":["",{"unsigned":{"invite_room_state":[{}]}},1]}]`)(
 		f.call("PUT", "/_matrix/federation/v1/invite/!r:a.example/$e", `{"unsigned":{"invite_room_state":[{}]}}`))
 	f.expect(413, "M_TOO_LARGE")(f.call("PUT", "/_matrix/federation/v2/send_join/!r:us.example/$e", `{"x":"`+strings.Repeat("x", eventBody)+`"}`))
 }
