@@ -101,12 +101,12 @@ func (s *Server) backfill(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	limit, err := r.QueryInt("limit", 0)
+	limit, err := requiredInt(r, "limit")
 	if err != nil {
 		return nil, err
 	}
 	if limit <= 0 {
-		return nil, matrix.InvalidParam("limit must be given, and above 0.")
+		return nil, matrix.InvalidParam("limit must be above 0.")
 	}
 	from, err := parseEventIDs(r.QueryAll("v"), maxBackfillFrom)
 	if err != nil {
@@ -164,15 +164,16 @@ func (s *Server) getEventByTimestamp(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !r.HasQuery("ts") {
-		return nil, matrix.MissingParam("ts is missing.")
-	}
-	ts, err := r.QueryInt("ts", 0)
+	ts, err := requiredInt(r, "ts")
 	if err != nil {
 		return nil, err
 	}
 	dir := r.Query("dir")
-	if dir != "b" && dir != "f" {
+	switch dir {
+	case "b", "f":
+	case "":
+		return nil, matrix.MissingParam("dir is missing.")
+	default:
 		return nil, matrix.InvalidParam("dir must be b or f.")
 	}
 	ev, err := s.opts.Rooms.ServeEventByTime(r.Ctx(), origin(r), room, matrix.Timestamp(ts), dir == "b")
@@ -183,6 +184,14 @@ func (s *Server) getEventByTimestamp(r *endpoint.Request) (any, error) {
 		ID matrix.EventID   `json:"event_id"`
 		TS matrix.Timestamp `json:"origin_server_ts"`
 	}{ev.ID(), ev.OriginServerTS()}, nil
+}
+
+// requiredInt is a query parameter that is an integer and has to be there.
+func requiredInt(r *endpoint.Request, name string) (int64, error) {
+	if r.Query(name) == "" {
+		return 0, matrix.MissingParam("%s is missing.", name)
+	}
+	return r.QueryInt(name, 0)
 }
 
 func parseEventIDs(texts []string, limit int) ([]matrix.EventID, error) {

@@ -40,12 +40,15 @@ func (s *Server) getThumbnail(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	width, err := r.QueryInt("width", 0)
+	width, err := requiredInt(r, "width")
 	if err != nil {
 		return nil, err
 	}
-	height, err := r.QueryInt("height", 0)
+	height, err := requiredInt(r, "height")
 	if err != nil {
+		return nil, err
+	}
+	if _, err := r.QueryBool("animated", false); err != nil { // thumbnails are still, whatever is preferred
 		return nil, err
 	}
 	const most = 1 << 20 // keeps the numbers far from overflow; the repository rounds to what it makes

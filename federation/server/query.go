@@ -138,7 +138,16 @@ func (s *Server) queryKeys(r *endpoint.Request) (any, error) {
 	if err := withoutLocal(r.Ctx(), s, body.Devices); err != nil {
 		return nil, err
 	}
-	return s.opts.Users.Keys.QueryLocal(r.Ctx(), body.Devices)
+	found, err := s.opts.Users.Keys.QueryLocal(r.Ctx(), body.Devices)
+	if err != nil {
+		return nil, err
+	}
+	// Without what is for clients: there is nobody further whom we could have failed to ask.
+	return struct {
+		DeviceKeys      map[matrix.UserID]map[matrix.DeviceID]stdjson.RawMessage `json:"device_keys"`
+		MasterKeys      map[matrix.UserID]stdjson.RawMessage                     `json:"master_keys"`
+		SelfSigningKeys map[matrix.UserID]stdjson.RawMessage                     `json:"self_signing_keys"`
+	}{found.DeviceKeys, found.MasterKeys, found.SelfSigningKeys}, nil
 }
 
 // spec: ss/claimUserEncryptionKeys

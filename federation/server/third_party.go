@@ -31,6 +31,9 @@ func (s *Server) exchangeThirdPartyInvite(r *endpoint.Request) (any, error) {
 	if err := r.Decode(&event); err != nil {
 		return nil, err
 	}
+	if event.Type == "" || event.Room == "" || event.Sender == "" || event.StateKey == "" || event.Content.Membership == "" || event.Content.Invite == nil || event.Content.Invite.Signed == nil {
+		return nil, matrix.MissingParam("X")
+	}
 	sender, err := s.localUser(r.Ctx(), event.Sender)
 	if err != nil {
 		return nil, err
@@ -40,7 +43,7 @@ func (s *Server) exchangeThirdPartyInvite(r *endpoint.Request) (any, error) {
 		return nil, err
 	}
 	switch {
-	case event.Type != "m.room.member" || event.Content.Membership != "invite" || event.Content.Invite == nil || event.Room != room:
+	case event.Type != "m.room.member" || event.Content.Membership != "invite" || event.Room != room:
 		return nil, matrix.InvalidParam("The event is not a third-party invite to the room.")
 	case target.Server() != origin(r):
 		return nil, matrix.Forbidden("%s is not a user of %s.", target, origin(r))
@@ -65,6 +68,9 @@ func (s *Server) onBind(r *endpoint.Request) (any, error) {
 	}
 	if err := r.Decode(&body); err != nil {
 		return nil, err
+	}
+	if body.User == "" || body.Invites == nil {
+		return nil, matrix.MissingParam("mxid and invites are required.")
 	}
 	user, err := s.localUser(r.Ctx(), body.User)
 	if err != nil {
