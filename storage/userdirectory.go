@@ -88,14 +88,14 @@ type FoundUser struct {
 	Place        DirectoryPlace
 	UserID       matrix.UserID
 	Name, Avatar string
-	Visible      bool // to who asked
+	Shown        EventNID // the membership by which who asked may see the user; 0: none
 }
 
 // A user is visible to those who share a room, and to everybody while in an open one.
-const searchDirectory = `SELECT w.word, w.user_nid, n.name, u.name, u.avatar,
-	EXISTS (SELECT 1 FROM memberships m WHERE m.user_nid = w.user_nid AND m.membership = 2 AND (
+const searchDirectory = `SELECT w.word, w.user_nid, n.name, u.name, u.avatar, COALESCE(
+	(SELECT m.event_nid FROM memberships m WHERE m.user_nid = w.user_nid AND m.membership = 2 AND (
 		EXISTS (SELECT 1 FROM open_rooms o WHERE o.room_nid = m.room_nid) OR
-		w.user_nid <> $5 AND EXISTS (SELECT 1 FROM memberships me WHERE me.room_nid = m.room_nid AND me.user_nid = $5 AND me.membership = 2)))
+		w.user_nid <> $5 AND EXISTS (SELECT 1 FROM memberships me WHERE me.room_nid = m.room_nid AND me.user_nid = $5 AND me.membership = 2)) LIMIT 1), 0)
 	FROM (SELECT word, user_nid FROM directory_words WHERE (word, user_nid) > ($1, $2) AND word < $3 ORDER BY word, user_nid LIMIT $4) w
 	JOIN directory_users u ON u.user_nid = w.user_nid JOIN names n ON n.name_nid = w.user_nid
 	ORDER BY w.word, w.user_nid`
@@ -108,7 +108,7 @@ func SearchDirectory(ctx context.Context, q Querier, asker NameNID, prefix strin
 	}
 	return collect(ctx, q, func(r *Rows) (f FoundUser, err error) {
 		var word, id, name, avatar []byte
-		if err := r.Scan(&word, &f.Place.User, &id, &name, &avatar, &f.Visible); err != nil {
+		if err := r.Scan(&word, &f.Place.User, &id, &name, &avatar, &f.Shown); err != nil {
 			return f, err
 		}
 		f.Place.Word, f.UserID, f.Name, f.Avatar = string(word), matrix.UserID(id), string(name), string(avatar)

@@ -9,6 +9,7 @@ import (
 
 	"hanok/internal/fold"
 	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
 	"hanok/storage"
 )
 
@@ -79,7 +80,8 @@ func searchWords(term string) []string {
 }
 
 // Search finds users with a word that begins with each of the term's, who share a room with the one who asks or are in one that
-// everybody may join or read. limited says that there are more, or may be.
+// everybody may join or read. Users of other servers are found and shown by the name that they have in that room, as they may have
+// others elsewhere that are nobody's business here. limited says that there are more, or may be.
 func (d *Directory) Search(ctx context.Context, asker matrix.UserID, term string, limit int) (found []DirectoryMatch, limited bool, err error) {
 	found = []DirectoryMatch{}
 	words := searchWords(term)
@@ -97,9 +99,12 @@ func (d *Directory) Search(ctx context.Context, asker matrix.UserID, term string
 		if err != nil {
 			return nil, false, fmt.Errorf("search users: %w", err)
 		}
+		if err := d.nameAsSeen(ctx, users); err != nil {
+			return nil, false, fmt.Errorf("search users: %w", err)
+		}
 		for _, u := range users {
 			place = u.Place
-			if !u.Visible || seen[u.Place.User] || !hasWords(DirectoryWords(u.UserID, u.Name), words[1:]) {
+			if u.Shown == 0 || seen[u.Place.User] || !hasWords(DirectoryWords(u.UserID, u.Name), words) {
 				continue
 			}
 			seen[u.Place.User] = true
@@ -115,6 +120,36 @@ func (d *Directory) Search(ctx context.Context, asker matrix.UserID, term string
 			return found, true, nil
 		}
 	}
+}
+
+// nameAsSeen gives users of other servers the name and the avatar of the membership by which they are shown.
+func (d *Directory) nameAsSeen(ctx context.Context, found []storage.FoundUser) error {
+	var nids []storage.EventNID
+	for _, u := range found {
+		if u.Shown != 0 && u.UserID.Server() != d.ServerName {
+			nids = append(nids, u.Shown)
+		}
+	}
+	if len(nids) == 0 {
+		return nil
+	}
+	rows, err := storage.EventsByNID(ctx, d.DB, nids)
+	if err != nil {
+		return err
+	}
+	member := make(map[storage.EventNID][]byte, len(rows))
+	for _, row := range rows {
+		member[row.NID] = row.JSON
+	}
+	for i := range found {
+		if u := &found[i]; u.Shown != 0 && u.UserID.Server() != d.ServerName {
+			content, _ := canonicaljson.Get(member[u.Shown], "content")
+			name, _ := canonicaljson.GetString(content, "displayname")
+			avatar, _ := canonicaljson.GetString(content, "avatar_url")
+			u.Name, u.Avatar = ShownProfile(name, avatar)
+		}
+	}
+	return nil
 }
 
 // hasWords says whether each of the wanted begins one of the words, which are sorted.

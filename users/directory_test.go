@@ -16,15 +16,31 @@ import (
 // joins puts users into a room, as far as the directory looks.
 func (w *world) joins(t testing.TB, room storage.RoomNID, list ...matrix.UserID) {
 	t.Helper()
-	rows := make([]storage.MembershipRow, len(list))
+	w.joinsAs(t, room, "", list...)
+}
+
+// joinsAs puts users into a room in which they have a name.
+func (w *world) joinsAs(t testing.TB, room storage.RoomNID, name string, list ...matrix.UserID) {
+	t.Helper()
+	members, events := make([]storage.MembershipRow, len(list)), make([]*storage.EventRow, len(list))
 	for i, user := range list {
 		nids, err := w.db.Intern(t.Context(), string(user))
 		if err != nil {
 			t.Fatal(err)
 		}
-		rows[i] = storage.MembershipRow{Room: room, User: nids[0], Membership: storage.MembershipJoin, Pos: 1}
+		nid := storage.EventNID(int64(room)<<32 + int64(nids[0]))
+		members[i] = storage.MembershipRow{Room: room, User: nids[0], Membership: storage.MembershipJoin, Event: nid, Pos: 1}
+		events[i] = &storage.EventRow{
+			NID: nid, ID: matrix.EventID(fmt.Sprint("$", nid)), Room: room, Type: 1, StateKey: nids[0], Sender: nids[0], Depth: 1,
+			JSON: encode(map[string]any{"content": map[string]any{"displayname": name, "membership": "join"}}),
+		}
 	}
-	if err := w.db.Write(t.Context(), func(tx *storage.Tx) error { return storage.UpsertMemberships(t.Context(), tx, rows) }); err != nil {
+	if err := w.db.Write(t.Context(), func(tx *storage.Tx) error {
+		if err := storage.InsertEvents(t.Context(), tx, events); err != nil {
+			return err
+		}
+		return storage.UpsertMemberships(t.Context(), tx, members)
+	}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -51,7 +67,8 @@ func TestDirectory(t *testing.T) {
 			return storage.SetOpenRoom(ctx, tx, 3, true)
 		}))
 		w.joins(t, 1, alice, bob, "@gone:here.test")
-		w.joins(t, 2, alice, far)
+		w.joins(t, 2, alice)
+		w.joinsAs(t, 2, "Bobby Far", far)
 		w.joins(t, 3, carol)
 		w.joins(t, 4, "@hidden:here.test", bob)
 		must(t, w.Accounts.Deactivate(ctx, "@gone:here.test", false))
@@ -89,6 +106,40 @@ func TestDirectory(t *testing.T) {
 		must(t, err)
 		search(alice, "jose")
 		search(alice, "bob", bob, far)
+	})
+}
+
+// A name that somebody of another server has in one room is not shown to those who share another.
+func TestDirectoryNameOfRoom(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		const alice, bob, far = matrix.UserID("@alice:here.test"), matrix.UserID("@bob:here.test"), matrix.UserID("@far:there.test")
+		w.register(t, "alice")
+		w.register(t, "bob")
+		w.joins(t, 1, alice)
+		w.joinsAs(t, 1, "Far", far)
+		w.joins(t, 2, bob)
+		w.joinsAs(t, 2, "Secret Nick", far)
+		nids, err := w.db.Intern(t.Context(), string(far))
+		must(t, err)
+		must(t, w.db.Write(t.Context(), func(tx *storage.Tx) error {
+			return storage.PutDirectoryUser(t.Context(), tx, storage.DirectoryUser{NID: nids[0], Name: "Secret Nick"}, DirectoryWords(far, "Secret Nick"))
+		}))
+		for _, c := range []struct {
+			asker matrix.UserID
+			term  string
+			want  []DirectoryMatch
+		}{
+			{alice, "far", []DirectoryMatch{{far, "Far", ""}}},
+			{alice, "nick", []DirectoryMatch{}},
+			{alice, "far nick", []DirectoryMatch{}},
+			{bob, "nick", []DirectoryMatch{{far, "Secret Nick", ""}}},
+		} {
+			found, limited, err := w.Directory.Search(t.Context(), c.asker, c.term, 5)
+			must(t, err)
+			if diff := cmp.Diff(c.want, found); diff != "" || limited {
+				t.Errorf("%s looks for %q: limited %v %s", c.asker, c.term, limited, diff)
+			}
+		}
 	})
 }
 

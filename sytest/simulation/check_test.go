@@ -144,8 +144,9 @@ func (w *world) state(ctx context.Context, s *server, r *room) (map[matrix.State
 	return out, snap.Extremities
 }
 
-// findLost finds servers that joined a room at a time when others had closed it: to those they are not in it, so that
-// they are sent nothing that could tell them. That is how Matrix is: the join was lost in a resolution of states, and there is no event that says so.
+// findLost finds servers that joined a room at a time when others had closed it, or had closed it when somebody joined who then removed
+// them: to the others they are not in it, so that they are sent nothing that could tell them. That is how Matrix is: what one side
+// did is soft-failed by the other, and there is no event that says so.
 func (w *world) findLost(ctx context.Context, r *room) map[*server]bool {
 	out := map[*server]bool{}
 	residents := w.residents(ctx, r)
@@ -266,7 +267,7 @@ func (w *world) lost(ctx context.Context, s, there *server, theirs, own rooms.Me
 	if !outside(theirs.Membership) || theirs.Event == own.Event {
 		return false
 	}
-	if theirs.Event == "" || w.follows(ctx, s, own, theirs) {
+	if theirs.Event == "" || w.follows(ctx, s, own, theirs) || w.endedByNobody(ctx, s, theirs) {
 		return true
 	}
 	ended, err := there.current().rooms.Event(ctx, theirs.Event)
@@ -280,6 +281,25 @@ func (w *world) lost(ctx context.Context, s, there *server, theirs, own rooms.Me
 		return false
 	}
 	return ended.OriginServerTS() < began.OriginServerTS() && !w.follows(ctx, there, theirs, own)
+}
+
+// endedByNobody says whether s knows the event that ended a membership, and soft-failed it for somebody's who was not in the room or had
+// not the power, as far as s knows: what lets the sender do it is no part of the state there, because it was soft-failed before.
+func (w *world) endedByNobody(ctx context.Context, s *server, ended rooms.Membership) bool {
+	ev, err := s.current().rooms.Event(ctx, ended.Event)
+	if err != nil || !ev.SoftFailed {
+		return false
+	}
+	snap, err := s.current().rooms.Snapshot(ctx, ev.RoomID())
+	if err != nil {
+		w.fail("%s: %v", s.short, err)
+		return false
+	}
+	basis, err := snap.State.Events(ctx, matrix.StateKey{Type: "m.room.member", Key: string(ev.Sender())}, matrix.StateKey{Type: "m.room.power_levels"})
+	if err != nil {
+		w.fail("%s: %v", s.short, err)
+	}
+	return slices.ContainsFunc(basis, func(e *rooms.Event) bool { return !slices.Contains(ev.AuthEvents(), e.ID()) })
 }
 
 // follows says whether a membership came after another one of the same user, as far as s knows.
