@@ -302,6 +302,9 @@ func (c *committer) publish(w *batchWrite) {
 			after.gapsEra++
 		}
 		after.local = localAfter(after.local, u.Memberships)
+		if before != nil && len(before.local) > 0 && len(after.local) == 0 {
+			c.e.settleSignedInvites(r.nid)
+		}
 		if after.head != nil {
 			r.committed.Store(after)
 		}
@@ -383,6 +386,7 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 		states  []storage.RoomState
 		heads   []storage.RoomHead
 		members []storage.MembershipRow
+		settled []storage.MemberKey // whose signed invites have come
 		related []storage.RelationRow
 		sticky  []storage.StickyRow
 		seen    = make(map[int64]bool)
@@ -492,6 +496,9 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 			}
 			row.Forgotten = en.room.e.forgetOnLeave && ch.Local && (m.current == "leave" || m.current == "ban")
 			members = append(members, row)
+			if ch.Local && (m.current == "invite" || m.current == "join") {
+				settled = append(settled, storage.MemberKey{Room: en.room.nid, User: m.user})
+			}
 			u.Memberships = append(u.Memberships, ch)
 		}
 		if last != 0 {
@@ -538,6 +545,9 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 		return err
 	}
 	if err := w.step(len(members), func() error { return storage.UpsertMemberships(ctx, tx, members) }); err != nil {
+		return err
+	}
+	if err := w.step(len(settled), func() error { return storage.DropSignedInvites(ctx, tx, settled) }); err != nil {
 		return err
 	}
 	if err := w.step(len(heads), func() error { return storage.SetRoomHeads(ctx, tx, heads) }); err != nil {

@@ -228,6 +228,7 @@ type Engine struct {
 	joins     flights.Flights[matrix.RoomID, struct{}]
 	fills     flights.Flights[storage.RoomNID, bool]
 	upgrades  flights.Flights[matrix.RoomID, matrix.RoomID]
+	untold    chan struct{} // a leave is to be told later
 	// hierarchies are answers of other servers about spaces.
 	hierarchies hierarchyCache
 	maxRooms    int
@@ -305,6 +306,7 @@ func New(o Options) (*Engine, error) {
 		maxRooms: o.CacheRooms,
 		byID:     make(map[matrix.RoomID]*room),
 		byNID:    make(map[storage.RoomNID]*room),
+		untold:   make(chan struct{}, 1),
 	}
 	e.life, e.end = context.WithCancel(context.Background())
 	if e.partials, err = loadPartials(context.Background(), o.DB); err != nil {

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
@@ -18,7 +21,8 @@ const (
 	maxGap         = 20  // events asked for by one get_missing_events
 	maxGapRounds   = 10  // such requests for one gap
 	maxMissingPrev = 10  // prev events whose state is asked for
-	maxSingleFetch = 30  // events fetched one by one before the whole state is asked for
+	maxSingleFetch = 30  // events fetched singly before the whole state is asked for
+	mostSingle     = 6   // of those at a time
 	maxFetches     = 100 // requests per received batch
 
 	maxFetchedEvents = 300_000 // events that those requests may bring: a state and auth chain of the biggest rooms
@@ -39,9 +43,10 @@ type inbound struct {
 	entries []*entry
 	fetches int
 	fetched int // events that came by requests
-	asides  int // requests to others than the origin
-	others  []matrix.ServerName
-	failure error // of the last request for a single event, nil if none failed
+	asking  sync.Mutex
+	asides  int                 // requests to others than the origin; under asking
+	others  []matrix.ServerName // under asking
+	failure error               // of the last request for a single event, nil if none failed
 	// behind are events of which it is known that something stored comes after them: history, not news.
 	behind  map[matrix.EventID]bool
 	refusal error // what the room's policy server said against the last event that it did not recommend
@@ -118,12 +123,20 @@ func askAround[T any](ctx context.Context, in *inbound, question func(context.Co
 	if err := in.fetch(); err != nil {
 		return answer, "", err
 	}
+	lost := in.away(ctx, func() { answer, from, err = inquire(ctx, in, question) })
+	return answer, from, cmp.Or(lost, err)
+}
+
+// inquire is askAround while the room goes on. It may run several times at once.
+func inquire[T any](ctx context.Context, in *inbound, question func(context.Context, matrix.ServerName) (T, error)) (answer T, from matrix.ServerName, err error) {
 	others := -1 // so many were asked; the origin comes before them
 	next := func() (matrix.ServerName, bool) {
 		if others < 0 {
 			others = 0
 			return in.origin, true
 		}
+		in.asking.Lock()
+		defer in.asking.Unlock()
 		if others == 2 || in.asides == maxAsides || !in.findOthers(ctx) || others == len(in.others) {
 			return "", false
 		}
@@ -132,26 +145,20 @@ func askAround[T any](ctx context.Context, in *inbound, question func(context.Co
 		return in.others[others-1], true
 	}
 	var refused error
-	lost := in.away(ctx, func() {
-		var done bool
-		done, err = inquiry[T]{
-			next: next, ask: question, after: overtakeState, most: mostStates,
-			take: func(server matrix.ServerName, found T) error {
-				answer, from = found, server
-				return nil
-			},
-			failed: func(server matrix.ServerName, err error) {
-				if server == in.origin {
-					refused = err
-				}
-			},
-		}.run(ctx, in.e)
-		if !done && err == nil {
-			err = cmp.Or(refused, in.e.life.Err())
-		}
-	})
-	if lost != nil {
-		err = lost
+	done, err := inquiry[T]{
+		next: next, ask: question, after: overtakeState, most: mostStates,
+		take: func(server matrix.ServerName, found T) error {
+			answer, from = found, server
+			return nil
+		},
+		failed: func(server matrix.ServerName, err error) {
+			if server == in.origin {
+				refused = err
+			}
+		},
+	}.run(ctx, in.e)
+	if !done && err == nil {
+		err = cmp.Or(refused, in.e.life.Err())
 	}
 	return answer, from, err
 }
@@ -460,7 +467,7 @@ func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (st
 	return r.treeFrom(ctx, stateIDs, known)
 }
 
-// obtain returns events, fetching one by one those that we do not have.
+// obtain returns events, fetching singly those that we do not have.
 func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix.EventID]*Event, error) {
 	known, err := in.r.eventsByID(ctx, ids)
 	if err != nil {
@@ -476,7 +483,7 @@ func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix
 	return in.r.eventsByID(ctx, ids)
 }
 
-// fetchMissing fetches one by one those events that are not known, with what they depend on.
+// fetchMissing fetches singly those events that are not known, with what they depend on.
 func (in *inbound) fetchMissing(ctx context.Context, ids []matrix.EventID, known map[matrix.EventID]*Event) ([]*event.Event, error) {
 	// What was stored apart gets its auth events now, and its place among them.
 	var events []*event.Event
@@ -491,24 +498,14 @@ func (in *inbound) fetchMissing(ctx context.Context, ids []matrix.EventID, known
 		return nil, err
 	}
 	for wanted := append(slices.Clone(ids), more...); len(wanted) > 0; {
-		var raw [][]byte
-		for _, id := range wanted {
-			if known[id] != nil || asked[id] {
-				continue
-			}
+		wanted = slices.DeleteFunc(wanted, func(id matrix.EventID) bool {
+			left := known[id] != nil || asked[id]
 			asked[id] = true
-			pdu, _, err := askAround(ctx, in, func(ctx context.Context, s matrix.ServerName) ([]byte, error) { return in.e.remote.Event(ctx, s, id) })
-			if errors.Is(err, errTooMuch) {
-				return nil, err
-			}
-			if err != nil {
-				in.failure = err
-				if answer, ok := matrix.AsError(err); !ok || answer.Status >= http.StatusInternalServerError {
-					in.lost = err
-				}
-				continue // what depends on it is left out
-			}
-			raw = append(raw, pdu)
+			return left
+		})
+		raw, err := in.fetchEach(ctx, wanted)
+		if err != nil {
+			return nil, err
 		}
 		more, err := in.e.parseAll(in.r.version, in.r.id, raw)
 		if err != nil {
@@ -520,6 +517,40 @@ func (in *inbound) fetchMissing(ctx context.Context, ids []matrix.EventID, known
 		}
 	}
 	return events, nil
+}
+
+// fetchEach fetches single events, several at a time. Those that cannot be had are missing in the result, and what depends on them is left out.
+func (in *inbound) fetchEach(ctx context.Context, ids []matrix.EventID) ([][]byte, error) {
+	pdus, failed := make([][]byte, len(ids)), make([]error, len(ids))
+	for range ids {
+		if err := in.fetch(); err != nil {
+			return nil, err
+		}
+	}
+	lost := in.away(ctx, func() {
+		var asking errgroup.Group
+		asking.SetLimit(mostSingle)
+		for i, id := range ids {
+			asking.Go(func() error {
+				pdus[i], _, failed[i] = inquire(ctx, in, func(ctx context.Context, s matrix.ServerName) ([]byte, error) { return in.e.remote.Event(ctx, s, id) })
+				return nil // the others may be had all the same
+			})
+		}
+		_ = asking.Wait()
+	})
+	if lost != nil {
+		return nil, lost
+	}
+	for _, err := range failed {
+		if err == nil {
+			continue
+		}
+		in.failure = err
+		if answer, ok := matrix.AsError(err); !ok || answer.Status >= http.StatusInternalServerError {
+			in.lost = err
+		}
+	}
+	return slices.DeleteFunc(pdus, func(pdu []byte) bool { return pdu == nil }), nil
 }
 
 // unknownAuth lists the auth events of some events that are neither stored nor asked for.

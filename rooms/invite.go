@@ -336,9 +336,12 @@ func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, ro
 		if m.Membership == storage.MembershipJoin {
 			return nil, matrix.Forbidden("the user is in the room already")
 		}
+		if err := r.keepSigned(ctx, signed, user, stripped); err != nil {
+			return nil, fmt.Errorf("store invite: %w", err)
+		}
 		return signed.JSON(), nil
 	}
-	if err := r.setApart(ctx, signed, user, m.Membership, stripped); err != nil {
+	if err := r.setApart(ctx, signed, user, m.Membership, stripped, nil); err != nil {
 		return nil, fmt.Errorf("store invite: %w", err)
 	}
 	return signed.JSON(), nil
@@ -429,8 +432,8 @@ func (s strippedEvent) signed() bool {
 	return signed || hashed
 }
 
-// setApart stores a local user's membership in a room in which this server does not take part.
-func (r *room) setApart(ctx context.Context, parsed *event.Event, user matrix.UserID, previous storage.Membership, stripped [][]byte) error {
+// setApart stores a local user's membership in a room in which this server does not take part, and whatever else goes into the same transaction; also may be nil.
+func (r *room) setApart(ctx context.Context, parsed *event.Event, user matrix.UserID, previous storage.Membership, stripped [][]byte, also func(context.Context, *storage.Tx, *Event) error) error {
 	// One at a time: the same event may come by two ways at once, and a join may have made this server resident by now.
 	if err := r.lockInbound(ctx); err != nil {
 		return err
@@ -457,10 +460,18 @@ func (r *room) setApart(ctx context.Context, parsed *event.Event, user matrix.Us
 	}
 	en := &entry{room: r, line: &line{}, items: []*item{{ev: ev, promote: stored, before: r.e.forest.At(0)}}, members: []memberChange{ch}}
 	en.extra = func(ctx context.Context, tx *storage.Tx) error {
-		if err := storage.PutApartMembership(ctx, tx, r.nid, ev.skey, ev.ID()); err != nil || stripped == nil {
+		if err := storage.PutApartMembership(ctx, tx, r.nid, ev.skey, ev.ID()); err != nil {
 			return err
 		}
-		return storage.SetStrippedState(ctx, tx, r.nid, ev.skey, strippedJSON(stripped))
+		if stripped != nil {
+			if err := storage.SetStrippedState(ctx, tx, r.nid, ev.skey, strippedJSON(stripped)); err != nil {
+				return err
+			}
+		}
+		if also != nil {
+			return also(ctx, tx, ev)
+		}
+		return nil
 	}
 	r.e.committer.add(en)
 	return en.wait(ctx)

@@ -96,15 +96,21 @@ func (e *Engine) leave(ctx context.Context, q MemberRequest, away bool) (matrix.
 	if !away {
 		return "", errElsewhere
 	}
+	var untold func(context.Context, *storage.Tx, *Event) error
 	leave, err := e.leaveAway(ctx, q, content)
 	if err != nil {
 		// Nobody in the room can be reached, or they have forgotten the invite: the user is rid of it all the same.
 		e.log.Info().Err(err).Int64("room", int64(r.nid)).Msg("a leave stays local")
+		if !matrix.HasCode(err, "M_FORBIDDEN") {
+			if untold, err = e.tellLater(ctx, r, q); err != nil {
+				return "", err
+			}
+		}
 		if leave, err = e.leaveAlone(ctx, r, q, m, content); err != nil {
 			return "", err
 		}
 	}
-	return leave.ID(), r.setApart(context.WithoutCancel(ctx), leave, q.Sender, m.Membership, nil)
+	return leave.ID(), r.setApart(context.WithoutCancel(ctx), leave, q.Sender, m.Membership, nil, untold)
 }
 
 // leaveAway has another server put the leave into the room. spec: ss/makeLeave, ss/sendLeaveV2
@@ -169,7 +175,7 @@ func (e *Engine) invitedBefore(ctx context.Context, r *room, ev *event.Event) er
 	if err != nil {
 		return err
 	}
-	return r.setApart(ctx, ev, user, m.Membership, shown)
+	return r.setApart(ctx, ev, user, m.Membership, shown, nil)
 }
 
 var errNotInRoom = matrix.Forbidden("this server is not in the room")
@@ -214,7 +220,7 @@ func (e *Engine) takenBack(ctx context.Context, r *room, ev *event.Event, asked 
 			return err
 		}
 	}
-	return r.setApart(ctx, ev, user, m.Membership, nil)
+	return r.setApart(ctx, ev, user, m.Membership, nil, nil)
 }
 
 // maxDoubted bounds the events that are remembered for being in doubt.
@@ -368,5 +374,5 @@ func (e *Engine) sendKnock(ctx context.Context, server matrix.ServerName, q Memb
 	if err != nil {
 		return err
 	}
-	return r.setApart(ctx, knock, q.Sender, m.Membership, e.knockState(ctx, made.version, q.Room, stripped))
+	return r.setApart(ctx, knock, q.Sender, m.Membership, e.knockState(ctx, made.version, q.Room, stripped), nil)
 }

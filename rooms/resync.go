@@ -28,12 +28,16 @@ const (
 	resyncTries  = 5 // to find no further event that needs a state of its own
 )
 
-// Run fetches the whole states of rooms that were joined without their members, also those that a run before left, and does what the
-// operator asks for, until ctx ends.
+// Run fetches the whole states of rooms that were joined without their members, tells rooms of leaves that they could not be told of, also
+// those that a run before left, and does what the operator asks for, until ctx ends.
 func (e *Engine) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	defer all.Wait()
 	all.Go(func() { e.followOperator(ctx) })
+	all.Go(func() { e.tellLeaves(ctx) })
+	if err := e.settleAllSignedInvites(ctx); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("invites that came before the start: %w", err)
+	}
 	first, again := make(chan struct{}, maxResyncs), make(chan struct{}, maxResyncsAgain)
 	running := make(map[*partialRoom]bool)
 	ended := make(chan *partialRoom)

@@ -20,6 +20,7 @@ import (
 var mayScan = map[string]string{
 	"purgeUser":                "deactivation; the tables without an index by user hold what lives minutes",
 	"PartialRooms":             "at the start, a short row for each room joined through another server",
+	"RoomsOfSignedInvites":     "at the start, invites that are on their way",
 	"IsolatedRooms":            "the few rooms that the operator has named",
 	"FindWithdrawals":          "users who are leaving rooms at this moment",
 	"allPresences":             "once, on starting",

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 
 	"hanok/matrix"
 )
@@ -59,14 +60,13 @@ func AbandonRoom(ctx context.Context, tx *Tx, nid RoomNID) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `DELETE FROM memberships WHERE room_nid = $1`, int64(nid)); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, `DELETE FROM apart_memberships WHERE room_nid = $1`, int64(nid)); err != nil {
-		return err
-	}
-	_, err = tx.Exec(ctx, `DELETE FROM stripped_states WHERE room_nid = $1`, int64(nid))
-	return err
+	failure := func(_ int64, err error) error { return err }
+	return errors.Join(
+		failure(tx.Exec(ctx, `DELETE FROM memberships WHERE room_nid = $1`, int64(nid))),
+		failure(tx.Exec(ctx, `DELETE FROM apart_memberships WHERE room_nid = $1`, int64(nid))),
+		failure(tx.Exec(ctx, `DELETE FROM stripped_states WHERE room_nid = $1`, int64(nid))),
+		failure(tx.Exec(ctx, `DELETE FROM untold_leaves WHERE room_nid = $1`, int64(nid))),
+	)
 }
 
 // RoomHead is what changes when a room's head moves.

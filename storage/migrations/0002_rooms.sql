@@ -142,6 +142,31 @@ CREATE TABLE stripped_states (
     PRIMARY KEY (room_nid, user_nid)
 ) STRICT;
 
+-- Invites of local users to rooms that this server was in when it signed them, until they come as events. Whoever sent one may know already that this
+-- server is not in the room any more, and then does not send it as an event.
+CREATE TABLE signed_invites (
+    room_nid INTEGER NOT NULL,
+    user_nid INTEGER NOT NULL,
+    invite   BLOB    NOT NULL, -- PDU
+    state    BLOB    NOT NULL, -- stripped, JSON array
+    ts       INTEGER NOT NULL, -- when it was signed
+    PRIMARY KEY (room_nid, user_nid)
+) STRICT;
+CREATE INDEX signed_invites_ts ON signed_invites (ts);
+
+-- Leaves of local users from outside of a room, of which nobody in the room could be told yet.
+CREATE TABLE untold_leaves (
+    room_nid  INTEGER NOT NULL,
+    user_nid  INTEGER NOT NULL,
+    event_nid INTEGER NOT NULL, -- the leave, which stayed on this server
+    servers   BLOB    NOT NULL, -- JSON array: those to tell
+    since_ts  INTEGER NOT NULL,
+    tries     INTEGER NOT NULL,
+    next_ts   INTEGER NOT NULL, -- when to try again
+    PRIMARY KEY (room_nid, user_nid)
+) STRICT;
+CREATE INDEX untold_leaves_next ON untold_leaves (next_ts);
+
 CREATE TABLE aliases (
     alias       TEXT    NOT NULL PRIMARY KEY,
     room_nid    INTEGER NOT NULL,

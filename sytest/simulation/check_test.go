@@ -311,7 +311,7 @@ func (w *world) endedByNobody(ctx context.Context, s *server, ended rooms.Member
 	if err != nil {
 		w.fail("%s: %v", s.short, err)
 	}
-	return slices.ContainsFunc(basis, func(e *rooms.Event) bool { return !slices.Contains(ev.AuthEvents(), e.ID()) })
+	return slices.ContainsFunc(basis, func(e *rooms.Event) bool { return e == nil || !slices.Contains(ev.AuthEvents(), e.ID()) })
 }
 
 // follows says whether a membership came after another one of the same user, as far as s knows.

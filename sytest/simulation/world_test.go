@@ -246,6 +246,8 @@ func (w *world) run() {
 	w.quiesce()
 	w.awaitScheduled()
 	w.awaitMembers()
+	w.awaitLeaves()
+	w.quiesce()
 	w.check()
 	w.end()
 }
@@ -268,6 +270,23 @@ func (w *world) quiesce() {
 func (w *world) awaitMembers() {
 	for range 100 {
 		if !slices.ContainsFunc(w.servers, func(s *server) bool { p := s.current(); return len(p.rooms.PartialAt(p.db.Current())) > 0 }) {
+			return
+		}
+		time.Sleep(w.untilTick(10 * time.Second))
+	}
+}
+
+// awaitLeaves waits until rooms are told of invites that were rejected and knocks that were taken back while nobody there could be reached.
+func (w *world) awaitLeaves() {
+	for range 50 {
+		if !slices.ContainsFunc(w.servers, func(s *server) bool {
+			p := s.current()
+			untold, err := storage.UntoldLeaves(p.life, p.db, matrix.TimestampOf(time.Now().AddDate(1, 0, 0)), 1)
+			if err != nil {
+				w.fail("%s: %v", s.short, err)
+			}
+			return len(untold) > 0
+		}) {
 			return
 		}
 		time.Sleep(w.untilTick(10 * time.Second))

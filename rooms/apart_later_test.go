@@ -1,0 +1,159 @@
+package rooms_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"hanok/matrix"
+	"hanok/matrix/event"
+	"hanok/rooms"
+	"hanok/storage"
+)
+
+// A server signs an invite while it thinks that it is in the room, and hears later that it was removed before. Nobody sends it the invite again.
+func TestInviteOfServerThatWasRemoved(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprint("restart ", restart), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n, a, b, room := twoServers(t)
+				alice, bob, bella := a.user("alice"), b.user("bob"), b.user("bella")
+				n.split(a, b, true)
+				kick, err := a.Kick(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bob})
+				a.must(kick, err)
+				a.flush() // in vain
+				n.split(a, b, false)
+				a.must(a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bella}))
+				n.settle()
+				b.expectMembership(bob, room, "join")
+				b.expectMembership(bella, room, "")
+				if restart {
+					b.restart()
+				}
+				ev, err := a.Event(ctx, kick)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r := b.receive(a, room, ev.JSON()); r[0].Err != nil {
+					t.Fatal(r[0].Err)
+				}
+				synctest.Wait()
+				b.expectMembership(bob, room, "leave")
+				b.expectMembership(bella, room, "invite")
+				b.join(bella, room, a)
+				n.settle()
+				a.expectMembership(bella, room, "join")
+			})
+		})
+	}
+}
+
+// The same, with a server that died before it could take the invite in.
+func TestInviteOfServerThatDied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b, room := twoServers(t)
+		alice, bob, bella := a.user("alice"), b.user("bob"), b.user("bella")
+		b.must(b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob}))
+		n.settle()
+		key := string(bella)
+		invite, err := a.forge(room, event.Proto{Sender: alice, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"invite"}`)}).Sign(b.name, b.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nid, err := b.RoomNID(ctx, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nids, err := b.db.Intern(ctx, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		put := func(signed time.Time) {
+			t.Helper()
+			if err := b.db.Write(ctx, func(tx *storage.Tx) error {
+				return storage.PutSignedInvite(ctx, tx, storage.SignedInvite{Room: nid, User: nids[0], PDU: invite.JSON(), State: []byte("[]"), TS: matrix.TimestampOf(signed)})
+			}); err != nil {
+				t.Fatal(err)
+			}
+			b.restart()
+			synctest.Wait()
+		}
+		put(time.Now().AddDate(0, 0, -8))
+		b.expectMembership(bella, room, "")
+		put(time.Now())
+		b.expectMembership(bella, room, "invite")
+		if rest, err := storage.RoomsOfSignedInvites(ctx, b.db); err != nil || len(rest) != 0 {
+			t.Error("still there:", rest, err)
+		}
+	})
+}
+
+// Those in a room hear of a rejected invite and of a knock that was taken back also if none of them could be reached at the time.
+func TestLeaveIsToldLater(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprint("restart ", restart), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n, a, b, room := twoServers(t)
+				c := n.server("c.example")
+				alice, bob, carol, cleo := a.user("alice"), b.user("bob"), c.user("carol"), c.user("cleo")
+				a.set(alice, room, "m.room.join_rules", "", `{"join_rule":"knock"}`)
+				a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100},"invite":0}`)
+				n.settle()
+				b.must(b.Invite(ctx, rooms.MemberRequest{Room: room, Sender: bob, Target: carol}))
+				c.must(c.Knock(ctx, rooms.MemberRequest{Room: room, Sender: cleo, Via: []matrix.ServerName{a.name}}))
+				n.settle()
+				for _, s := range []*server{a, b} {
+					n.split(c, s, true)
+				}
+				for _, u := range []matrix.UserID{carol, cleo} {
+					c.must(c.Leave(ctx, rooms.MemberRequest{Room: room, Sender: u}))
+					c.expectMembership(u, room, "leave")
+				}
+				time.Sleep(10 * time.Minute)
+				a.expectMembership(carol, room, "invite")
+				if restart {
+					c.restart()
+				}
+				n.split(c, a, false)
+				time.Sleep(20 * time.Minute)
+				n.settle()
+				for _, s := range []*server{a, b, c} {
+					s.expectMembership(carol, room, "leave")
+					s.expectMembership(cleo, room, "leave")
+				}
+				before := n.count("c.example make_leave")
+				time.Sleep(time.Hour)
+				if again := n.count("c.example make_leave") - before; again != 0 {
+					t.Errorf("told %d times more", again)
+				}
+			})
+		})
+	}
+}
+
+// A leave that could not be told does not end what the user has begun since.
+func TestLeaveThatIsOutOfDate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b, room := twoServers(t)
+		c := n.server("c.example")
+		alice, carol := a.user("alice"), c.user("carol")
+		a.must(a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: carol}))
+		n.settle()
+		n.split(c, a, true)
+		n.split(c, b, true)
+		c.must(c.Leave(ctx, rooms.MemberRequest{Room: room, Sender: carol}))
+		before := n.count("c.example make_leave")
+		n.split(c, a, false)
+		n.split(c, b, false)
+		c.join(carol, room, a)
+		time.Sleep(10 * time.Minute)
+		n.settle()
+		for _, s := range []*server{a, b, c} {
+			s.expectMembership(carol, room, "join")
+		}
+		if more := n.count("c.example make_leave") - before; more != 0 {
+			t.Errorf("%d leaves were made", more)
+		}
+	})
+}

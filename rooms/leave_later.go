@@ -1,0 +1,156 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"hanok/matrix"
+	"hanok/storage"
+)
+
+// Who rejects an invite or takes back a knock is rid of it at once, also while no server in the room can be reached. Those in the room would
+// go on to see it; so they are told later.
+
+// When servers in a room are tried again.
+const (
+	untoldFirst = 30 * time.Second
+	untoldLast  = 6 * time.Hour
+	untoldLife  = 14 * 24 * time.Hour // after that nobody is told any more
+	untoldTime  = 20 * time.Second    // for one try: who wants to enter the room waits as long
+	untoldBatch = 100                 // looked at together
+)
+
+// tellLater returns what stores, with a leave that stays here, whom to tell of it.
+func (e *Engine) tellLater(ctx context.Context, r *room, q MemberRequest) (func(context.Context, *storage.Tx, *Event) error, error) {
+	named, known, err := e.serversToTry(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	servers, err := json.Marshal(slices.Concat(named, known))
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, tx *storage.Tx, leave *Event) error {
+		now := e.now()
+		err := storage.PutUntoldLeave(ctx, tx, storage.UntoldLeave{
+			Room: r.nid, User: leave.skey, Event: leave.NID, Servers: servers, Since: now, Next: now + matrix.Timestamp(untoldFirst.Milliseconds()),
+		})
+		if err == nil {
+			tx.OnVisible(func() {
+				select {
+				case e.untold <- struct{}{}:
+				default:
+				}
+			})
+		}
+		return err
+	}, nil
+}
+
+// tellLeaves tells servers in rooms of leaves that they could not be told of at first, until ctx ends.
+func (e *Engine) tellLeaves(ctx context.Context) {
+	for {
+		wait, err := e.tellDueLeaves(ctx)
+		if err != nil && ctx.Err() == nil {
+			e.log.Error().Err(err).Msg("tell rooms of leaves")
+			wait = untoldFirst
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-e.untold:
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// tellDueLeaves tries those whose time has come, and returns how long it is to the next.
+func (e *Engine) tellDueLeaves(ctx context.Context) (time.Duration, error) {
+	leaves, err := storage.UntoldLeaves(ctx, e.db, e.now()+matrix.Timestamp(untoldLast.Milliseconds()), untoldBatch)
+	if err != nil {
+		return 0, err
+	}
+	for _, l := range leaves {
+		if wait := time.Duration(l.Next-e.now()) * time.Millisecond; wait > 0 {
+			return wait, nil
+		}
+		if err := e.tellLeave(ctx, l); err != nil {
+			return 0, fmt.Errorf("room %d: %w", l.Room, err)
+		}
+	}
+	if len(leaves) > 0 {
+		return 0, nil
+	}
+	return untoldLast, nil
+}
+
+// tellLeave tries once, and notes what came of it.
+func (e *Engine) tellLeave(ctx context.Context, l storage.UntoldLeave) error {
+	r, err := e.roomByNID(ctx, l.Room)
+	if err != nil {
+		return err
+	}
+	defer r.release()
+	var over bool
+	// While a leave is being made of what was a refused invite the user must not enter the room with another.
+	_, _, err = e.joins.Do(ctx, r.id, func() (struct{}, error) {
+		over, err = e.tryToTell(ctx, r, l)
+		return struct{}{}, err
+	})
+	if err != nil {
+		return err
+	}
+	return e.db.Write(ctx, func(tx *storage.Tx) error {
+		if over || l.Since < e.now()-matrix.Timestamp(untoldLife.Milliseconds()) {
+			return storage.DropUntoldLeave(ctx, tx, l)
+		}
+		l.Tries++
+		l.Next = e.now() + matrix.Timestamp(min(untoldFirst<<min(l.Tries, 20), untoldLast).Milliseconds())
+		return storage.PutUntoldLeave(ctx, tx, l)
+	})
+}
+
+// tryToTell asks the servers; over says that there is no need to ask again.
+func (e *Engine) tryToTell(ctx context.Context, r *room, l storage.UntoldLeave) (over bool, err error) {
+	users, err := e.users(ctx, []storage.NameNID{l.User})
+	if err != nil {
+		return false, err
+	}
+	m, err := e.membershipIn(ctx, l.Room, users[0])
+	if err != nil {
+		return false, err
+	}
+	resident, err := r.resident(ctx)
+	if err != nil {
+		return false, err
+	}
+	if m.Membership != storage.MembershipLeave || m.Event != l.Event || resident {
+		return true, nil
+	}
+	leave, err := e.eventByNID(ctx, l.Event)
+	if err != nil {
+		return false, err
+	}
+	q := MemberRequest{Room: r.id, Sender: users[0], Timestamp: leave.OriginServerTS()}
+	if err := json.Unmarshal(l.Servers, &q.Via); err != nil {
+		return false, err
+	}
+	trying, cancel := context.WithTimeout(ctx, untoldTime)
+	defer cancel()
+	if _, err = e.leaveAway(trying, q, leave.Content()); err != nil {
+		e.log.Debug().Err(err).Int64("room", int64(l.Room)).Int("tries", l.Tries).Msg("a leave is not told")
+	}
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	// A refusal comes from a server in the room: there is nothing to take back.
+	return err == nil || matrix.HasCode(err, "M_FORBIDDEN") && !errors.Is(err, errIsolatedRoom), nil
+}
