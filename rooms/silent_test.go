@@ -286,3 +286,43 @@ func TestBackfillLetsTheRoomGoOn(t *testing.T) {
 		t.Errorf("%d events of history", len(got))
 	}
 }
+
+// Events that are missing one by one are fetched several at a time: another server may be far away.
+func TestSingleEventsAreFetchedTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b, room := twoServers(t)
+		alice := a.user("alice")
+		n.split(a, b, true)
+		for i := range 12 {
+			a.set(alice, room, fmt.Sprint("org.example.", i), "", `{}`)
+		}
+		a.say(alice, room, "all set")
+		late := a.say(alice, room, "late")
+		n.settle()
+		n.split(a, b, false)
+		n.mu.Lock()
+		n.hold = func(_, _ matrix.ServerName, call string) error {
+			time.Sleep(time.Second)
+			if call == "get_missing_events" {
+				return matrix.Forbidden("no")
+			}
+			return nil
+		}
+		n.mu.Unlock()
+		pdu, err := a.Event(ctx, late)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, began := n.count("b.example event"), time.Now()
+		if r := b.receive(a, room, pdu.JSON()); r[0].Err != nil {
+			t.Fatal(r[0].Err)
+		}
+		asked, took := n.count("b.example event")-before, time.Since(began)
+		if asked < 12 || took > 8*time.Second {
+			t.Errorf("%d requests of a second each took %s", asked, took)
+		}
+		if got, want := fmt.Sprint(b.state(room)), fmt.Sprint(a.state(room)); got != want {
+			t.Errorf("%s\nwant %s", got, want)
+		}
+	})
+}
