@@ -1,7 +1,9 @@
 package matrix
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -199,5 +201,24 @@ func TestTimestamp(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 678_000_000, time.UTC)
 	if ts := TimestampOf(at); ts != 1767323045678 || !ts.Time().Equal(at) {
 		t.Errorf("%d %v", ts, ts.Time())
+	}
+}
+
+func TestSortInTurn(t *testing.T) {
+	names := []ServerName{"a.example", "b.example", "c.example", "d.example", "e.example"}
+	seen := map[string]bool{}
+	for _, who := range []string{"one", "two", "three", "four"} {
+		sorted := slices.Clone(names)
+		SortInTurn(sorted, who)
+		again := slices.Clone(names)
+		slices.Reverse(again)
+		SortInTurn(again, who)
+		if !slices.Equal(sorted, again) {
+			t.Errorf("%v, and then %v", sorted, again)
+		}
+		seen[fmt.Sprint(sorted)] = true
+	}
+	if len(seen) < 3 {
+		t.Errorf("everybody has the same order: %v", seen)
 	}
 }

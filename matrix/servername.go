@@ -1,7 +1,10 @@
 package matrix
 
 import (
+	"cmp"
+	"hash/fnv"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -130,3 +133,27 @@ func validIPv6(s string) bool {
 }
 
 var dnsChar = charset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.")
+
+// SortInTurn puts servers into an order that has to do with their names and with who asks, and about what, alone: it is the same each
+// time, so that what happens can be repeated, but not everybody turns to the same ones first.
+func SortInTurn(servers []ServerName, who ...string) {
+	type turn struct {
+		place  uint64
+		server ServerName
+	}
+	turns := make([]turn, len(servers))
+	for i, s := range servers {
+		h := fnv.New64a()
+		for _, part := range append(who[:len(who):len(who)], string(s)) {
+			h.Write([]byte(part))
+			h.Write([]byte{0})
+		}
+		turns[i] = turn{h.Sum64(), s}
+	}
+	slices.SortFunc(turns, func(a, b turn) int {
+		return cmp.Or(cmp.Compare(a.place, b.place), cmp.Compare(a.server, b.server))
+	})
+	for i, t := range turns {
+		servers[i] = t.server
+	}
+}

@@ -1,9 +1,7 @@
 package rooms
 
 import (
-	"cmp"
 	"context"
-	"hash/fnv"
 	"maps"
 	"slices"
 	"sync"
@@ -176,15 +174,5 @@ func (c *serverCounts) at(ctx context.Context, e *Engine, room storage.RoomNID, 
 // inTurn puts servers into the order in which this server asks them about a room. Each server has an order of its own, so that not
 // all ask the same ones first; it is the same each time, so that what happens can be repeated.
 func (e *Engine) inTurn(room matrix.RoomID, servers []matrix.ServerName) {
-	place := func(s matrix.ServerName) uint64 {
-		h := fnv.New64a()
-		for _, part := range []string{string(e.server), string(room), string(s)} {
-			h.Write([]byte(part))
-			h.Write([]byte{0})
-		}
-		return h.Sum64()
-	}
-	slices.SortFunc(servers, func(a, b matrix.ServerName) int {
-		return cmp.Or(cmp.Compare(place(a), place(b)), cmp.Compare(a, b))
-	})
+	matrix.SortInTurn(servers, string(e.server), string(room))
 }

@@ -41,6 +41,7 @@ type Peers struct {
 
 	mu      sync.RWMutex
 	failing map[matrix.ServerName]storage.ServerBackoff
+	heard   map[matrix.ServerName]struct{} // who answered the last time, or asked something of us, since the start
 }
 
 // How long to wait before a server that did not answer is tried again.
@@ -52,6 +53,9 @@ const (
 // maxFailing bounds how many failing servers are remembered: anybody can make up names for us to ask after. One that is forgotten
 // costs an attempt.
 const maxFailing = 20_000
+
+// maxHeard bounds how many servers are remembered that were heard from. One that is forgotten may wait longer for its first transaction.
+const maxHeard = 50_000
 
 // Class says how a server has been doing, for metrics: there are too many servers for a number each.
 type Class string
@@ -89,6 +93,7 @@ func New(ctx context.Context, o Options) (*Peers, error) {
 		opts: o, allow: compile(o.Allow), deny: compile(o.Deny),
 		recovered: make(chan matrix.ServerName, 256),
 		failing:   map[matrix.ServerName]storage.ServerBackoff{},
+		heard:     map[matrix.ServerName]struct{}{},
 	}
 	stored, err := storage.FindServerBackoffs(ctx, o.DB)
 	if err != nil {
@@ -151,6 +156,7 @@ func (p *Peers) FailingSince(server matrix.ServerName) (since time.Time, ok bool
 func (p *Peers) Failed(server matrix.ServerName, wait time.Duration) {
 	now := p.opts.Now()
 	p.mu.Lock()
+	delete(p.heard, server)
 	b, known := p.failing[server]
 	if known && now.Before(time.UnixMilli(int64(b.RetryAt))) {
 		// A request that was under way already, or one that ignores back-off: no news.
@@ -192,18 +198,36 @@ func backoff(attempts int) time.Duration {
 	return min(maxWait, firstWait<<(attempts-1))
 }
 
+// Heard says whether a server was heard from since the start, and has not failed to answer after that.
+func (p *Peers) Heard(server matrix.ServerName) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	_, heard := p.heard[server]
+	return heard
+}
+
 // Answered notes that a server answered, or that a request of it came in.
 func (p *Peers) Answered(server matrix.ServerName) {
 	p.mu.RLock()
 	_, failing := p.failing[server]
+	_, heard := p.heard[server]
 	p.mu.RUnlock()
-	if !failing {
+	if !failing && heard {
 		return
 	}
 	p.mu.Lock()
 	delete(p.failing, server)
+	for other := range p.heard {
+		if len(p.heard) < maxHeard {
+			break
+		}
+		delete(p.heard, other)
+	}
+	p.heard[server] = struct{}{}
 	p.mu.Unlock()
-	p.store(func(tx *storage.Tx) error { return storage.DeleteServerBackoff(context.Background(), tx, server) })
+	if failing {
+		p.store(func(tx *storage.Tx) error { return storage.DeleteServerBackoff(context.Background(), tx, server) })
+	}
 	select {
 	case p.recovered <- server:
 	default: // the outbox looks again by itself when the old back-off ends
@@ -268,7 +292,7 @@ func (p *Peers) retryRequested(ctx context.Context) error {
 	return nil
 }
 
-// Recovered yields servers that may be tried again before their time: they were heard from, or the operator wants it.
+// Recovered yields servers that may be tried before their time: they were heard from for the first time or again, or the operator wants it.
 func (p *Peers) Recovered() <-chan matrix.ServerName { return p.recovered }
 
 // store does not wait: losing a back-off in a crash costs one attempt.

@@ -19,9 +19,11 @@ import (
 
 // destination is a server for which there may be something to send.
 type destination struct {
-	running  bool
-	again    bool // woken while running
+	running  bool  // it sends, or waits in a lane to do so
+	lane     *lane // in which it waits, nil while it does not
+	again    bool  // woken while running
 	volatile []volatileEDU
+	only     string      // the transaction besides which nothing was queued when it was made
 	timer    *time.Timer // set while waiting: for the end of a back-off, or for company
 
 	// refused is the transaction that the server answered with a client error, and how often.
@@ -68,6 +70,11 @@ func (q *Queue) destination(server matrix.ServerName) *destination {
 func (q *Queue) wake(servers ...matrix.ServerName) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.wakeLocked(servers...)
+}
+
+// wakeLocked is wake while q.mu is held.
+func (q *Queue) wakeLocked(servers ...matrix.ServerName) {
 	if q.ctx == nil || q.ctx.Err() != nil {
 		return // Run starts them all
 	}
@@ -76,6 +83,9 @@ func (q *Queue) wake(servers ...matrix.ServerName) {
 		d.stop()
 		if d.running {
 			d.again = true
+			if d.lane != nil && d.lane != q.laneOf(server) {
+				q.line(server, d) // it was heard from since it began to wait
+			}
 			continue
 		}
 		if at, wait := q.waitUntil(server, d); wait {
@@ -83,8 +93,7 @@ func (q *Queue) wake(servers ...matrix.ServerName) {
 			continue
 		}
 		d.running = true
-		ctx := q.ctx
-		q.senders.Go(func() { q.serve(ctx, server, d) })
+		q.line(server, d)
 	}
 }
 
@@ -117,39 +126,30 @@ func (q *Queue) waitUntil(server matrix.ServerName, d *destination) (time.Time, 
 	return at, wait
 }
 
-// serve sends to one destination until there is nothing left or it fails.
+// serve sends one transaction to a destination, and says what is next: another one, waiting for the end of a failure, or nothing.
 func (q *Queue) serve(ctx context.Context, server matrix.ServerName, d *destination) {
-	for {
-		more, err := q.deliver(ctx, server, d)
-		if err != nil && ctx.Err() == nil {
-			q.opts.Log.Debug().Err(err).Str("destination", string(server)).Msg("federation: not delivered")
-			q.collapse(ctx, server)
-		}
-		q.mu.Lock()
-		if ctx.Err() != nil {
-			d.running = false
-			q.mu.Unlock()
-			return
-		}
-		if err == nil {
-			d.failures = 0
-		}
-		if err == nil && (more || d.again) {
-			d.again = false
-			q.mu.Unlock()
-			continue
-		}
-		d.running, d.again = false, false
-		if err == nil {
-			delete(q.busy, server)
-			q.mu.Unlock()
-			return
-		}
-		d.volatile = nil
+	q.mu.Lock()
+	d.again = false
+	q.mu.Unlock()
+	more, err := q.deliver(ctx, server, d)
+	if err != nil && ctx.Err() == nil {
+		q.opts.Log.Debug().Err(err).Str("destination", string(server)).Msg("federation: not delivered")
+		q.collapse(ctx, server)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		d.running = false
+	case err != nil:
+		d.running, d.again, d.volatile = false, false, nil
 		d.notBefore = q.opts.Now().Add(d.pause(err))
-		q.mu.Unlock()
-		q.wake(server) // sets the timer
-		return
+		q.wakeLocked(server) // sets the timer
+	case more || d.again:
+		d.failures = 0
+		q.line(server, d)
+	default:
+		delete(q.busy, server)
 	}
 }
 
@@ -182,17 +182,11 @@ func (d *destination) pause(err error) time.Duration {
 
 // deliver sends one transaction; more says whether there may be another.
 func (q *Queue) deliver(ctx context.Context, server matrix.ServerName, d *destination) (more bool, err error) {
-	select {
-	case q.slots <- struct{}{}:
-		defer func() { <-q.slots }()
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
-	txn, pdus, edus, err := q.next(ctx, server)
+	txn, pdus, edus, rest, err := q.next(ctx, server, d)
 	if err != nil {
 		return false, err
 	}
-	volatile := q.takeVolatile(d, MaxEDUs-len(edus))
+	volatile, left := q.takeVolatile(d, MaxEDUs-len(edus))
 	t, err := q.compose(ctx, pdus, edus, volatile)
 	if err != nil {
 		return false, err
@@ -235,16 +229,16 @@ func (q *Queue) deliver(ctx context.Context, server matrix.ServerName, d *destin
 		txn.LastEDU = edus[len(edus)-1].ID
 	}
 	err = q.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.FinishOutboxTransaction(ctx, tx, txn) })
-	return true, err
+	return rest || left, err
 }
 
 // next returns the transaction under way, or makes and stores the next one. One
-// without ID positions holds nothing that is stored.
-func (q *Queue) next(ctx context.Context, server matrix.ServerName) (txn storage.OutboxTransaction, pdus []storage.OutboxPDU, edus []storage.OutboxEDU, err error) {
+// without ID positions holds nothing that is stored. rest says that more may be queued than it holds, besides what d is woken for.
+func (q *Queue) next(ctx context.Context, server matrix.ServerName, d *destination) (txn storage.OutboxTransaction, pdus []storage.OutboxPDU, edus []storage.OutboxEDU, rest bool, err error) {
 	txn, err = storage.GetOutboxTransaction(ctx, q.opts.DB, server)
 	resumed := err == nil
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
-		return txn, nil, nil, err
+		return txn, nil, nil, false, err
 	}
 	lastPDU, lastEDU := everything, everything
 	if resumed {
@@ -252,17 +246,23 @@ func (q *Queue) next(ctx context.Context, server matrix.ServerName) (txn storage
 	}
 	if lastPDU > 0 {
 		if pdus, err = storage.FindOutboxPDUs(ctx, q.opts.DB, server, lastPDU, MaxPDUs); err != nil {
-			return txn, nil, nil, err
+			return txn, nil, nil, false, err
 		}
 	}
 	if lastEDU > 0 {
 		if edus, err = storage.FindOutboxEDUs(ctx, q.opts.DB, server, lastEDU, MaxEDUs); err != nil {
-			return txn, nil, nil, err
+			return txn, nil, nil, false, err
 		}
 	}
-	edus = withinSize(edus)
+	full := len(pdus) == MaxPDUs || len(edus) == MaxEDUs
+	fitting := withinSize(edus)
+	full = full || len(fitting) < len(edus)
+	edus = fitting
 	if resumed {
-		return txn, pdus, edus, nil
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		rest, d.only = txn.ID != d.only, "" // what is queued until the next attempt does not wake it
+		return txn, pdus, edus, rest, nil
 	}
 	txn = storage.OutboxTransaction{Destination: server, ID: q.newID()}
 	if len(pdus) > 0 {
@@ -274,7 +274,7 @@ func (q *Queue) next(ctx context.Context, server matrix.ServerName) (txn storage
 	if txn.LastPDU > 0 || txn.LastEDU > 0 {
 		err = q.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.PutOutboxTransaction(ctx, tx, txn) })
 	}
-	return txn, pdus, edus, err
+	return txn, pdus, edus, full, err
 }
 
 const everything = storage.Position(1<<63 - 1)
@@ -302,13 +302,14 @@ func (q *Queue) newID() string {
 	return strconv.FormatInt(q.opts.Now().UnixMilli(), 36) + "-" + hex.EncodeToString(b[:])
 }
 
-func (q *Queue) takeVolatile(d *destination, limit int) []volatileEDU {
+// takeVolatile takes as many as fit, and says whether some are left.
+func (q *Queue) takeVolatile(d *destination, limit int) (taken []volatileEDU, left bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := min(limit, len(d.volatile))
-	out := append([]volatileEDU(nil), d.volatile[:n]...)
+	taken = append([]volatileEDU(nil), d.volatile[:n]...)
 	d.volatile = append(d.volatile[:0], d.volatile[n:]...)
-	return out
+	return taken, len(d.volatile) > 0
 }
 
 // transaction is the body of a transaction. spec: ss/sendTransaction

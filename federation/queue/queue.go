@@ -3,8 +3,8 @@
 //
 // A reader follows the event stream and stores which event goes to which
 // server (reader.go); EDUs are stored by whoever makes them, in its own
-// transaction. A sender per destination (destination.go) lives only while there is
-// something to send: idle and failing servers cost no goroutine. A transaction
+// transaction. Destinations for which there is something to send take turns (lane.go); a goroutine per
+// transaction under way sends it (destination.go): idle, waiting and failing servers cost none. A transaction
 // is stored before it is sent and keeps its ID until it is answered, over restarts too.
 package queue
 
@@ -68,8 +68,6 @@ type Delivery struct {
 type Queue struct {
 	opts  Options
 	rooms Rooms
-	// slots bounds how many transactions are under way.
-	slots chan struct{}
 	// news tells the reader that there is something in fresh.
 	news    chan struct{}
 	freshMu sync.Mutex
@@ -79,9 +77,15 @@ type Queue struct {
 	ctx     context.Context // of Run; nil while the queue does not run
 	senders sync.WaitGroup
 	busy    map[matrix.ServerName]*destination
+	// Servers that were heard from do not wait for those of which that is not known: each of them may cost half a minute.
+	heard, unheard lane
 }
 
-const maxUnderWay = 256
+// How many transactions are under way to servers that were heard from, and to others.
+const (
+	maxHeard   = 256
+	maxUnheard = 512
+)
 
 // New makes an outbox. It accepts EDUs at once and sends once Run is called.
 func New(o Options) *Queue {
@@ -89,8 +93,8 @@ func New(o Options) *Queue {
 		o.Now = time.Now
 	}
 	return &Queue{
-		opts: o, slots: make(chan struct{}, maxUnderWay), news: make(chan struct{}, 1),
-		busy: map[matrix.ServerName]*destination{},
+		opts: o, news: make(chan struct{}, 1), busy: map[matrix.ServerName]*destination{},
+		heard: lane{limit: maxHeard}, unheard: lane{limit: maxUnheard},
 	}
 }
 

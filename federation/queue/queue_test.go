@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -40,6 +42,8 @@ type network struct {
 	active    map[matrix.ServerName]int
 	overlap   bool
 	hold      chan struct{}
+	held      func(dest matrix.ServerName) bool          // whom hold concerns; nil: all
+	delay     func(dest matrix.ServerName) time.Duration // nil: none
 	attempted chan struct{}
 	refuse    func(delivery) error // nil: nothing is refused
 }
@@ -71,6 +75,9 @@ func (n *network) SendTransaction(ctx context.Context, dest matrix.ServerName, i
 		err = n.refuse(d)
 	}
 	hold := n.hold
+	if n.held != nil && !n.held(dest) {
+		hold = nil
+	}
 	n.mu.Unlock()
 	defer func() {
 		n.mu.Lock()
@@ -87,6 +94,9 @@ func (n *network) SendTransaction(ctx context.Context, dest matrix.ServerName, i
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
+	}
+	if n.delay != nil {
+		time.Sleep(n.delay(dest))
 	}
 	if err != nil {
 		// As the client does.
@@ -200,19 +210,26 @@ type fixture struct {
 func setUp(t testing.TB, servers ...matrix.ServerName) *fixture {
 	t.Helper()
 	db := storagetest.Open(t)
-	known, err := peers.New(t.Context(), peers.Options{DB: db, Log: zerolog.Nop()})
-	if err != nil {
-		t.Fatal(err)
-	}
 	f := &fixture{
 		network: &network{
-			peers: known, down: map[matrix.ServerName]error{}, active: map[matrix.ServerName]int{},
+			down: map[matrix.ServerName]error{}, active: map[matrix.ServerName]int{},
 			arrived: make(chan delivery, 10_000), attempted: make(chan struct{}, 1),
 		},
 		house: &house{t: t, db: db, servers: servers},
 	}
+	f.loadPeers()
 	f.start()
 	return f
+}
+
+// loadPeers has the outbox know of other servers what is stored, from its next start on.
+func (f *fixture) loadPeers() {
+	f.t.Helper()
+	known, err := peers.New(f.t.Context(), peers.Options{DB: f.db, Log: zerolog.Nop()})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.peers = known
 }
 
 // publish tells the outbox of the events that were added, as the room engine does after their commit.
@@ -640,6 +657,68 @@ func TestCatchUpAfterALongOutage(t *testing.T) {
 	d := f.next()
 	if want := []string{"kick", fmt.Sprint(collapseAt + 9)}; !cmp.Equal(d.PDUs, want) {
 		t.Errorf("sent %v, want %v", d.PDUs, want)
+	}
+	f.empty()
+}
+
+// Servers that were heard from do not wait for silent ones, of which there may be thousands in a room; not if they are heard from while they wait, either.
+func TestSilentServersHoldUpNobodyElse(t *testing.T) {
+	silent := many("silent", maxUnheard+100)
+	f := setUp(t, silent...)
+	f.network.hold = make(chan struct{})
+	f.network.held = func(dest matrix.ServerName) bool { return strings.HasPrefix(string(dest), "silent") }
+	for _, name := range silent {
+		f.fail(name, errors.New("silent"))
+	}
+	f.say("@me:us.example", "one")
+	f.publish()
+	waitFor(t, func() bool {
+		f.q.mu.Lock()
+		defer f.q.mu.Unlock()
+		return f.q.unheard.sending == maxUnheard && len(f.q.unheard.waiting) == 100
+	})
+	if n := runtime.NumGoroutine(); n > maxUnheard+maxHeard {
+		t.Errorf("%d goroutines", n)
+	}
+	f.house.mu.Lock()
+	f.servers = append(f.servers, "known.example", "new.example")
+	f.house.mu.Unlock()
+	f.peers.Answered("known.example")
+	f.say("@me:us.example", "two")
+	f.publish()
+	if d := f.next(); d.Dest != "known.example" {
+		t.Errorf("%+v", d)
+	}
+	f.peers.Answered("new.example") // it asks us something
+	if d := f.next(); d.Dest != "new.example" {
+		t.Errorf("%+v", d)
+	}
+	close(f.network.hold)
+}
+
+// A destination with much to get takes turns with the others.
+func TestDestinationsTakeTurns(t *testing.T) {
+	f := setUp(t, "a.example", "b.example")
+	f.stop()
+	f.prepare()
+	f.q.heard.limit, f.q.unheard.limit = 1, 1
+	for i := range 4 * MaxPDUs {
+		f.say("@me:us.example", fmt.Sprint(i))
+	}
+	f.run()
+	f.publish()
+	var order []matrix.ServerName
+	for range 8 {
+		order = append(order, f.next().Dest)
+	}
+	switches := 0
+	for i := range order[1:] {
+		if order[i] != order[i+1] {
+			switches++
+		}
+	}
+	if switches < 4 {
+		t.Errorf("%v", order)
 	}
 	f.empty()
 }

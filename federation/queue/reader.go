@@ -177,7 +177,7 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 		r.cursor = next
 		return nil
 	}
-	slices.Sort(to)
+	matrix.SortInTurn(to, string(q.opts.ServerName)) // in a big room, not the same ones are to come last everywhere
 	to = slices.Compact(to)
 	first := q.firstTransactions(pdus)
 	replacing := slices.DeleteFunc(slices.Clone(pdus), func(p storage.OutboxPDU) bool { return !q.longGone(p.Destination) })
@@ -204,7 +204,14 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 		return err
 	}
 	r.cursor, r.unsaved = next, 0
-	q.wake(to...)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, t := range first {
+		if _, busy := q.busy[t.Destination]; !busy {
+			q.destination(t.Destination).only = t.ID
+		}
+	}
+	q.wakeLocked(to...)
 	return nil
 }
 
