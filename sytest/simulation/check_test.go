@@ -276,8 +276,11 @@ func (w *world) checkMemberships(ctx context.Context, r *room) {
 // lost says whether a user's membership as its own server s sees it went in a resolution of states at another, there: no event ended it, but
 // there is none any more, or one prevails that was made earlier. That was sent, if at all, when s knew nothing of the room or had left it.
 func (w *world) lost(ctx context.Context, s, there *server, theirs, own rooms.Membership) bool {
-	if !outside(theirs.Membership) || theirs.Event == own.Event {
+	if theirs.Event == own.Event {
 		return false
+	}
+	if !outside(theirs.Membership) {
+		return own.Membership == "join" && w.follows(ctx, s, own, theirs) && w.joinRulesChanged(ctx, there, own)
 	}
 	if theirs.Event == "" || w.follows(ctx, s, own, theirs) || w.endedByNobody(ctx, s, theirs) {
 		return true
@@ -293,6 +296,24 @@ func (w *world) lost(ctx context.Context, s, there *server, theirs, own rooms.Me
 		return false
 	}
 	return ended.OriginServerTS() < began.OriginServerTS() && !w.follows(ctx, there, theirs, own)
+}
+
+// joinRulesChanged says whether a room's join rules are others, as there sees it, than those by which somebody joined.
+func (w *world) joinRulesChanged(ctx context.Context, there *server, joined rooms.Membership) bool {
+	ev, err := there.current().rooms.Event(ctx, joined.Event)
+	if err != nil {
+		return false
+	}
+	snap, err := there.current().rooms.Snapshot(ctx, ev.RoomID())
+	if err != nil {
+		w.fail("%s: %v", there.short, err)
+		return false
+	}
+	rules, err := snap.State.Event(ctx, "m.room.join_rules", "")
+	if err != nil {
+		w.fail("%s: %v", there.short, err)
+	}
+	return rules != nil && !slices.Contains(ev.AuthEvents(), rules.ID())
 }
 
 // endedByNobody says whether s knows the event that ended a membership, and soft-failed it for somebody's who was not in the room or had
