@@ -31,6 +31,10 @@ type Typing struct {
 // maxTypingRooms is of how many rooms is remembered that somebody typed. Those where somebody does are kept whatever their number.
 const maxTypingRooms = 10_000
 
+// maxTypists is of how many users in one room it is told that they type: nobody reads more names, and everybody there is told of all of
+// them whenever one begins or ends.
+const maxTypists = 100
+
 type typingRoom struct {
 	users   map[matrix.UserID]*time.Timer
 	changed storage.Position // of the last change
@@ -58,11 +62,14 @@ func (t *Typing) start(room matrix.RoomID, user matrix.UserID, d time.Duration) 
 		r = &typingRoom{users: make(map[matrix.UserID]*time.Timer)}
 		t.rooms[room] = r
 	}
-	if timer, typing := r.users[user]; typing && timer.Stop() {
+	timer, typing := r.users[user]
+	if typing && timer.Stop() {
 		timer.Reset(d)
 		return r, false
 	}
-	var timer *time.Timer
+	if !typing && len(r.users) == maxTypists {
+		return r, false
+	}
 	timer = time.AfterFunc(d, func() { t.end(room, user, &timer) })
 	r.users[user] = timer
 	return r, true

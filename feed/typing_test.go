@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -20,6 +21,32 @@ func (p *countingPositions) EphemeralPosition(place func(storage.Position), onVi
 }
 
 func (p *countingPositions) last() storage.Position { return storage.Position(p.given.Load()) }
+
+// Of a server that has thousands of users type in one room only some are told of.
+func TestTypistsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const room = matrix.RoomID("!r:x")
+		pos := &countingPositions{}
+		typing := NewTyping(pos, func(matrix.RoomID) {})
+		for i := range 10 * maxTypists {
+			user := matrix.UserID(fmt.Sprintf("@u%d:x", i))
+			if changed := typing.Start(room, user, time.Minute); changed != (i < maxTypists) {
+				t.Fatalf("number %d: %v", i, changed)
+			}
+		}
+		synctest.Wait()
+		if users, _ := typing.Users(room); len(users) != maxTypists || int(pos.last()) != maxTypists {
+			t.Errorf("%d type, in %d changes", len(users), pos.last())
+		}
+		if typing.Start(room, "@u0:x", time.Minute) || !typing.Stop(room, "@u0:x") || !typing.Start(room, "@late:x", time.Minute) {
+			t.Error("those who type go on, and make room for others")
+		}
+		time.Sleep(2 * time.Minute)
+		if users, _ := typing.Users(room); len(users) != 0 {
+			t.Errorf("%d type still", len(users))
+		}
+	})
+}
 
 func TestTyping(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -220,7 +220,7 @@ func (e *Engine) nameOr0(ctx context.Context, name matrix.UserID) storage.NameNI
 // maxStripped bounds the state kept with an invite, in events and bytes.
 const (
 	maxStripped      = 50
-	maxStrippedBytes = 256 << 10
+	maxStrippedBytes = 32 << 10
 )
 
 // strippedJSON makes the JSON array that is stored of what another server says about a room.
@@ -341,10 +341,39 @@ func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, ro
 		}
 		return signed.JSON(), nil
 	}
+	if m.Membership != storage.MembershipInvite {
+		if err := e.fewInvites(ctx, user, origin); err != nil {
+			return nil, err
+		}
+	}
 	if err := r.setApart(ctx, signed, user, m.Membership, stripped, nil); err != nil {
 		return nil, fmt.Errorf("store invite: %w", err)
 	}
 	return signed.JSON(), nil
+}
+
+// How many invites of a user may wait for an answer: those from one server, and all.
+const (
+	maxInvitesOfServer = 300
+	maxInvites         = 2000
+)
+
+// fewInvites refuses one more invite of a user who has many that wait for an answer: rooms to invite into can be made up.
+func (e *Engine) fewInvites(ctx context.Context, user matrix.UserID, origin matrix.ServerName) error {
+	waiting, err := e.Memberships(ctx, user, "invite")
+	if err != nil {
+		return err
+	}
+	same := 0
+	for _, m := range waiting {
+		if domain(m.Sender) == origin {
+			same++
+		}
+	}
+	if same >= maxInvitesOfServer || len(waiting) >= maxInvites {
+		return matrix.Forbidden("%s has too many invites that wait for an answer", user)
+	}
+	return nil
 }
 
 // checkInviteState looks at the state that comes with an invite. From room version 12 on it has to be events with the

@@ -2,6 +2,7 @@ package rooms_test
 
 import (
 	"bytes"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -239,5 +240,61 @@ func TestJoinThatComesBackChanged(t *testing.T) {
 	n.lie = nil
 	if err := join(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A server that invites somebody to one made-up room after the other is refused after a while, and others are not.
+func TestInvitesWithoutEnd(t *testing.T) {
+	n := newNetwork(t)
+	a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+	a.user("alice")
+	c.user("carol")
+	bob, ben := b.user("bob"), b.user("ben")
+	v, _ := roomversion.Get("11")
+	made := 0
+	invite := func(s *server, who matrix.UserID) error {
+		made++
+		key, room := string(who), matrix.RoomID(fmt.Sprintf("!r%d:%s", made, s.name))
+		ev, err := event.Build(v, event.Proto{
+			RoomID: room, Type: "m.room.member", Sender: matrix.UserID("@m:" + string(s.name)), StateKey: &key, Content: []byte(`{"membership":"invite"}`),
+			PrevEvents: []matrix.EventID{nowhere(made)}, AuthEvents: []matrix.EventID{nowhere(made)}, Depth: 1 << 53, OriginServerTS: 1,
+		}, s.name)
+		if err == nil {
+			ev, err = ev.Sign(s.name, s.key)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = b.ReceiveInvite(ctx, s.name, room, ev.ID(), v.ID, ev.JSON(), [][]byte{[]byte(`{"type":"m.room.name","state_key":"","sender":"` + string(ev.Sender()) + `","content":{"name":"x"}}`)})
+		return err
+	}
+	const many = 310
+	accepted := 0
+	for range many {
+		if err := invite(a, bob); err == nil {
+			accepted++
+		} else if !matrix.HasCode(err, "M_FORBIDDEN") {
+			t.Fatal(err)
+		}
+	}
+	if accepted != 300 {
+		t.Errorf("%d invites were taken", accepted)
+	}
+	for _, other := range []error{invite(c, bob), invite(a, ben)} {
+		if other != nil {
+			t.Errorf("another invite: %v", other)
+		}
+	}
+	// Who answers gets more of them.
+	waiting, err := b.Memberships(ctx, bob, "invite")
+	if err != nil || len(waiting) != 301 {
+		t.Fatalf("%d invites wait, %v", len(waiting), err)
+	}
+	n.hold = func(_, _ matrix.ServerName, call string) error { return errUnreachable }
+	if _, err := b.Leave(ctx, rooms.MemberRequest{Room: waiting[1].Room, Sender: bob}); err != nil {
+		t.Fatal(err)
+	}
+	if err := invite(a, bob); err != nil {
+		t.Errorf("after an answer: %v", err)
 	}
 }

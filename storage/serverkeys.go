@@ -43,6 +43,41 @@ func FindServerKeys(ctx context.Context, q Querier, server matrix.ServerName) ([
 	return keys, rows.Err()
 }
 
+const selectServersWithOldKeys = `SELECT DISTINCT server FROM server_keys WHERE server > $1 AND fetched_at < $2 ORDER BY server LIMIT $3`
+
+// FindServersWithOldKeys lists servers that have keys from before a time, in order, after a given one.
+func FindServersWithOldKeys(ctx context.Context, q Querier, after matrix.ServerName, before matrix.Timestamp, limit int) ([]matrix.ServerName, error) {
+	return collect(ctx, q, func(r *Rows) (s matrix.ServerName, err error) { return s, r.Scan(&s) }, selectServersWithOldKeys, after, before, limit)
+}
+
+const deleteServerKey = `DELETE FROM server_keys WHERE server = $1 AND key_id = $2`
+
+// DeleteServerKeys removes keys of a server.
+func DeleteServerKeys(ctx context.Context, tx *Tx, server matrix.ServerName, ids []matrix.KeyID) error {
+	args := make([][]any, len(ids))
+	for i, id := range ids {
+		args[i] = []any{string(server), string(id)}
+	}
+	if err := tx.ExecBatch(ctx, deleteServerKey, args); err != nil {
+		return fmt.Errorf("delete server keys: %w", err)
+	}
+	return nil
+}
+
+const deleteKeysOfServer = `DELETE FROM server_keys WHERE server = $1`
+
+// DeleteKeysOfServers removes all keys of some servers.
+func DeleteKeysOfServers(ctx context.Context, tx *Tx, servers []matrix.ServerName) error {
+	args := make([][]any, len(servers))
+	for i, server := range servers {
+		args[i] = []any{string(server)}
+	}
+	if err := tx.ExecBatch(ctx, deleteKeysOfServer, args); err != nil {
+		return fmt.Errorf("delete keys of servers: %w", err)
+	}
+	return nil
+}
+
 const upsertServerKey = `
 INSERT INTO server_keys (server, key_id, public_key, valid_until, expired, fetched_at, document)
 VALUES ($1, $2, $3, $4, $5, $6, $7)

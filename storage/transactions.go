@@ -40,6 +40,27 @@ func DeleteInboundTransactions(ctx context.Context, tx *Tx, before matrix.Timest
 	return nil
 }
 
+const (
+	overflowInboundTransactions = `SELECT received_at FROM inbound_transactions WHERE origin = $1 ORDER BY received_at DESC LIMIT 1 OFFSET $2`
+	trimInboundTransactions     = `DELETE FROM inbound_transactions WHERE origin = $1 AND received_at <= $2`
+)
+
+// TrimInboundTransactions forgets the oldest answers to a server beyond keep.
+func TrimInboundTransactions(ctx context.Context, tx *Tx, origin matrix.ServerName, keep int) error {
+	var at int64
+	err := tx.QueryRow(ctx, overflowInboundTransactions, string(origin), int64(keep)).Scan(&at)
+	if err == ErrNotFound {
+		return nil
+	}
+	if err == nil {
+		_, err = tx.Exec(ctx, trimInboundTransactions, string(origin), at)
+	}
+	if err != nil {
+		return fmt.Errorf("trim inbound transactions: %w", err)
+	}
+	return nil
+}
+
 // InboundPDU is an event of another server that was acknowledged and not yet processed.
 type InboundPDU struct {
 	ID     Position

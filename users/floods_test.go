@@ -197,3 +197,17 @@ func TestPresenceOfOneUser(t *testing.T) {
 		t.Errorf("it took %d positions", took)
 	}
 }
+
+// Users of other servers are not taken at their word that a user exists here.
+func TestInvitesOfNobody(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice, gone := w.register(t, "alice"), w.register(t, "gone")
+		must(t, w.Accounts.Deactivate(ctx, gone, false))
+		must(t, w.Accounts.CheckInvite(ctx, alice, carol))
+		must(t, w.Accounts.CheckInvite(ctx, "@tomorrow:here.test", alice))
+		for _, nobody := range []matrix.UserID{gone, "@tomorrow:here.test"} {
+			wantCode(t, w.Accounts.CheckInvite(ctx, nobody, carol), 403, "M_FORBIDDEN")
+		}
+	})
+}

@@ -113,7 +113,8 @@ func (r *InviteRules) For(inviter matrix.UserID) InvitePermission {
 	return InviteAllowed
 }
 
-// CheckInvite returns M_INVITE_BLOCKED (403) if a local user does not want to be invited by somebody.
+// CheckInvite returns M_INVITE_BLOCKED (403) if a local user does not want to be invited by somebody, and M_FORBIDDEN if a user of another
+// server invites somebody who does not exist.
 func (a *Accounts) CheckInvite(ctx context.Context, user, inviter matrix.UserID) error {
 	r, err := a.InviteRules(ctx, a.DB, user)
 	if err != nil {
@@ -121,6 +122,17 @@ func (a *Accounts) CheckInvite(ctx context.Context, user, inviter matrix.UserID)
 	}
 	if r.For(inviter) == InviteBlocked {
 		return matrix.Errorf(http.StatusForbidden, "M_INVITE_BLOCKED", "This user does not accept the invite")
+	}
+	if a.local(inviter) {
+		return nil // people are invited before they sign in for the first time
+	}
+	account, err := storage.GetAccount(ctx, a.DB, user)
+	if errors.Is(err, storage.ErrNotFound) || err == nil && account.Deactivated {
+		// Others would fill our tables with invites of users that they make up.
+		return matrix.Forbidden("There is no user %s on this server", user)
+	}
+	if err != nil {
+		return fmt.Errorf("check invite: %w", err)
 	}
 	return nil
 }

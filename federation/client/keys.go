@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	serverKeyMaxBytes = 256 << 10
+	serverKeyMaxBytes = 64 << 10
 	notaryMaxBytes    = 8 << 20
 )
 

@@ -32,8 +32,11 @@ type oldKey struct {
 	Expired int64  `json:"expired_ts"`
 }
 
-// maxKeysPerServer bounds what one document may make us store.
-const maxKeysPerServer = 100
+// What one document may make us store: it is stored with each of its keys.
+const (
+	maxKeysPerServer = 100
+	maxStoredBytes   = 1 << 20
+)
 
 // parse checks a key document: that it is the server's, and signed by every key in
 // verify_keys that claims to have signed it, by one at least.
@@ -49,7 +52,7 @@ func parse(raw []byte, server matrix.ServerName, now matrix.Timestamp) ([]storag
 	if matrix.ServerName(doc.ServerName) != server {
 		return nil, fmt.Errorf("key document: it is for %q, not for %q", doc.ServerName, server)
 	}
-	if len(doc.VerifyKeys)+len(doc.OldVerifyKeys) > maxKeysPerServer {
+	if n := len(doc.VerifyKeys) + len(doc.OldVerifyKeys); n > maxKeysPerServer || n*len(canonical) > maxStoredBytes {
 		return nil, errors.New("key document: too many keys")
 	}
 	signed := map[matrix.KeyID]bool{}

@@ -1,9 +1,12 @@
 package keyring
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,8 +36,8 @@ const (
 )
 
 // ensure fetches what is needed and not known. Failures are not errors: what is missing
-// shows in the result of load. urgent: the servers were just heard from.
-func (r *Ring) ensure(ctx context.Context, needs map[matrix.ServerName][]need, urgent bool) error {
+// shows in the result of load.
+func (r *Ring) ensure(ctx context.Context, needs map[matrix.ServerName][]need, p purpose) error {
 	missing, err := r.missing(ctx, needs)
 	if err != nil {
 		return err
@@ -45,7 +48,7 @@ func (r *Ring) ensure(ctx context.Context, needs map[matrix.ServerName][]need, u
 			return err
 		}
 	}
-	r.askDirectly(ctx, missing, urgent)
+	r.askDirectly(ctx, missing, p)
 	if len(r.opts.Notaries) == 0 {
 		return ctx.Err()
 	}
@@ -77,7 +80,7 @@ func (r *Ring) missing(ctx context.Context, needs map[matrix.ServerName][]need) 
 }
 
 // askDirectly asks servers for their own keys, all at once within the bound.
-func (r *Ring) askDirectly(ctx context.Context, missing map[matrix.ServerName][]need, urgent bool) {
+func (r *Ring) askDirectly(ctx context.Context, missing map[matrix.ServerName][]need, p purpose) {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -85,7 +88,7 @@ func (r *Ring) askDirectly(ctx context.Context, missing map[matrix.ServerName][]
 		if !r.due(server) {
 			continue
 		}
-		wg.Go(func() { r.fetch(ctx, server, urgent) })
+		wg.Go(func() { r.fetch(ctx, server, p) })
 	}
 	wg.Wait()
 }
@@ -105,30 +108,31 @@ func (r *Ring) due(server matrix.ServerName) bool {
 	return r.opts.Now().Sub(known.tried) >= wait
 }
 
-// fetch asks one server, once for all who want it now. The attempt outlives a caller that gives up.
-func (r *Ring) fetch(ctx context.Context, server matrix.ServerName, urgent bool) {
-	done := r.flights.DoChan(string(server), func() (any, error) {
+// fetch asks one server, once for all who want it now for the same purpose and because of the same server. The attempt outlives a
+// caller that gives up.
+func (r *Ring) fetch(ctx context.Context, server matrix.ServerName, p purpose) {
+	cause, _ := ctx.Value(causeKey{}).(matrix.ServerName)
+	done := r.flights.DoChan(string(p)+" "+string(cause)+" "+string(server), func() (any, error) {
 		ctx := context.WithoutCancel(ctx)
 		queued, cancel := context.WithTimeout(ctx, batchTimeout)
 		defer cancel()
-		select {
-		case r.fetches <- struct{}{}:
-			defer func() { <-r.fetches }()
-		case <-queued.Done():
-			return nil, queued.Err()
+		leave, err := r.enter(queued, p)
+		if err != nil {
+			return nil, err
 		}
+		defer leave()
 		ctx, cancel = context.WithTimeout(ctx, fetchTimeout)
 		defer cancel()
 		if !r.due(server) {
 			return nil, nil // another flight landed between the caller's look and this one
 		}
-		raw, err := r.opts.Fetch.ServerKeys(ctx, server, urgent)
+		raw, err := r.opts.Fetch.ServerKeys(ctx, server, p == forRequests) // who makes a request is there
 		if err == nil {
 			err = r.accept(ctx, server, raw)
 		}
 		if err != nil {
 			r.opts.Log.Debug().Err(err).Str("server", string(server)).Msg("federation: no keys")
-			r.note(server, nil, true)
+			r.change(server, func(next *serverKeys) { next.tried, next.failed = r.opts.Now(), true })
 		}
 		return nil, nil
 	})
@@ -144,24 +148,67 @@ func (r *Ring) accept(ctx context.Context, server matrix.ServerName, raw []byte)
 	if err != nil {
 		return err
 	}
-	if err := r.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.PutServerKeys(ctx, tx, keys) }); err != nil {
+	return r.store(ctx, server, keys, func(next *serverKeys) { next.tried, next.failed = r.opts.Now(), false })
+}
+
+// maxKnownKeys bounds how many keys of one server are kept: those that it listed last.
+const maxKnownKeys = 200
+
+// store adds keys to those of a server, on disk and then in memory. attempt changes what is noted of the last attempt to get them; nil for nothing.
+func (r *Ring) store(ctx context.Context, server matrix.ServerName, keys []storage.ServerKey, attempt func(*serverKeys)) error {
+	known, err := r.load(ctx, server)
+	if err != nil {
+		return err
+	}
+	all := maps.Clone(known.keys)
+	for _, k := range keys {
+		all[k.KeyID] = k
+	}
+	gone := leastRecent(all, len(all)-maxKnownKeys)
+	err = r.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		if err := storage.PutServerKeys(ctx, tx, keys); err != nil || len(gone) == 0 {
+			return err
+		}
+		return storage.DeleteServerKeys(ctx, tx, server, gone)
+	})
+	if err != nil {
 		return fmt.Errorf("store keys: %w", err)
 	}
-	r.note(server, keys, false)
+	r.change(server, func(next *serverKeys) {
+		for _, k := range keys {
+			next.keys[k.KeyID] = k
+		}
+		for _, id := range gone {
+			delete(next.keys, id)
+		}
+		if attempt != nil {
+			attempt(next)
+		}
+	})
 	return nil
 }
 
-// note brings the cache up to date after an attempt.
-func (r *Ring) note(server matrix.ServerName, keys []storage.ServerKey, failed bool) {
+// leastRecent picks keys that were listed least lately; among those of one document, old ones before current ones.
+func leastRecent(keys map[matrix.KeyID]storage.ServerKey, count int) []matrix.KeyID {
+	if count <= 0 {
+		return nil
+	}
+	ids := slices.SortedFunc(maps.Keys(keys), func(a, b matrix.KeyID) int {
+		x, y := keys[a], keys[b]
+		return cmp.Or(cmp.Compare(x.FetchedAt, y.FetchedAt), cmp.Compare(validUntil(x), validUntil(y)), cmp.Compare(a, b))
+	})
+	return ids[:count]
+}
+
+// change brings the cache up to date.
+func (r *Ring) change(server matrix.ServerName, change func(next *serverKeys)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	next := &serverKeys{keys: map[matrix.KeyID]storage.ServerKey{}, tried: r.opts.Now(), failed: failed}
+	next := &serverKeys{keys: map[matrix.KeyID]storage.ServerKey{}}
 	if known, ok := r.cache.Peek(server); ok {
-		maps.Copy(next.keys, known.keys)
+		*next = serverKeys{keys: maps.Clone(known.keys), tried: known.tried, failed: known.failed}
 	}
-	for _, k := range keys {
-		next.keys[k.KeyID] = k
-	}
+	change(next)
 	r.cache.Add(server, next)
 }
 
@@ -234,7 +281,7 @@ func (r *Ring) ensureNotary(ctx context.Context, notary matrix.ServerName) error
 		return nil
 	}
 	if r.due(notary) {
-		r.fetch(ctx, notary, false)
+		r.fetch(ctx, notary, forEvents)
 	}
 	if known, err = r.load(ctx, notary); err != nil {
 		return err
@@ -276,7 +323,7 @@ func (r *Ring) acceptFromNotary(ctx context.Context, notary matrix.ServerName, b
 }
 
 // acceptOlder is accept for a document that may be older than what we have: it must not
-// shorten the life of a key, nor revive one that its server has given up.
+// shorten the life of a key, revive one that its server has given up, or put another one in its place.
 func (r *Ring) acceptOlder(ctx context.Context, server matrix.ServerName, raw []byte) error {
 	keys, err := parse(raw, server, r.now())
 	if err != nil {
@@ -288,7 +335,7 @@ func (r *Ring) acceptOlder(ctx context.Context, server matrix.ServerName, raw []
 	}
 	fresh := keys[:0]
 	for _, k := range keys {
-		if old, ok := known.keys[k.KeyID]; ok && (old.Expired || !k.Expired && old.ValidUntil >= k.ValidUntil) {
+		if old, ok := known.keys[k.KeyID]; ok && (old.Expired || !k.Expired && old.ValidUntil >= k.ValidUntil || !bytes.Equal(old.Public, k.Public)) {
 			continue
 		}
 		fresh = append(fresh, k)
@@ -296,15 +343,5 @@ func (r *Ring) acceptOlder(ctx context.Context, server matrix.ServerName, raw []
 	if len(fresh) == 0 {
 		return nil
 	}
-	if err := r.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.PutServerKeys(ctx, tx, fresh) }); err != nil {
-		return fmt.Errorf("store keys: %w", err)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	next := &serverKeys{keys: maps.Clone(known.keys), tried: known.tried, failed: known.failed}
-	for _, k := range fresh {
-		next.keys[k.KeyID] = k
-	}
-	r.cache.Add(server, next)
-	return nil
+	return r.store(ctx, server, fresh, nil)
 }

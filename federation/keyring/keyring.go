@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"hanok/federation/client"
+	"hanok/internal/gate"
 	"hanok/matrix"
 	"hanok/matrix/signing"
 	"hanok/storage"
@@ -45,8 +46,9 @@ type Options struct {
 type Ring struct {
 	opts    Options
 	flights singleflight.Group
-	// fetches bounds how many servers are asked at once, whoever wants their keys.
-	fetches chan struct{}
+	// fetches are the places for asking servers, causes those that what one server sent may take.
+	fetches map[purpose]chan struct{}
+	causes  *gate.Gate[matrix.ServerName]
 
 	mu    sync.Mutex
 	cache *simplelru.LRU[matrix.ServerName, *serverKeys]
@@ -65,10 +67,50 @@ type serverKeys struct {
 	failed bool
 }
 
+const cachedServers = 5000
+
+// purpose is what a key is fetched for. Each has places of its own, so that keys which anybody can have us fetch keep nobody from
+// those of events.
+type purpose string
+
 const (
-	cachedServers = 5000
-	maxFetches    = 64
+	forEvents    purpose = "events"
+	forRequests  purpose = "requests"  // of servers that have not proved yet who they are
+	forQuestions purpose = "questions" // to us as a notary
 )
+
+// maxFetches is how many servers are asked at once.
+func maxFetches() map[purpose]int {
+	return map[purpose]int{forEvents: 64, forRequests: 32, forQuestions: 16}
+}
+
+// causesAtOnce is how many servers are asked at once because of what one other server sent, and maxCaused how many more wait for that.
+const causesAtOnce, maxCaused = 16, 5000
+
+type causeKey struct{}
+
+// OnBehalf returns a context for work on what a server sent: keys that it has us fetch do not take all the places that there are.
+func OnBehalf(ctx context.Context, origin matrix.ServerName) context.Context {
+	return context.WithValue(ctx, causeKey{}, origin)
+}
+
+// enter waits for a place to ask a server for its keys.
+func (r *Ring) enter(ctx context.Context, p purpose) (leave func(), err error) {
+	gone := func() {}
+	if origin, ok := ctx.Value(causeKey{}).(matrix.ServerName); ok {
+		if gone, err = r.causes.Enter(ctx, origin); err != nil {
+			return nil, err
+		}
+	}
+	slots := r.fetches[p]
+	select {
+	case slots <- struct{}{}:
+		return func() { <-slots; gone() }, nil
+	case <-ctx.Done():
+		gone()
+		return nil, ctx.Err()
+	}
+}
 
 // New makes a key ring.
 func New(o Options) *Ring {
@@ -79,7 +121,11 @@ func New(o Options) *Ring {
 	if err != nil {
 		panic(err) // the size is a positive constant
 	}
-	return &Ring{opts: o, cache: cache, fetches: make(chan struct{}, maxFetches)}
+	fetches := map[purpose]chan struct{}{}
+	for p, most := range maxFetches() {
+		fetches[p] = make(chan struct{}, most)
+	}
+	return &Ring{opts: o, cache: cache, fetches: fetches, causes: gate.New[matrix.ServerName](causesAtOnce, maxCaused)}
 }
 
 func (r *Ring) now() matrix.Timestamp { return matrix.Timestamp(r.opts.Now().UnixMilli()) }
@@ -158,6 +204,39 @@ func (s *serverKeys) satisfies(n need) bool {
 	k, ok := s.keys[n.id]
 	// A newer document does not bring an expired key back to life.
 	return ok && (k.Expired || validUntil(k) >= n.validAt)
+}
+
+// forgetAfter is how long the keys of strangers are kept after they were fetched: they are believed no longer anyway.
+const forgetAfter = maxValidity + matrix.Timestamp(24*time.Hour/time.Millisecond)
+
+// Forget removes the keys of servers that asked something once and none of whose users was ever in a room that is known here:
+// anybody can make up servers.
+func (r *Ring) Forget(ctx context.Context) error {
+	const atOnce = 500
+	for after := matrix.ServerName(""); ; {
+		old, err := storage.FindServersWithOldKeys(ctx, r.opts.DB, after, r.now()-forgetAfter, atOnce)
+		if err != nil || len(old) == 0 {
+			return err
+		}
+		after = old[len(old)-1]
+		var strangers []matrix.ServerName
+		for _, server := range old {
+			// Servers of members have a number.
+			if _, err := r.opts.DB.LookupName(ctx, string(server)); errors.Is(err, storage.ErrNotFound) && server != r.opts.ServerName {
+				strangers = append(strangers, server)
+			} else if err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+		}
+		if err := r.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.DeleteKeysOfServers(ctx, tx, strangers) }); err != nil {
+			return err
+		}
+		r.mu.Lock()
+		for _, server := range strangers {
+			r.cache.Remove(server)
+		}
+		r.mu.Unlock()
+	}
 }
 
 // ValidUntil asks a server for its keys and returns until when the last of them may be used.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,6 +33,8 @@ type world struct {
 	asked     map[matrix.ServerName]int
 	queries   int
 	hold      chan struct{} // if set, direct requests wait for it
+	// if set, direct requests to servers in tarpit.example wait for it
+	tarpit chan struct{}
 }
 
 func (w *world) ServerKeys(ctx context.Context, server matrix.ServerName, _ bool) ([]byte, error) {
@@ -39,6 +42,9 @@ func (w *world) ServerKeys(ctx context.Context, server matrix.ServerName, _ bool
 	w.asked[server]++
 	doc, ok := w.documents[server]
 	hold := w.hold
+	if strings.HasSuffix(string(server), ".tarpit.example") {
+		hold = w.tarpit
+	}
 	w.mu.Unlock()
 	if hold != nil {
 		select {
@@ -68,6 +74,18 @@ func (w *world) times(server matrix.ServerName) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.asked[server]
+}
+
+// stuck is how many servers in tarpit.example were asked.
+func (w *world) stuck() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for server, times := range w.asked {
+		if strings.HasSuffix(string(server), ".tarpit.example") {
+			n += times
+		}
+	}
+	return n
 }
 
 func (w *world) publish(server matrix.ServerName, doc []byte) {

@@ -7,8 +7,9 @@ import (
 	"hanok/matrix"
 )
 
-// maxQuery bounds how many servers one query to us may name.
-const maxQuery = 500
+// maxQuery bounds how many servers one query to us may name, and maxQueryFetches how many of them are asked because of it: anybody
+// may make a query, and each of these requests costs more than to name a server.
+const maxQuery, maxQueryFetches = 500, 50
 
 // Query answers as a notary: the documents we have of the servers, signed by us too. A server is
 // asked when what we have is not valid for long enough; if it does not
@@ -31,7 +32,17 @@ func (r *Ring) Query(ctx context.Context, criteria client.KeyCriteria) ([][]byte
 			needs[server] = append(needs[server], need{id, min(at, r.now()+maxValidity/2)})
 		}
 	}
-	if err := r.ensure(ctx, needs, false); err != nil {
+	missing, err := r.missing(ctx, needs)
+	if err != nil {
+		return nil, err
+	}
+	asked := 0
+	for server := range missing {
+		if asked++; asked > maxQueryFetches {
+			delete(missing, server)
+		}
+	}
+	if err := r.ensure(ctx, missing, forQuestions); err != nil {
 		return nil, err
 	}
 	out := [][]byte{}

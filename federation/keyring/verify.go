@@ -36,7 +36,7 @@ func (r *Ring) Known(ctx context.Context, h xmatrix.Header) (bool, error) {
 // Fetch gets the key of a request's signature, if it is not here. M_UNAUTHORIZED if there is none that is valid now.
 func (r *Ring) Fetch(ctx context.Context, h xmatrix.Header) error {
 	now := r.now()
-	if err := r.ensure(ctx, map[matrix.ServerName][]need{h.Origin: {{h.Key, now}}}, true); err != nil {
+	if err := r.ensure(ctx, map[matrix.ServerName][]need{h.Origin: {{h.Key, now}}}, forRequests); err != nil {
 		return err
 	}
 	known, err := r.load(ctx, h.Origin)
@@ -81,7 +81,7 @@ func (r *Ring) Verify(ctx context.Context, events []*event.Event) []error {
 			needs[server] = append(needs[server], need{id, at})
 		}
 	}
-	if err := r.ensure(ctx, needs, false); err != nil {
+	if err := r.ensure(ctx, needs, forEvents); err != nil {
 		for i := range errs {
 			errs[i] = err
 		}

@@ -2,12 +2,15 @@ package server
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"sync"
 
 	"hanok/federation/xmatrix"
 	"hanok/internal/endpoint"
+	"hanok/internal/gate"
 	"hanok/matrix"
 )
 
@@ -20,67 +23,58 @@ const (
 	strangersAtOnce, strangersWaiting = 4, 32
 	// bodyBudget is how many bytes of requests are kept at once, of all servers: a body is read before its signature can be checked.
 	bodyBudget = 128 << 20
+	// bodyShare is how much of it those from one address may take: one that sends slowly keeps it for a minute.
+	bodyShare = bodyBudget / 4
 )
 
 var errBusy = matrix.Errorf(http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "Too many requests at once.").With("retry_after_ms", int64(2000))
 
-// gate lets a few in at once for each key, and some more wait.
-type gate[K comparable] struct {
-	atOnce, waiting int
-
-	mu   sync.Mutex
-	byID map[K]*gateQueue
-}
-
-type gateQueue struct {
-	slots chan struct{}
-	users int // inside and waiting
-}
-
-func newGate[K comparable](atOnce, waiting int) *gate[K] {
-	return &gate[K]{atOnce: atOnce, waiting: waiting, byID: map[K]*gateQueue{}}
-}
-
-// enter waits for a place, which leave gives back; errBusy if too many wait already.
-func (g *gate[K]) enter(ctx context.Context, id K) (leave func(), err error) {
-	g.mu.Lock()
-	q := g.byID[id]
-	if q == nil {
-		q = &gateQueue{slots: make(chan struct{}, g.atOnce)}
-		g.byID[id] = q
-	}
-	if q.users == g.atOnce+g.waiting {
-		g.mu.Unlock()
+// enter waits for a place at a gate; errBusy if too many wait already.
+func enter[K comparable](ctx context.Context, g *gate.Gate[K], id K) (leave func(), err error) {
+	leave, err = g.Enter(ctx, id)
+	if errors.Is(err, gate.ErrFull) {
 		return nil, errBusy
 	}
-	q.users++
-	g.mu.Unlock()
-	gone := func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if q.users--; q.users == 0 {
-			delete(g.byID, id)
-		}
-	}
-	select {
-	case q.slots <- struct{}{}:
-		return func() { <-q.slots; gone() }, nil
-	case <-ctx.Done():
-		gone()
-		return nil, ctx.Err()
-	}
+	return leave, err
 }
 
 // heavy makes a handler one of which a server may use a few at once.
 func (s *Server) heavy(h endpoint.Handler) endpoint.Handler {
 	return func(r *endpoint.Request) (any, error) {
-		leave, err := s.heavyWork.enter(r.Ctx(), origin(r))
+		leave, err := enter(r.Ctx(), s.heavyWork, origin(r))
 		if err != nil {
 			return nil, err
 		}
 		defer leave()
 		return h(r)
 	}
+}
+
+// stranger makes a handler that has us ask other servers, of which one address may use a few at once: anybody may call it.
+func (s *Server) stranger(h endpoint.Handler) endpoint.Handler {
+	return func(r *endpoint.Request) (any, error) {
+		leave, err := enter(r.Ctx(), s.strangers, s.address(r.Request))
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+		return h(r)
+	}
+}
+
+// address is what is taken for one caller among those who have not proved who they are: an address, or the /64 that a
+// subscriber gets of the newer Internet.
+func (s *Server) address(r *http.Request) string {
+	text := endpoint.RemoteAddress(r, s.opts.BehindProxy)
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Unmap().Is4() {
+		return text
+	}
+	prefix, err := a.WithZone("").Prefix(64)
+	if err != nil {
+		return text
+	}
+	return prefix.String()
 }
 
 // meet makes sure that a key of the server that seems to ask is known, before anything of the request is read.
@@ -90,7 +84,7 @@ func (s *Server) meet(r *endpoint.Request, headers []xmatrix.Header) error {
 			return err
 		}
 	}
-	leave, err := s.strangers.enter(r.Ctx(), r.RemoteAddress(s.opts.BehindProxy))
+	leave, err := enter(r.Ctx(), s.strangers, s.address(r.Request))
 	if err != nil {
 		return err
 	}
@@ -103,39 +97,47 @@ func (s *Server) meet(r *endpoint.Request, headers []xmatrix.Header) error {
 	return err
 }
 
-// budget is what all bodies together may hold.
+// budget is what all bodies together may hold, and those from one address.
 type budget struct {
-	mu   sync.Mutex
-	free int64
+	mu    sync.Mutex
+	free  int64
+	taken map[string]int64 // by address
 }
 
-func (b *budget) take(n int64) bool {
+func newBudget() *budget { return &budget{free: bodyBudget, taken: map[string]int64{}} }
+
+func (b *budget) take(address string, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.free < n {
+	if b.free < n || b.taken[address]+n > bodyShare {
 		return false
 	}
 	b.free -= n
+	b.taken[address] += n
 	return true
 }
 
-func (b *budget) give(n int64) {
+func (b *budget) give(address string, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.free += n
+	if b.taken[address] -= n; b.taken[address] <= 0 {
+		delete(b.taken, address)
+	}
 }
 
 // charged is a body that takes from the budget what is read of it.
 type charged struct {
 	io.ReadCloser
-	budget *budget
-	taken  int64
+	budget  *budget
+	address string
+	taken   int64
 }
 
 func (c *charged) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	if n > 0 {
-		if !c.budget.take(int64(n)) {
+		if !c.budget.take(c.address, int64(n)) {
 			return 0, errBusy
 		}
 		c.taken += int64(n)

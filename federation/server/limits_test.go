@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -16,49 +18,8 @@ import (
 	"hanok/federation/keyring"
 	"hanok/matrix"
 	"hanok/matrix/signing"
+	"hanok/storage"
 )
-
-func TestGate(t *testing.T) {
-	g := newGate[string](2, 1)
-	enter := func(id string) func() {
-		t.Helper()
-		leave, err := g.enter(t.Context(), id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return leave
-	}
-	first, second, other := enter("a"), enter("a"), enter("b")
-	third := make(chan func())
-	go func() {
-		leave, err := g.enter(context.Background(), "a")
-		if err != nil {
-			t.Error(err)
-		}
-		third <- leave
-	}()
-	for waiting := false; !waiting; time.Sleep(time.Millisecond) {
-		g.mu.Lock()
-		waiting = g.byID["a"].users == 3
-		g.mu.Unlock()
-	}
-	if _, err := g.enter(t.Context(), "a"); !matrix.HasCode(err, "M_LIMIT_EXCEEDED") {
-		t.Errorf("a fourth: %v", err)
-	}
-	first()
-	leave := <-third
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := g.enter(ctx, "a"); !errors.Is(err, context.Canceled) {
-		t.Errorf("one that gave up: %v", err)
-	}
-	second()
-	leave()
-	other()
-	if len(g.byID) != 0 {
-		t.Errorf("%d keys are remembered", len(g.byID))
-	}
-}
 
 // tarpit is a key server that takes its time.
 type tarpit struct{ asked, answer chan struct{} }
@@ -113,12 +74,8 @@ func TestStrangers(t *testing.T) {
 	for range strangersAtOnce {
 		<-pit.asked
 	}
-	for waiting := false; !waiting; time.Sleep(time.Millisecond) {
-		f.server.strangers.mu.Lock()
-		for _, q := range f.server.strangers.byID {
-			waiting = q.users == all
-		}
-		f.server.strangers.mu.Unlock()
+	for f.server.strangers.Users("127.0.0.1") != all {
+		time.Sleep(time.Millisecond)
 	}
 	if status, err := knock("one-more.example", nil); status != http.StatusTooManyRequests || err != nil {
 		t.Errorf("one too many: %d %v", status, err)
@@ -142,11 +99,187 @@ func TestBodiesAreBounded(t *testing.T) {
 	f := setUp(t, nil)
 	const uri = "/_matrix/federation/v1/send/1"
 	body := `{"origin":"a.example","origin_server_ts":1,"pdus":[],"x":"` + strings.Repeat("a", 1<<20) + `"}`
-	f.server.bodies.take(bodyBudget - 1<<19)
+	hold := func(addresses []string, n int64) (release func()) {
+		t.Helper()
+		for _, a := range addresses {
+			if !f.server.bodies.take(a, n) {
+				t.Fatalf("%s may not take %d bytes", a, n)
+			}
+		}
+		return func() {
+			for _, a := range addresses {
+				f.server.bodies.give(a, n)
+			}
+		}
+	}
+	release := hold([]string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"}, bodyShare-1<<17)
 	f.expect(429, "M_LIMIT_EXCEEDED")(f.call("PUT", uri, body))
-	f.server.bodies.give(bodyBudget - 1<<19)
+	release()
+	// One address has no more than its share, which leaves something for the others.
+	release = hold([]string{"192.0.2.1"}, bodyShare)
+	if f.server.bodies.take("192.0.2.1", 1) {
+		t.Error("one address may take more than its share")
+	}
+	f.expect(200, "pdus")(f.call("PUT", uri, body))
+	release()
+	release = hold([]string{"127.0.0.1"}, bodyShare-1<<19)
+	f.expect(429, "M_LIMIT_EXCEEDED")(f.call("PUT", uri, body))
+	release()
 	f.expect(200, "pdus")(f.call("PUT", uri, body))
 	if f.server.bodies.free != bodyBudget {
 		t.Errorf("%d bytes were not given back", bodyBudget-f.server.bodies.free)
+	}
+	if n := len(f.server.bodies.taken); n != 0 {
+		t.Errorf("%d addresses are remembered", n)
+	}
+}
+
+// A subscriber has many addresses of IPv6, and counts as one caller.
+func TestAddressesOfOneCaller(t *testing.T) {
+	f := setUp(t, nil)
+	for remote, want := range map[string]string{
+		"192.0.2.7:1234":                 "192.0.2.7",
+		"[2001:db8:1:2:3:4:5:6]:1":       "2001:db8:1:2::/64",
+		"[2001:db8:1:2:ffff::9]:2":       "2001:db8:1:2::/64",
+		"[2001:db8:1:3::]:1":             "2001:db8:1:3::/64",
+		"[fe80::1%eth0]:5":               "fe80::/64",
+		"[::ffff:192.0.2.7]:1":           "::ffff:192.0.2.7",
+		"what a broken listener may say": "what a broken listener may say",
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.RemoteAddr = remote
+		if got := f.server.address(r); got != want {
+			t.Errorf("%s: %s", remote, got)
+		}
+	}
+}
+
+// Whoever asks us as a notary, or tells us of an address that a user has proved to own, has us ask other servers, and may be anybody.
+func TestQuestionsOfStrangers(t *testing.T) {
+	pit := tarpit{make(chan struct{}, 1000), make(chan struct{})}
+	key, err := signing.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := setUp(t, func(o *Options) {
+		o.Keys = keyring.New(keyring.Options{ServerName: "us.example", Key: key, DB: o.DB, Fetch: pit, Log: zerolog.Nop()})
+	})
+	var names strings.Builder
+	for i := range 500 {
+		fmt.Fprintf(&names, `,"s%d.example":{}`, i)
+	}
+	query := `{"server_keys":{` + names.String()[1:] + `}}`
+	const all = strangersAtOnce + strangersWaiting
+	done := make(chan int, all)
+	for range all {
+		go func() {
+			status, _ := f.raw("POST", "/_matrix/key/v2/query", query)
+			done <- status
+		}()
+	}
+	for f.server.strangers.Users("127.0.0.1") != all {
+		time.Sleep(time.Millisecond)
+	}
+	for _, path := range []string{"/_matrix/key/v2/query/one-more.example", "/_matrix/key/v2/query/one-more.example/ed25519:1"} {
+		f.expect(429, "M_LIMIT_EXCEEDED")(f.raw("GET", path, ""))
+	}
+	f.expect(429, "M_LIMIT_EXCEEDED")(f.raw("POST", "/_matrix/key/v2/query", query))
+	f.expect(429, "M_LIMIT_EXCEEDED")(f.raw("PUT", "/_matrix/federation/v1/3pid/onbind", `{"mxid":"@a:us.example","invites":[]}`))
+	close(pit.answer)
+	for range all {
+		if status := <-done; status != http.StatusOK {
+			t.Errorf("a question got %d", status)
+		}
+	}
+	if n := len(pit.asked); n > 500 {
+		t.Errorf("%d requests for 500 servers", n)
+	}
+}
+
+// The answers to the last transactions of a server are remembered, not all of them.
+func TestTransactionsWithoutEnd(t *testing.T) {
+	f := setUp(t, nil)
+	ctx := t.Context()
+	err := f.db.Write(ctx, func(tx *storage.Tx) error {
+		for i := range 3 * maxTransactionsKept {
+			if err := storage.PutInboundTransaction(ctx, tx, "a.example", fmt.Sprint("old", i), []byte("{}"), matrix.Timestamp(i)); err != nil {
+				return err
+			}
+		}
+		return storage.PutInboundTransaction(ctx, tx, "b.example", "only", []byte("{}"), 1)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range trimTransactionsEvery {
+		f.expect(200, "pdus")(f.call("PUT", fmt.Sprintf("/_matrix/federation/v1/send/new%d", i), `{"pdus":[],"edus":[]}`))
+	}
+	for origin, want := range map[string]int{"a.example": maxTransactionsKept, "b.example": 1} {
+		var n int
+		if err := f.db.QueryRow(ctx, `SELECT count(*) FROM inbound_transactions WHERE origin = $1`, origin).Scan(&n); err != nil || n != want {
+			t.Errorf("%d transactions of %s are remembered, %v", n, origin, err)
+		}
+	}
+	if _, err := storage.GetInboundTransaction(ctx, f.db, "a.example", fmt.Sprint("new", trimTransactionsEvery-1)); err != nil {
+		t.Errorf("the last one: %v", err)
+	}
+}
+
+// What one server may have us store for rooms that take long is bounded over all rooms, and so is what all servers may.
+func TestStagedEventsAreBounded(t *testing.T) {
+	f := setUp(t, nil)
+	stage := func(origin matrix.ServerName, room, events, size int) *roomBatch {
+		b := &roomBatch{origin: origin, room: matrix.RoomID(fmt.Sprintf("!r%d:x", room))}
+		for range events {
+			b.pdus = append(b.pdus, make([]byte, size))
+		}
+		if !f.server.mayStage(b) {
+			return nil
+		}
+		return b
+	}
+	fill := func(origin matrix.ServerName, events, size int) (taken []*roomBatch) {
+		for room := 0; room < 10_000; room++ {
+			b := stage(origin, room, events, size)
+			if b == nil {
+				return taken
+			}
+			taken = append(taken, b)
+		}
+		t.Fatal("there is no end")
+		return nil
+	}
+	free := func(batches []*roomBatch) {
+		for _, b := range batches {
+			f.server.unstaged(b.part())
+		}
+	}
+	small := fill("a.example", 50, 100)
+	if len(small)*50 != maxStagedOrigin {
+		t.Errorf("%d small events", len(small)*50)
+	}
+	if stage("b.example", 0, 50, 100) == nil {
+		t.Error("another server has no place")
+	}
+	free(small)
+	big := fill("a.example", 50, 60_000)
+	if n := len(big) * 50 * 60_000; n > maxStagedBytes || n < maxStagedBytes/2 {
+		t.Errorf("%d bytes of big events", n)
+	}
+	all := 0
+	var others []*roomBatch
+	for i := range 10 {
+		more := fill(matrix.ServerName(fmt.Sprintf("s%d.example", i)), 10, 60_000)
+		others = append(others, more...)
+		all += len(more) * 10 * 60_000
+	}
+	if all > maxStagedAll {
+		t.Errorf("%d bytes of all servers", all)
+	}
+	free(big)
+	free(others)
+	f.server.unstaged(stagedPart{"b.example", "!r0:x", 50, 5000})
+	if s := f.server.staged; len(s.rooms) != 0 || len(s.origins) != 0 || s.bytes != 0 {
+		t.Errorf("%d rooms, %d servers and %d bytes are left", len(s.rooms), len(s.origins), s.bytes)
 	}
 }

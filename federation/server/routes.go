@@ -30,10 +30,10 @@ func (s *Server) routes() []endpoint.Route {
 		// Keys: public.
 		{Method: get, Path: "/key/v2/server", Operation: "getServerKey", Handle: s.getServerKey},
 		{Method: get, Path: "/key/v2/server/{keyId}", Operation: "getServerKey", Handle: s.getServerKey},
-		{Method: get, Path: "/key/v2/query/{serverName}", Operation: "perspectivesKeyQuery", Handle: s.perspectivesKeyQuery},
+		{Method: get, Path: "/key/v2/query/{serverName}", Operation: "perspectivesKeyQuery", Handle: s.stranger(s.perspectivesKeyQuery)},
 		// Older servers name a key in the path; what is answered is the same.
-		{Method: get, Path: "/key/v2/query/{serverName}/{keyId}", Operation: "perspectivesKeyQuery", Handle: s.perspectivesKeyQuery},
-		{Method: post, Path: "/key/v2/query", Operation: "bulkPerspectivesKeyQuery", Handle: s.bulkPerspectivesKeyQuery},
+		{Method: get, Path: "/key/v2/query/{serverName}/{keyId}", Operation: "perspectivesKeyQuery", Handle: s.stranger(s.perspectivesKeyQuery)},
+		{Method: post, Path: "/key/v2/query", Operation: "bulkPerspectivesKeyQuery", Handle: s.stranger(s.bulkPerspectivesKeyQuery)},
 
 		{Method: get, Path: "/federation/v1/version", Operation: "getVersion", Handle: s.getVersion},
 		{Method: get, Path: "/federation/v1/openid/userinfo", Operation: "exchangeOpenIdToken", Handle: s.exchangeOpenIDToken},
@@ -53,9 +53,9 @@ func (s *Server) routes() []endpoint.Route {
 		{Method: put, Path: "/federation/v2/invite/{roomId}/{eventId}", Operation: "sendInviteV2", Auth: inRoom, MaxBody: inviteBody, Handle: s.inviteV2},
 
 		{Method: put, Path: "/federation/v1/exchange_third_party_invite/{roomId}", Operation: "exchangeThirdPartyInvite", Auth: inRoom, MaxBody: eventBody, Handle: s.exchangeThirdPartyInvite},
-		{Method: put, Path: "/federation/v1/3pid/onbind", Operation: "onBindThirdPartyIdentifier", MaxBody: inviteBody, Handle: s.onBind},
+		{Method: put, Path: "/federation/v1/3pid/onbind", Operation: "onBindThirdPartyIdentifier", MaxBody: inviteBody, Handle: s.stranger(s.onBind)},
 		// Sydent posts it.
-		{Method: post, Path: "/federation/v1/3pid/onbind", Operation: "onBindThirdPartyIdentifier", MaxBody: inviteBody, Handle: s.onBind},
+		{Method: post, Path: "/federation/v1/3pid/onbind", Operation: "onBindThirdPartyIdentifier", MaxBody: inviteBody, Handle: s.stranger(s.onBind)},
 
 		// Events and state.
 		{Method: get, Path: "/federation/v1/event/{eventId}", Operation: "getEvent", Auth: signed, Handle: s.getEvent},

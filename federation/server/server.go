@@ -9,6 +9,7 @@ import (
 	"context"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -17,6 +18,7 @@ import (
 	"hanok/federation/keyring"
 	"hanok/federation/peers"
 	"hanok/internal/endpoint"
+	"hanok/internal/gate"
 	"hanok/matrix"
 	"hanok/matrix/roomversion"
 	"hanok/media"
@@ -89,9 +91,10 @@ type Server struct {
 	opts         Options
 	handler      http.Handler
 	transactions singleflight.Group
-	heavyWork    *gate[matrix.ServerName]
-	strangers    *gate[string] // by address
-	bodies       budget
+	heavyWork    *gate.Gate[matrix.ServerName]
+	strangers    *gate.Gate[string] // by address
+	bodies       *budget
+	received     atomic.Int64 // transactions
 
 	// life is the context of work that outlives the request which began it; workers counts that work.
 	life    context.Context
@@ -99,7 +102,7 @@ type Server struct {
 	workers sync.WaitGroup
 
 	mu       sync.Mutex
-	staged   map[matrix.RoomID]int     // how many events are stored for a room that takes long
+	staged   *staged                   // events that are stored for rooms that take long
 	retrying map[matrix.RoomID]bool    // rooms with stored events that are tried again
 	underWay map[matrix.ServerName]int // how many transactions of a server are being worked on
 }
@@ -116,8 +119,8 @@ func New(o Options) *Server {
 		o.Retry = 15 * time.Second
 	}
 	s := &Server{
-		opts: o, heavyWork: newGate[matrix.ServerName](heavyAtOnce, heavyWaiting), strangers: newGate[string](strangersAtOnce, strangersWaiting),
-		bodies: budget{free: bodyBudget}, staged: map[matrix.RoomID]int{}, retrying: map[matrix.RoomID]bool{}, underWay: map[matrix.ServerName]int{},
+		opts: o, heavyWork: gate.New[matrix.ServerName](heavyAtOnce, heavyWaiting), strangers: gate.New[string](strangersAtOnce, strangersWaiting),
+		bodies: newBudget(), staged: newStaged(), retrying: map[matrix.RoomID]bool{}, underWay: map[matrix.ServerName]int{},
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	common := endpoint.Options{Prefix: "/_matrix", Authorise: s.authorise, Observe: o.Observe, Log: o.Log}
@@ -131,8 +134,8 @@ func New(o Options) *Server {
 func (s *Server) Routes() []endpoint.Route { return endpoint.Expand("/_matrix", s.routes()) }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body := &charged{ReadCloser: r.Body, budget: &s.bodies}
-	defer func() { s.bodies.give(body.taken) }()
+	body := &charged{ReadCloser: r.Body, budget: s.bodies, address: s.address(r)}
+	defer func() { s.bodies.give(body.address, body.taken) }()
 	r.Body = body
 	s.handler.ServeHTTP(w, r)
 }
@@ -163,6 +166,9 @@ func (s *Server) Run(ctx context.Context) error {
 		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.DeleteInboundTransactions(ctx, tx, before) })
 		if err != nil && ctx.Err() == nil {
 			s.opts.Log.Error().Err(err).Msg("federation: forget old transactions")
+		}
+		if err := s.opts.Keys.Forget(ctx); err != nil && ctx.Err() == nil {
+			s.opts.Log.Error().Err(err).Msg("federation: forget keys of strangers")
 		}
 	}
 }

@@ -13,28 +13,71 @@ import (
 // restart, by resume. Events are stored too if a server cannot be reached that is asked for what comes before them: the
 // sender would not send them again, and nothing else may ever refer to them.
 
-// maxStaged bounds how many events may be stored for one room. A sender that has
-// more of them waits for its answer: that is the back-pressure.
-const maxStaged = 1000
+// What may be stored. A sender that has more of it waits for its answer: that is the back-pressure.
+const (
+	maxStaged       = 1000     // events of one room
+	maxStagedOrigin = 5000     // events of one server
+	maxStagedBytes  = 64 << 20 // of one server
+	maxStagedAll    = 256 << 20
+)
 
-// mayStage takes a place for a batch among what is stored for its room.
+// staged is how much is stored.
+type staged struct {
+	rooms   map[matrix.RoomID]int // events
+	origins map[matrix.ServerName]stagedPart
+	bytes   int
+}
+
+func newStaged() *staged {
+	return &staged{rooms: map[matrix.RoomID]int{}, origins: map[matrix.ServerName]stagedPart{}}
+}
+
+// stagedPart are some events of one server for one room.
+type stagedPart struct {
+	origin        matrix.ServerName
+	room          matrix.RoomID
+	events, bytes int
+}
+
+func (b *roomBatch) part() stagedPart {
+	p := stagedPart{origin: b.origin, room: b.room, events: len(b.pdus)}
+	for _, pdu := range b.pdus {
+		p.bytes += len(pdu)
+	}
+	return p
+}
+
+// mayStage takes a place for a batch among what is stored.
 func (s *Server) mayStage(b *roomBatch) bool {
+	p := b.part()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.staged[b.room]+len(b.pdus) > maxStaged {
+	from := s.staged.origins[p.origin]
+	if s.staged.rooms[p.room]+p.events > maxStaged || from.events+p.events > maxStagedOrigin || from.bytes+p.bytes > maxStagedBytes || s.staged.bytes+p.bytes > maxStagedAll {
 		return false
 	}
-	s.staged[b.room] += len(b.pdus)
+	s.count(p, 1)
 	return true
 }
 
 // unstaged gives places back.
-func (s *Server) unstaged(room matrix.RoomID, n int) {
+func (s *Server) unstaged(p stagedPart) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.staged[room] -= n; s.staged[room] <= 0 {
-		delete(s.staged, room)
+	s.count(p, -1)
+}
+
+// count adds a part to what is stored, or takes it away; s.mu is held. What a run before has stored was never added.
+func (s *Server) count(p stagedPart, sign int) {
+	if s.staged.rooms[p.room] += sign * p.events; s.staged.rooms[p.room] <= 0 {
+		delete(s.staged.rooms, p.room)
 	}
+	from := s.staged.origins[p.origin]
+	from.events, from.bytes = max(from.events+sign*p.events, 0), max(from.bytes+sign*p.bytes, 0)
+	if s.staged.origins[p.origin] = from; from.events == 0 {
+		delete(s.staged.origins, p.origin)
+	}
+	s.staged.bytes = max(s.staged.bytes+sign*p.bytes, 0)
 }
 
 // stage stores the events of slow rooms and returns under which IDs.
@@ -65,12 +108,12 @@ func (s *Server) unstage(b *roomBatch, ids []storage.Position) {
 	case b.failed != nil:
 		s.retry(b.room)
 	default:
-		s.drop(b.room, ids)
+		s.drop(b, ids)
 	}
 }
 
-// drop removes stored events.
-func (s *Server) drop(room matrix.RoomID, ids []storage.Position) {
+// drop removes the stored events of a batch.
+func (s *Server) drop(b *roomBatch, ids []storage.Position) {
 	err := s.opts.DB.Write(s.life, func(tx *storage.Tx) error { return storage.DeleteInboundPDUs(s.life, tx, ids) })
 	if err != nil {
 		if s.life.Err() == nil {
@@ -78,7 +121,7 @@ func (s *Server) drop(room matrix.RoomID, ids []storage.Position) {
 		}
 		return
 	}
-	s.unstaged(room, len(ids))
+	s.unstaged(b.part())
 }
 
 // resume works on the events that were stored and not finished before the last stop: rooms side by side, each in order.
@@ -134,7 +177,9 @@ func (s *Server) retry(room matrix.RoomID) {
 		}
 		s.opts.Log.Warn().Str("room", string(room)).Msg("federation: events given up for which the state cannot be had")
 		for rows := s.stored(s.life, room, 0); len(rows) > 0; rows = s.stored(s.life, room, rows[len(rows)-1].ID) {
-			s.drop(room, idsOf(rows))
+			for part := range byOrigin(room, rows) {
+				s.drop(part.batch, part.ids)
+			}
 		}
 	})
 }
@@ -148,34 +193,42 @@ func (s *Server) stored(ctx context.Context, room matrix.RoomID, after storage.P
 	return rows
 }
 
-func idsOf(rows []storage.InboundPDU) []storage.Position {
-	ids := make([]storage.Position, len(rows))
-	for i, row := range rows {
-		ids[i] = row.ID
+// storedBatch are stored events that one server has sent one after the other.
+type storedBatch struct {
+	batch *roomBatch
+	ids   []storage.Position
+}
+
+// byOrigin yields the parts of a room's stored events that each came from one server, in order.
+func byOrigin(room matrix.RoomID, rows []storage.InboundPDU) func(yield func(storedBatch) bool) {
+	return func(yield func(storedBatch) bool) {
+		for len(rows) > 0 {
+			part := storedBatch{batch: &roomBatch{origin: rows[0].Origin, room: room, done: make(chan struct{})}}
+			for len(rows) > 0 && rows[0].Origin == part.batch.origin {
+				part.batch.pdus, part.ids = append(part.batch.pdus, rows[0].PDU), append(part.ids, rows[0].ID)
+				rows = rows[1:]
+			}
+			if !yield(part) {
+				return
+			}
+		}
 	}
-	return ids
 }
 
 // resumeRoom works on the stored events of a room and returns how many have to wait for another time.
 func (s *Server) resumeRoom(ctx context.Context, room matrix.RoomID) (left int) {
 	for rows := s.stored(ctx, room, 0); len(rows) > 0; rows = s.stored(ctx, room, rows[len(rows)-1].ID) {
-		for part := rows; len(part) > 0 && ctx.Err() == nil; {
-			n := 1
-			for n < len(part) && part[n].Origin == part[0].Origin {
-				n++
+		for part := range byOrigin(room, rows) {
+			if ctx.Err() != nil {
+				break
 			}
-			b := &roomBatch{room: room, done: make(chan struct{})}
-			for _, row := range part[:n] {
-				b.pdus = append(b.pdus, row.PDU)
-			}
-			s.start(ctx, part[0].Origin, b)
-			<-b.done
-			if b.failed != nil {
-				left += n
+			s.start(ctx, part.batch)
+			<-part.batch.done
+			if part.batch.failed != nil {
+				left += len(part.ids)
 			} else {
-				s.drop(room, idsOf(part[:n]))
+				s.drop(part.batch, part.ids)
 			}
-			part = part[n:]
 		}
 		if ctx.Err() != nil {
 			return left

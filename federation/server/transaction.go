@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"hanok/federation/client"
+	"hanok/federation/keyring"
 	"hanok/federation/queue"
 	"hanok/internal/endpoint"
 	"hanok/matrix"
@@ -125,11 +126,17 @@ func (s *Server) process(ctx context.Context, from matrix.ServerName, id string,
 		if staged, err = stage(ctx, tx, from, slow); err != nil {
 			return err
 		}
-		return storage.PutInboundTransaction(ctx, tx, from, id, answer, matrix.TimestampOf(s.opts.Now()))
+		if err := storage.PutInboundTransaction(ctx, tx, from, id, answer, matrix.TimestampOf(s.opts.Now())); err != nil {
+			return err
+		}
+		if s.received.Add(1)%trimTransactionsEvery == 0 {
+			return storage.TrimInboundTransactions(ctx, tx, from, maxTransactionsKept)
+		}
+		return nil
 	})
 	if err != nil {
 		for _, b := range slow {
-			s.unstaged(b.room, len(b.pdus))
+			s.unstaged(b.part())
 		}
 		return nil, err
 	}
@@ -142,8 +149,16 @@ func (s *Server) process(ctx context.Context, from matrix.ServerName, id string,
 	return answer, nil
 }
 
+// The answers to the last transactions of a server are kept, and looked at now and then whether there are more: a sender
+// repeats the last one only.
+const (
+	maxTransactionsKept   = 2000
+	trimTransactionsEvery = 256
+)
+
 // roomBatch is the part of a transaction that belongs to one room.
 type roomBatch struct {
+	origin  matrix.ServerName
 	room    matrix.RoomID
 	pdus    [][]byte
 	done    chan struct{} // closed when results are there
@@ -170,12 +185,12 @@ func (s *Server) receivePDUs(ctx context.Context, from matrix.ServerName, pdus [
 			continue
 		}
 		if batches[room] == nil {
-			batches[room] = &roomBatch{room: room, done: make(chan struct{})}
+			batches[room] = &roomBatch{origin: from, room: room, done: make(chan struct{})}
 		}
 		batches[room].pdus = append(batches[room].pdus, p)
 	}
 	for _, b := range batches {
-		s.start(ctx, from, b)
+		s.start(ctx, b)
 	}
 	patient, cancel := context.WithTimeout(ctx, s.opts.Patience)
 	defer cancel()
@@ -220,13 +235,13 @@ func (b *roomBatch) doneWithin(ctx context.Context) bool {
 }
 
 // start works on a batch in the background, for as long as the server lives.
-func (s *Server) start(ctx context.Context, from matrix.ServerName, b *roomBatch) {
+func (s *Server) start(ctx context.Context, b *roomBatch) {
 	s.workers.Go(func() {
 		defer close(b.done)
 		defer s.recovered(&b.failed)
-		ctx, cancel := context.WithTimeout(ctx, processTimeout)
+		ctx, cancel := context.WithTimeout(keyring.OnBehalf(ctx, b.origin), processTimeout)
 		defer cancel()
-		b.results = s.receiveRoom(ctx, from, b.room, b.pdus)
+		b.results = s.receiveRoom(ctx, b.origin, b.room, b.pdus)
 		for _, err := range b.results {
 			if passing(err) {
 				b.failed = err

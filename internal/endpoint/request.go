@@ -43,6 +43,11 @@ func (r *Request) Identity() any { return r.identity }
 // RemoteAddress is the caller's IP, or what a reverse proxy says it is: one on this machine is believed
 // unasked, or all who come through it would share one rate limit.
 func (r *Request) RemoteAddress(behindProxy bool) string {
+	return RemoteAddress(r.Request, behindProxy)
+}
+
+// RemoteAddress is Request.RemoteAddress for a request that no route has taken yet.
+func RemoteAddress(r *http.Request, behindProxy bool) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		host = r.RemoteAddr
