@@ -3,6 +3,7 @@ package sytest
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +16,12 @@ import (
 // TestInteropMeasures compares what the same work costs on Hanok and on the other server, one after the other
 // on the same machine. Read the ratios: the figures depend on the machine, and where both servers take part in what is timed, on both.
 func TestInteropMeasures(t *testing.T) {
-	p := startForeign(t)
+	for _, launch := range foreignSoftware(t) {
+		t.Run(filepath.Base(launch), func(t *testing.T) { interopMeasures(t, startForeign(t, launch)) })
+	}
+}
+
+func interopMeasures(t *testing.T, p pair) {
 	servers := []*homeserver.Server{p.ours, p.away}
 	row := func(what, unit string, of func(s, other *homeserver.Server) float64) {
 		ours, theirs := of(servers[0], servers[1]), of(servers[1], servers[0])

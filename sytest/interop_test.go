@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,20 +16,27 @@ import (
 	"hanok/sytest/homeserver"
 )
 
-// foreignEnv names a program that starts a homeserver of other software from the variables which sytest/launch
-// describes, such as sytest/synapse. The same with _LOGS names a folder for what the servers print.
+// foreignEnv names programs that start a homeserver of other software from the variables which sytest/launch
+// describes, such as sytest/synapse, separated like those in PATH. The same with _LOGS names a folder for what the servers print.
 const foreignEnv = "HANOK_INTEROP"
 
 // pair are two servers of different software, in either order.
 type pair struct {
 	home *homeserver.Server // most scenarios make their room here
 	away *homeserver.Server
-	ours *homeserver.Server // whichever is Hanok: some scenarios ask for what other servers are known not to have
+	ours *homeserver.Server // whichever is Hanok
+	// lacks are reasons why the other software is not asked for something, see shortcomings.
+	lacks map[string]string
 }
 
-// TestInterop holds Hanok against another homeserver: every scenario with the room on either side.
+// TestInterop holds Hanok against other homeservers: every scenario with the room on either side.
 func TestInterop(t *testing.T) {
-	both := startForeign(t)
+	for _, launch := range foreignSoftware(t) {
+		t.Run(filepath.Base(launch), func(t *testing.T) { interop(t, startForeign(t, launch)) })
+	}
+}
+
+func interop(t *testing.T, both pair) {
 	for _, scenario := range []struct {
 		name string
 		run  func(*testing.T, pair)
@@ -47,35 +55,70 @@ func TestInterop(t *testing.T) {
 		{"media", interopMedia},
 		{"access lists", interopAccessLists},
 		{"outages", interopOutages},
+		{"long outage", interopLongOutage},
+		{"under fire", interopUnderFire},
+		{"restored", interopRestored},
 		{"key rotation", interopKeyRotation},
 		{"forks", interopForks},
 		{"large room", interopLargeRoom},
+		{"old room", interopOldRoom},
 		{"conversation", func(t *testing.T, p pair) { converse(t, [2]*homeserver.Server{p.home, p.away}, "ENCRYPTION=asked") }},
 	} {
-		t.Run(scenario.name, func(t *testing.T) { both.eachWay(t, scenario.run) })
+		both.part(t, scenario.name, func(t *testing.T) { both.eachWay(t, scenario.run) })
 	}
-	reportComplaints(t, both)
+	other := filepath.Base(t.Name())
+	reportComplaints(t, "hanok-"+other, both.home)
+	reportComplaints(t, other, both.away)
 }
 
-// isOurs reports whether a user is of Hanok. What a test cannot ask of other software it asks of our users only.
-func (p pair) isOurs(c *homeserver.Client) bool { return strings.HasSuffix(c.UserID, ":"+p.ours.Name) }
-
-// startForeign starts Hanok and the other server, or skips the test.
-func startForeign(t *testing.T) pair {
+// foreignSoftware lists the programs that start other homeservers, or skips the test.
+func foreignSoftware(t *testing.T) []string {
 	t.Helper()
-	launch := os.Getenv(foreignEnv)
-	if launch == "" {
+	list := filepath.SplitList(os.Getenv(foreignEnv))
+	if len(list) == 0 {
 		t.Skip(foreignEnv + " names no program that starts another homeserver: see docs/contributing.md")
 	}
+	return list
+}
+
+// startForeign starts Hanok and another server.
+func startForeign(t *testing.T, launch string) pair {
+	t.Helper()
 	n := homeserver.NewNetwork(t)
 	ours := n.Start(homeserver.Options{Cuttable: true})
-	return pair{home: ours, away: n.Start(homeserver.Options{Cuttable: true, Launch: launch, Host: "127.0.0.1"}), ours: ours}
+	away := n.Start(homeserver.Options{Cuttable: true, Launch: launch, Host: "127.0.0.1"})
+	return pair{home: ours, away: away, ours: ours, lacks: shortcomings(t, away)}
 }
 
 // eachWay runs a scenario with either server as its home.
 func (p pair) eachWay(t *testing.T, run func(*testing.T, pair)) {
-	t.Run("here", func(t *testing.T) { run(t, p) })
-	t.Run("there", func(t *testing.T) { run(t, pair{home: p.away, away: p.home, ours: p.ours}) })
+	for i, way := range []pair{p, {home: p.away, away: p.home, ours: p.ours, lacks: p.lacks}} {
+		p.part(t, []string{"here", "there"}[i], func(t *testing.T) {
+			defer func() { // a scenario that failed may have left them so
+				for _, s := range []*homeserver.Server{p.home, p.away} {
+					s.EnsureStarted()
+					s.Heal()
+				}
+			}()
+			run(t, way)
+		})
+	}
+}
+
+// part runs a part of a scenario, unless the other software is known not to do what it is about.
+func (p pair) part(t *testing.T, name string, run func(*testing.T)) {
+	t.Run(name, func(t *testing.T) {
+		_, path, _ := strings.Cut(strings.TrimPrefix(t.Name(), "TestInterop/"), "/")
+		if reason := p.lacks[path]; reason != "" {
+			t.Skip(reason)
+		}
+		run(t)
+	})
+}
+
+// can reports whether something may be asked of a user's server: Hanok can all, the others lack something.
+func (p pair) can(c *homeserver.Client, what string) bool {
+	return p.lacks[what] == "" || c.Server() == p.ours
 }
 
 // eventually asks until there is no problem, for 30 seconds at most.
@@ -206,41 +249,54 @@ func changePower(c *homeserver.Client, room string, change func(content json)) {
 }
 
 // versions are the room versions that both servers support.
-func (p pair) versions(t *testing.T) (out []string) {
-	of := func(s *homeserver.Server) json {
+func (p pair) versions(t *testing.T) []string { return roomVersions(t, p.home, p.away) }
+
+// roomVersions are those that all servers support.
+func roomVersions(t *testing.T, servers ...*homeserver.Server) (out []string) {
+	supported := map[string]int{}
+	for _, s := range servers {
 		available, _ := homeserver.Dig(s.Register(t, "versions").Must("GET", "/v3/capabilities", nil), "capabilities", "m.room_versions", "available").(json)
-		return available
+		for version := range available {
+			supported[version]++
+		}
 	}
-	home, away := of(p.home), of(p.away)
 	for v := 1; v <= 12; v++ {
-		version := fmt.Sprint(v)
-		if home[version] != nil && away[version] != nil {
+		if version := fmt.Sprint(v); supported[version] == len(servers) {
 			out = append(out, version)
 		}
 	}
 	return out
 }
 
+// atLeast compares a room version of the specification.
+func atLeast(version string, least int) bool {
+	n, err := strconv.Atoi(version)
+	return err == nil && n >= least
+}
+
 var varying = regexp.MustCompile(`[@!$#][^\s,'"]+|[0-9]+`)
 
-// reportComplaints prints what either server warned of, each kind of line once, for people to read.
-func reportComplaints(t *testing.T, p pair) {
-	for name, s := range map[string]*homeserver.Server{"hanok.log": p.home, "other.log": p.away} {
-		if dir := os.Getenv(foreignEnv + "_LOGS"); dir != "" {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(s.Log()), 0o600); err != nil {
-				t.Error(err)
-			}
+// complaint is how a line begins that Synapse, Hanok or Dendrite warns with.
+var complaint = regexp.MustCompile(`^\S+ \S+ (WARNING|ERROR) |"level":"(warn|error)"|level=(warning|error)`)
+
+// reportComplaints prints what a server warned of, each kind of line once, for people to read.
+func reportComplaints(t *testing.T, name string, s *homeserver.Server) {
+	t.Helper()
+	log := s.Log()
+	if dir := os.Getenv(foreignEnv + "_LOGS"); dir != "" {
+		if err := os.WriteFile(filepath.Join(dir, name+".log"), []byte(log), 0o600); err != nil {
+			t.Error(err)
 		}
-		count, example := map[string]int{}, map[string]string{}
-		for line := range strings.Lines(s.Log()) {
-			if strings.Contains(line, " WARNING ") || strings.Contains(line, " ERROR ") || strings.Contains(line, `"warn"`) || strings.Contains(line, `"error"`) {
-				kind := varying.ReplaceAllString(line, "#")
-				count[kind]++
-				example[kind] = line
-			}
+	}
+	count, example := map[string]int{}, map[string]string{}
+	for line := range strings.Lines(log) {
+		if complaint.MatchString(line) {
+			kind := varying.ReplaceAllString(line, "#")
+			count[kind]++
+			example[kind] = line
 		}
-		for _, kind := range slices.SortedFunc(maps.Keys(count), func(a, b string) int { return count[b] - count[a] }) {
-			t.Logf("%s warned %d times: %.400s", s.Name, count[kind], example[kind])
-		}
+	}
+	for _, kind := range slices.SortedFunc(maps.Keys(count), func(a, b string) int { return count[b] - count[a] }) {
+		t.Logf("%s warned %d times: %.400s", s.Name, count[kind], example[kind])
 	}
 }

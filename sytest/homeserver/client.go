@@ -27,6 +27,9 @@ type Client struct {
 	since  string
 }
 
+// Server is where the user is registered.
+func (c *Client) Server() *Server { return c.server }
+
 // JSON is any JSON object.
 type JSON = map[string]any
 

@@ -67,7 +67,7 @@ type Options struct {
 	Launch string
 	// Cuttable lets other servers reach it through the test process, which Cut stops.
 	Cuttable bool
-	// Host is the host in the server's name: "localhost" if empty, or 127.0.0.1.
+	// Host is the host in the server's name: "localhost" if empty, or an address of loopback.
 	Host string
 }
 
@@ -98,7 +98,7 @@ func (n *Network) Start(o Options) *Server {
 	var way *link
 	namePort := fedPort
 	if o.Cuttable {
-		way = n.newLink(fedPort)
+		way = n.newLink(cmp.Or(o.Host, "127.0.0.1"), fedPort)
 		namePort = way.port
 	}
 	name := cmp.Or(o.Host, "localhost") + ":" + strconv.Itoa(namePort)
@@ -167,6 +167,17 @@ func (s *Server) Start() {
 		if time.Now().After(deadline) {
 			s.t.Fatalf("%s is not ready: %v\n%s", s.Name, err, s.LogTail())
 		}
+	}
+}
+
+// EnsureStarted starts the process unless it runs.
+func (s *Server) EnsureStarted() {
+	s.t.Helper()
+	s.mu.Lock()
+	down := s.process == nil
+	s.mu.Unlock()
+	if down {
+		s.Start()
 	}
 }
 
@@ -260,7 +271,7 @@ func (n *Network) certificate(name string) (certFile, keyFile string) {
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: "localhost"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(127, 0, 0, 2)},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, n.caCert, &key.PublicKey, n.caKey)
 	must(n.t, err)

@@ -11,6 +11,7 @@ import (
 // link is the way on which other servers reach a server: a listener in the test process that
 // passes every connection on, and can be cut.
 type link struct {
+	host   string
 	port   int
 	target string
 
@@ -20,9 +21,9 @@ type link struct {
 	conns    map[net.Conn]struct{}
 }
 
-func (n *Network) newLink(port int) *link {
+func (n *Network) newLink(host string, port int) *link {
 	n.t.Helper()
-	l := &link{port: freePorts(n.t, 1)[0], target: fmt.Sprintf("127.0.0.1:%d", port), t: n.t, conns: map[net.Conn]struct{}{}}
+	l := &link{host: host, port: freePorts(n.t, 1)[0], target: fmt.Sprintf("127.0.0.1:%d", port), t: n.t, conns: map[net.Conn]struct{}{}}
 	l.open()
 	n.t.Cleanup(l.cut)
 	return l
@@ -34,7 +35,7 @@ func (l *link) open() {
 	if l.listener != nil {
 		return
 	}
-	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", l.port))
+	listener, err := net.Listen("tcp", fmt.Sprintf("%s:%d", l.host, l.port))
 	must(l.t, err)
 	l.listener = listener
 	go func() {

@@ -1,0 +1,727 @@
+package sytest
+
+import (
+	"bytes"
+	"fmt"
+	"image"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hanok/sytest/homeserver"
+)
+
+// corners are servers that meet in one room: two of ours and one of each other software.
+type corners struct {
+	servers []*homeserver.Server // the first is where most scenarios make their room
+	others  map[*homeserver.Server]map[string]string
+}
+
+// TestInteropCorners lets servers of all software that is there meet in one room.
+func TestInteropCorners(t *testing.T) {
+	launches := foreignSoftware(t)
+	n := homeserver.NewNetwork(t)
+	c := corners{servers: []*homeserver.Server{n.Start(homeserver.Options{Cuttable: true})}, others: map[*homeserver.Server]map[string]string{}}
+	for i, launch := range launches {
+		host := "127.0.0.1"
+		if i > 0 {
+			host = fmt.Sprintf("127.0.0.%d", i+1) // an access list shuts out a host
+		}
+		s := n.Start(homeserver.Options{Cuttable: true, Launch: launch, Host: host})
+		c.servers = append(c.servers, s)
+		c.others[s] = shortcomings(t, s)
+		t.Logf("%s is started by %s", s.Name, filepath.Base(launch))
+	}
+	c.servers = append(c.servers, n.Start(homeserver.Options{Cuttable: true}))
+	for _, scenario := range []struct {
+		name string
+		run  func(*testing.T, corners)
+	}{
+		{"rooms", cornersRooms},
+		{"restricted rooms", cornersRestricted},
+		{"knocks", cornersKnocks},
+		{"upgrade", cornersUpgrade},
+		{"access lists", cornersAccessLists},
+		{"spaces", cornersSpaces},
+		{"history", cornersHistory},
+		{"media", cornersMedia},
+		{"ephemeral", cornersEphemeral},
+		{"devices", cornersDevices},
+		{"forks", cornersForks},
+		{"turns", cornersTurns},
+	} {
+		t.Run(scenario.name, func(t *testing.T) { scenario.run(t, c) })
+	}
+	for _, s := range c.servers {
+		reportComplaints(t, "corners-"+strings.ReplaceAll(s.Name, ":", "-"), s)
+	}
+}
+
+// from is the same servers with another one as the first.
+func (c corners) from(first int) corners {
+	first %= len(c.servers)
+	return corners{servers: slices.Concat(c.servers[first:], c.servers[:first]), others: c.others}
+}
+
+// only leaves out the servers whose software lacks something.
+func (c corners) only(what string) corners {
+	return corners{others: c.others, servers: slices.DeleteFunc(slices.Clone(c.servers), func(s *homeserver.Server) bool { return c.others[s][what] != "" })}
+}
+
+// can reports whether something may be asked of a user's server.
+func (c corners) can(user *homeserver.Client, what string) bool {
+	return c.others[user.Server()][what] == ""
+}
+
+// users registers a user on each server.
+func (c corners) users(t *testing.T, name string) (out []*homeserver.Client) {
+	for _, s := range c.servers {
+		out = append(out, s.Register(t, name))
+	}
+	return out
+}
+
+// versions runs something with each room version that all servers have, each time from another one of them.
+func (c corners) versions(t *testing.T, least int, run func(*testing.T, corners, string)) {
+	common := roomVersions(t, c.servers...)
+	for _, version := range common {
+		if !atLeast(version, least) {
+			continue
+		}
+		home := c.from(slices.Index(common, version))
+		for c.others[home.servers[0]]["rooms of version "+version] != "" {
+			home = home.from(1)
+		}
+		t.Run("version "+version, func(t *testing.T) { run(t, home, version) })
+	}
+}
+
+// chain lets users join a room one after the other, each through the server of the one before.
+func (c corners) chain(t *testing.T, room string, users []*homeserver.Client) {
+	t.Helper()
+	for i, user := range users {
+		if i == 0 {
+			continue
+		}
+		joinThrough(t, user, room, users[i-1].Server())
+		for _, before := range users[:i] {
+			member(t, before, room, user.UserID, "join")
+		}
+	}
+}
+
+// joinThrough lets a user join through a server that may not know all members yet, and will not help anybody in until it does.
+func joinThrough(t *testing.T, user *homeserver.Client, room string, s *homeserver.Server) {
+	t.Helper()
+	eventually(t, user.UserID+" joins through "+s.Name, func() string {
+		if status, res := user.Do("POST", "/v3/join"+homeserver.Path(room)+"?via="+url.QueryEscape(s.Name), json{}); status != http.StatusOK {
+			return fmt.Sprint(status, res)
+		}
+		return ""
+	})
+}
+
+// allSay lets each user say something that all others read.
+func allSay(t *testing.T, room string, users []*homeserver.Client) {
+	t.Helper()
+	var said []string
+	for _, from := range users {
+		said = append(said, from.Say(room, "from "+from.UserID))
+	}
+	for _, to := range users {
+		for _, id := range said {
+			sees(t, to, room, id)
+		}
+	}
+}
+
+// agree waits until all users see the same state of a room.
+func agree(t *testing.T, room string, users []*homeserver.Client) {
+	t.Helper()
+	for _, user := range users[1:] {
+		sameState(t, room, users[0], user)
+	}
+}
+
+// sameLevels waits until all see the power levels that the first one sees.
+func sameLevels(t *testing.T, room string, users []*homeserver.Client) {
+	t.Helper()
+	want := users[0].Must("GET", "/v3/rooms"+homeserver.Path(room, "state", "m.room.power_levels", ""), nil)["users"]
+	for _, c := range users[1:] {
+		stateIs(t, c, room, "m.room.power_levels", "", "users", want)
+	}
+}
+
+func cornersRooms(t *testing.T, c corners) {
+	c.versions(t, 1, func(t *testing.T, c corners, version string) {
+		users := c.users(t, "resident")
+		alice := users[0]
+		room := alice.CreateRoom(json{"preset": "public_chat", "room_version": version, "name": "Corners"})
+		before := alice.Say(room, "before anybody came")
+		c.chain(t, room, users)
+		allSay(t, room, users)
+		agree(t, room, users)
+		for _, user := range users[1:] {
+			inHistory(t, user, room, before)
+		}
+
+		// Everybody changes something at the same time, and people of everywhere are banned and kicked by everybody else.
+		for _, user := range users[1:] {
+			setPower(alice, room, user.UserID, 80)
+			sameLevels(t, room, users)
+		}
+		victims := c.users(t, "victim")
+		for i, victim := range victims {
+			joinThrough(t, victim, room, alice.Server())
+			member(t, users[i], room, victim.UserID, "join")
+		}
+		agree(t, room, users)
+		var all sync.WaitGroup
+		for i, user := range users {
+			all.Go(func() {
+				next := victims[(i+1)%len(victims)]
+				user.SetState(room, "m.room.topic", "", json{"topic": "by " + user.UserID})
+				user.Must("POST", "/v3/rooms"+homeserver.Path(room, []string{"ban", "kick"}[i%2]), json{"user_id": next.UserID})
+				user.Do("PUT", "/v3/rooms"+homeserver.Path(room, "state", "m.room.power_levels", ""), withLevel(user, room, next.UserID, 10))
+				user.Must("PUT", "/v3/profile"+homeserver.Path(user.UserID, "displayname"), json{"displayname": "Resident " + version})
+			})
+		}
+		all.Wait()
+		allSay(t, room, users)
+		agree(t, room, users)
+
+		// What one says another redacts, and a third sees that.
+		for i, user := range users {
+			by, other := users[(i+1)%len(users)], users[(i+2)%len(users)]
+			rude := user.Say(room, "rude")
+			sees(t, by, room, rude)
+			sees(t, other, room, rude)
+			by.Must("PUT", "/v3/rooms"+homeserver.Path(room, "redact", rude, "redact"+rude), json{"reason": "rude"})
+			for _, reader := range users {
+				if !c.can(reader, "redactions of version "+version) {
+					continue
+				}
+				eventually(t, reader.UserID+" sees the redaction", func() string {
+					status, e := reader.Do("GET", "/v3/rooms"+homeserver.Path(room, "event", rude), nil)
+					if status != http.StatusOK || homeserver.Dig(e, "content", "body") != nil {
+						return fmt.Sprint(status, e)
+					}
+					return ""
+				})
+			}
+		}
+
+		// A server leaves altogether, misses something, and comes back through another.
+		for i, user := range users[1:] {
+			for _, gone := range []*homeserver.Client{user, victims[i+1]} {
+				gone.Do("POST", "/v3/rooms"+homeserver.Path(room, "leave"), json{}) // the victim may be out already
+			}
+			member(t, alice, room, user.UserID, "leave")
+			missed := alice.Say(room, "while you were away")
+			alice.SetState(room, "org.example.meanwhile", "", json{"i": i})
+			rest := slices.DeleteFunc(slices.Clone(users), func(c *homeserver.Client) bool { return c == user })
+			agree(t, room, rest)
+			joinThrough(t, user, room, rest[(i+1)%len(rest)].Server())
+			inHistory(t, user, room, missed)
+			agree(t, room, users)
+		}
+		allSay(t, room, users)
+	})
+}
+
+func withLevel(c *homeserver.Client, room, user string, level int) json {
+	_, content := c.Do("GET", "/v3/rooms"+homeserver.Path(room, "state", "m.room.power_levels", ""), nil)
+	if users, ok := content["users"].(json); ok {
+		users[user] = level
+	}
+	return content
+}
+
+func cornersRestricted(t *testing.T, c corners) {
+	c.versions(t, 8, func(t *testing.T, c corners, version string) {
+		users := c.users(t, "resident")
+		alice, last := users[0], users[len(users)-1]
+		space := alice.CreateRoom(json{"preset": "public_chat", "room_version": version, "creation_content": json{"type": "m.space"}})
+		room := alice.CreateRoom(json{"preset": "private_chat", "room_version": version, "initial_state": []json{{
+			"type": "m.room.join_rules", "state_key": "", "content": json{"join_rule": "restricted", "allow": []json{{"type": "m.room_membership", "room_id": space}}},
+		}}})
+		c.chain(t, space, users)
+		// Each is let in by the server of the one before, whose user may invite.
+		for i, user := range users[1:] {
+			joinThrough(t, user, room, users[i].Server())
+			for _, before := range users[:i+1] {
+				member(t, before, room, user.UserID, "join")
+			}
+			setPower(alice, room, user.UserID, 60)
+			sameLevels(t, room, users[:i+2])
+		}
+		allSay(t, room, users)
+		agree(t, room, users)
+		// Who is not in the space is let in by nobody.
+		stranger := last.Server().Register(t, "stranger")
+		for _, user := range users {
+			forbidden(t, stranger, "POST", "/v3/join"+homeserver.Path(room)+"?via="+url.QueryEscape(user.Server().Name), json{})
+		}
+	})
+}
+
+func cornersKnocks(t *testing.T, c corners) {
+	c = c.only("knocks")
+	c.versions(t, 7, func(t *testing.T, c corners, version string) {
+		users := c.users(t, "resident")
+		alice := users[0]
+		room := alice.CreateRoom(json{"preset": "private_chat", "room_version": version, "initial_state": []json{{"type": "m.room.join_rules", "state_key": "", "content": json{"join_rule": "knock"}}}})
+		// Each knocks at the server of the one before, and is let in by the first.
+		for i, user := range users[1:] {
+			user.Must("POST", "/v3/knock"+homeserver.Path(room)+"?via="+url.QueryEscape(users[i].Server().Name)+"&server_name="+url.QueryEscape(users[i].Server().Name), json{"reason": "let me in"})
+			for _, before := range users[:i+1] {
+				member(t, before, room, user.UserID, "knock")
+			}
+			alice.Invite(room, user.UserID)
+			user.SyncUntilInvited(room)
+			for _, before := range users[:i+1] {
+				member(t, before, room, user.UserID, "invite")
+			}
+			joinThrough(t, user, room, users[i].Server())
+			for _, before := range users[:i+1] {
+				member(t, before, room, user.UserID, "join")
+			}
+		}
+		allSay(t, room, users)
+		agree(t, room, users)
+	})
+}
+
+func cornersUpgrade(t *testing.T, c corners) {
+	common := roomVersions(t, c.servers...)
+	for i := range c.servers {
+		c := c.from(i)
+		users := c.users(t, "resident")
+		alice, bob := users[0], users[1]
+		from, to := common[i%len(common)], common[len(common)-1]
+		for j := len(common) - 1; j >= 0; j-- {
+			if to = common[j]; c.others[bob.Server()]["rooms of version "+to] == "" && c.others[users[2].Server()]["rooms of version "+to] == "" {
+				break
+			}
+		}
+		room := alice.CreateRoom(json{"preset": "public_chat", "room_version": from, "name": "Old and new"})
+		c.chain(t, room, users)
+		setPower(alice, room, bob.UserID, 100)
+		sameLevels(t, room, users)
+		replacement, _ := bob.Must("POST", "/v3/rooms"+homeserver.Path(room, "upgrade"), json{"new_version": to})["replacement_room"].(string)
+		for _, user := range users {
+			stateIs(t, user, room, "m.room.tombstone", "", "replacement_room", replacement)
+		}
+		said := bob.Say(room, "we have moved")
+		for _, user := range users {
+			sees(t, user, room, said)
+		}
+		agree(t, room, users)
+		for _, user := range users {
+			if user != bob {
+				joinThrough(t, user, replacement, bob.Server())
+			}
+		}
+		allSay(t, replacement, users)
+		agree(t, replacement, users)
+	}
+}
+
+func cornersAccessLists(t *testing.T, c corners) {
+	for i := range c.servers {
+		c := c.from(i)
+		users := c.users(t, "resident")
+		alice := users[0]
+		room := alice.CreateRoom(json{"preset": "public_chat"})
+		c.chain(t, room, users)
+		acl := func(deny ...string) {
+			t.Helper()
+			alice.SetState(room, "m.room.server_acl", "", json{"allow": []any{"*"}, "deny": deny, "allow_ip_literals": true})
+			for _, user := range users {
+				stateIs(t, user, room, "m.room.server_acl", "", "deny", deny)
+			}
+		}
+		host := func(s *homeserver.Server) string { name, _, _ := strings.Cut(s.Name, ":"); return name }
+		for _, shut := range users[1:] {
+			if host(shut.Server()) == host(alice.Server()) {
+				continue // access lists know no ports
+			}
+			in := slices.DeleteFunc(slices.Clone(users), func(c *homeserver.Client) bool { return host(c.Server()) == host(shut.Server()) })
+			acl(host(shut.Server()))
+			unheard := shut.Say(room, "is anybody there?")
+			allSay(t, room, in)
+			for _, user := range in {
+				if status, _ := user.Do("GET", "/v3/rooms"+homeserver.Path(room, "event", unheard), nil); status != http.StatusNotFound {
+					t.Errorf("%s reads a message of %s, which is shut out: %d", user.UserID, shut.Server().Name, status)
+				}
+			}
+			agree(t, room, in)
+			acl("evil.example.org")
+			allSay(t, room, users)
+			for _, user := range in {
+				sees(t, user, room, unheard)
+			}
+			agree(t, room, users)
+		}
+	}
+}
+
+func cornersSpaces(t *testing.T, c corners) {
+	for i := range c.servers {
+		c := c.from(i)
+		users := c.users(t, "resident")
+		alice := users[0]
+		space := alice.CreateRoom(json{"preset": "public_chat", "name": "Space", "creation_content": json{"type": "m.space"}})
+		want := []string{space}
+		// A space on each server, each in the one of the server before, and a room in each.
+		parent, owner := space, alice
+		for _, user := range users[1:] {
+			sub := user.CreateRoom(json{"preset": "public_chat", "name": "Sub", "creation_content": json{"type": "m.space"}})
+			leaf := user.CreateRoom(json{"preset": "public_chat", "name": "Leaf"})
+			via := json{"via": []string{user.Server().Name}}
+			owner.SetState(parent, "m.space.child", sub, via)
+			user.SetState(sub, "m.space.child", leaf, via)
+			want = append(want, sub, leaf)
+			parent, owner = sub, user
+		}
+		slices.Sort(want)
+		for _, user := range users {
+			if user != alice {
+				joinThrough(t, user, space, alice.Server())
+			}
+			if !c.can(user, "deep spaces") {
+				continue
+			}
+			eventually(t, user.UserID+"'s view of the space", func() string {
+				var got []string
+				from := ""
+				for range 10 {
+					res := user.Must("GET", "/v1/rooms"+homeserver.Path(space, "hierarchy")+"?limit=4"+from, nil)
+					for _, r := range homeserver.Events(res, "rooms") {
+						got = append(got, fmt.Sprint(r["room_id"]))
+					}
+					next, _ := res["next_batch"].(string)
+					if next == "" {
+						break
+					}
+					from = "&from=" + url.QueryEscape(next)
+				}
+				slices.Sort(got)
+				if !slices.Equal(got, want) {
+					return fmt.Sprintf("%v, want %v", got, want)
+				}
+				return ""
+			})
+		}
+	}
+}
+
+// cornersHistory has each server come to know a room late, after people of all earlier ones have spoken, and find all of it.
+func cornersHistory(t *testing.T, c corners) {
+	for i := range c.servers {
+		c := c.from(i)
+		users := c.users(t, "resident")
+		room := users[0].CreateRoom(json{"preset": "public_chat"})
+		var said []string
+		for j, user := range users {
+			if j > 0 {
+				joinThrough(t, user, room, users[j-1].Server())
+				for _, before := range users[:j] {
+					member(t, before, room, user.UserID, "join")
+				}
+			}
+			for k := range 25 {
+				said = append(said, user.Say(room, fmt.Sprint(j, " says ", k)))
+			}
+			for _, reader := range users[:j+1] {
+				sees(t, reader, room, said[len(said)-1])
+			}
+		}
+		first, _ := users[0].Must("GET", "/v1/rooms"+homeserver.Path(room, "timestamp_to_event")+"?dir=f&ts=1", nil)["event_id"].(string)
+		for _, user := range users {
+			wholeHistory(t, user, room, said)
+			if !c.can(user, "events by time") {
+				continue
+			}
+			got := user.Must("GET", "/v1/rooms"+homeserver.Path(room, "timestamp_to_event")+"?dir=f&ts=1", nil)
+			if got["event_id"] != first {
+				t.Errorf("the first event is %v for %s, not %s", got, user.UserID, first)
+			}
+		}
+		agree(t, room, users)
+	}
+}
+
+// wholeHistory waits until /messages shows a user all of some messages, in their order.
+func wholeHistory(t *testing.T, user *homeserver.Client, room string, said []string) {
+	t.Helper()
+	eventually(t, "the history for "+user.UserID, func() string {
+		var order []string
+		for _, e := range backwards(user, room, 60) {
+			if id := fmt.Sprint(e["event_id"]); slices.Contains(said, id) {
+				order = append(order, id)
+			}
+		}
+		slices.Reverse(order)
+		if !slices.Equal(order, said) {
+			return fmt.Sprintf("%d messages of %d, or in another order", len(order), len(said))
+		}
+		return ""
+	})
+}
+
+func cornersMedia(t *testing.T, c corners) {
+	file := picture(t)
+	users := c.users(t, "resident")
+	for _, from := range users {
+		uri, _ := from.Must("POST", "/_matrix/media/v3/upload?filename=k%C3%A4tzchen.png", string(file))["content_uri"].(string)
+		id := strings.TrimPrefix(uri, "mxc://")
+		for _, to := range users {
+			status, got := to.Raw("GET", "/v1/media/download/"+id, nil)
+			if status != http.StatusOK || !bytes.Equal(got, file) {
+				t.Errorf("the file of %s for %s: %d, %d bytes of %d", from.UserID, to.UserID, status, len(got), len(file))
+			}
+			status, got = to.Raw("GET", "/v1/media/thumbnail/"+id+"?width=96&height=96&method=crop", nil)
+			if thumbnail, _, err := image.DecodeConfig(bytes.NewReader(got)); status != http.StatusOK || err != nil || thumbnail.Width != 96 {
+				t.Errorf("the thumbnail of %s for %s: %d %v %v", from.UserID, to.UserID, status, thumbnail, err)
+			}
+		}
+	}
+}
+
+// cornersEphemeral has one after the other type, read, and be busy, and all others told of it.
+func cornersEphemeral(t *testing.T, c corners) {
+	users := c.users(t, "resident")
+	room := users[0].CreateRoom(json{"preset": "public_chat"})
+	c.chain(t, room, users)
+	for _, user := range users {
+		user.Sync(0)
+	}
+	for i, from := range users {
+		id := users[(i+1)%len(users)].Say(room, "read this")
+		sees(t, from, room, id)
+		from.Must("PUT", "/v3/rooms"+homeserver.Path(room, "typing", from.UserID), json{"typing": true, "timeout": 20000})
+		from.Must("POST", "/v3/rooms"+homeserver.Path(room, "receipt", "m.read", id), json{})
+		from.Must("PUT", "/v3/presence"+homeserver.Path(from.UserID, "status"), json{"presence": "online", "status_msg": "busy with " + id})
+		for _, to := range users {
+			if to == from {
+				continue
+			}
+			got := map[string]bool{}
+			to.SyncUntil("what "+from.UserID+" does", func(res json) bool {
+				for _, e := range homeserver.Events(res, "rooms", "join", room, "ephemeral", "events") {
+					typing, _ := homeserver.Dig(e, "content", "user_ids").([]any)
+					got["typing"] = got["typing"] || slices.Contains(typing, any(from.UserID))
+					got["receipt"] = got["receipt"] || homeserver.Dig(e, "content", id, "m.read", from.UserID) != nil
+				}
+				for _, e := range homeserver.Events(res, "presence", "events") {
+					got["presence"] = got["presence"] || e["sender"] == from.UserID && homeserver.Dig(e, "content", "status_msg") == "busy with "+id
+				}
+				return got["typing"] && got["receipt"] && got["presence"]
+			})
+		}
+		from.Must("PUT", "/v3/rooms"+homeserver.Path(room, "typing", from.UserID), json{"typing": false})
+	}
+}
+
+// cornersDevices has a new device of each told to all others, its keys asked for and claimed, and a message sent to it.
+func cornersDevices(t *testing.T, c corners) {
+	users := c.users(t, "resident")
+	room := users[0].CreateRoom(json{"preset": "public_chat"})
+	c.chain(t, room, users)
+	for _, user := range users {
+		user.Sync(0)
+	}
+	for _, from := range users {
+		d := upload(t, from)
+		for i, to := range users {
+			if to == from {
+				continue
+			}
+			changed(t, to, from.UserID)
+			eventually(t, "the keys of "+from.UserID+" for "+to.UserID, func() string {
+				res := to.Must("POST", "/v3/keys/query", json{"device_keys": json{from.UserID: []any{}}})
+				if homeserver.Dig(res, "device_keys", from.UserID, from.DeviceID, "keys", "ed25519:"+from.DeviceID) != public(d.key) {
+					return fmt.Sprint(res)
+				}
+				return ""
+			})
+			ping := fmt.Sprint(from.UserID, i)
+			to.Must("PUT", "/v3/sendToDevice/org.example.ping"+homeserver.Path(ping), json{"messages": json{from.UserID: json{from.DeviceID: json{"ping": ping}}}})
+			from.SyncUntil("a message of "+to.UserID, func(res json) bool {
+				return slices.ContainsFunc(homeserver.Events(res, "to_device", "events"), func(e json) bool { return homeserver.Dig(e, "content", "ping") == ping })
+			})
+		}
+		// One of them gets the only one-time key, whoever comes first.
+		claimed := 0
+		for _, to := range users {
+			res := to.Must("POST", "/v3/keys/claim", json{"one_time_keys": json{from.UserID: json{from.DeviceID: "signed_curve25519"}}})
+			if key, _ := homeserver.Dig(res, "one_time_keys", from.UserID, from.DeviceID).(json); key["signed_curve25519:AAAA"] != nil {
+				claimed++
+			}
+		}
+		if claimed != 1 {
+			t.Errorf("the one-time key of %s was claimed %d times", from.UserID, claimed)
+		}
+	}
+}
+
+// forkedRoom is a room with two users of each server, some of whom have power.
+func (c corners) forkedRoom(t *testing.T, version string) (room string, users []*homeserver.Client) {
+	users = append(c.users(t, "resident"), c.users(t, "guest")...)
+	room = users[0].CreateRoom(json{"preset": "public_chat", "room_version": version})
+	c.chain(t, room, users)
+	changePower(users[0], room, func(content json) {
+		levels := json{}
+		for i, user := range users {
+			levels[user.UserID] = []int{100, 75, 50}[i/len(c.servers)+i%2]
+		}
+		levels[users[0].UserID] = 100
+		if version == "12" {
+			delete(levels, users[0].UserID)
+		}
+		content["users"] = levels
+	})
+	sameLevels(t, room, users)
+	agree(t, room, users)
+	return room, users
+}
+
+// cornersForks cuts all servers from each other, lets everybody do what they want, heals the network, and compares.
+func cornersForks(t *testing.T, c corners) {
+	c.versions(t, 1, func(t *testing.T, c corners, version string) {
+		t.Logf("-interop-seed %d", *interopSeed)
+		rng := rand.New(rand.NewPCG(*interopSeed, uint64(len(version))<<8|uint64(version[len(version)-1])))
+		room, users := c.forkedRoom(t, version)
+		for round := range *interopRounds {
+			for _, s := range c.servers {
+				s.Cut()
+			}
+			for range 10 * len(c.servers) {
+				interopRandomAct(rng, room, users, len(c.servers))
+			}
+			for _, s := range c.servers {
+				s.Heal()
+			}
+			c.meet(t, room, users)
+			if t.Failed() {
+				t.Fatalf("after round %d", round)
+			}
+		}
+	})
+}
+
+// cornersTurns lets only half of the servers run at a time: those that did something while the others were down do not meet them before all are back.
+func cornersTurns(t *testing.T, c corners) {
+	common := roomVersions(t, c.servers...)
+	for i, version := range []string{common[len(common)-1], common[len(common)-3]} {
+		c := c.from(1 + 2*i)
+		for c.others[c.servers[0]]["rooms of version "+version] != "" {
+			c = c.from(1)
+		}
+		t.Run("version "+version, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(*interopSeed, uint64(i)))
+			room, users := c.forkedRoom(t, version)
+			n := len(c.servers)
+			for turn := range 2 {
+				var up, down []*homeserver.Server
+				for j, s := range c.servers {
+					if j/((n+1)/2) == turn {
+						up = append(up, s)
+					} else {
+						down = append(down, s)
+					}
+				}
+				for _, s := range down {
+					s.Kill()
+				}
+				if turn > 0 {
+					for _, s := range up {
+						s.Start()
+					}
+				}
+				present := slices.DeleteFunc(slices.Clone(users), func(u *homeserver.Client) bool { return !slices.Contains(up, u.Server()) })
+				for range 15 * len(up) {
+					interopRandomAct(rng, room, present, len(up))
+				}
+			}
+			for j, s := range c.servers {
+				if j/((n+1)/2) == 0 {
+					s.Start()
+				}
+			}
+			c.meet(t, room, users)
+		})
+	}
+}
+
+// meet waits until each server has heard of something that was said by the users of each other one who are in the room, and compares what they see.
+func (c corners) meet(t *testing.T, room string, users []*homeserver.Client) {
+	t.Helper()
+	speak := func(s *homeserver.Server) string {
+		for _, user := range users {
+			if user.Server() != s {
+				continue
+			}
+			status, res := user.Do("PUT", "/v3/rooms"+homeserver.Path(room, "send", "m.room.message", fmt.Sprint("meet", time.Now().UnixNano())), json{"msgtype": "m.text", "body": "healed"})
+			if status == http.StatusOK {
+				return fmt.Sprint(res["event_id"])
+			}
+		}
+		return ""
+	}
+	reads := func(s *homeserver.Server, id string) bool {
+		for _, user := range users {
+			if user.Server() == s {
+				if status, _ := user.Do("GET", "/v3/rooms"+homeserver.Path(room, "event", id), nil); status == http.StatusOK {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	for _, from := range c.servers {
+		eventually(t, "a message of "+from.Name, func() string {
+			id := speak(from)
+			if id == "" {
+				return "nobody may speak"
+			}
+			silent := ""
+			for _, to := range c.servers {
+				for tries := 0; !reads(to, id); tries++ {
+					if tries == 30 {
+						silent = to.Name + " does not have it"
+						break
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+			}
+			return silent
+		})
+	}
+	var in []*homeserver.Client
+	eventually(t, "somebody of each server in the room", func() string {
+		in = nil
+		for _, s := range c.servers {
+			for _, user := range users {
+				if status, _ := user.Do("GET", "/v3/rooms"+homeserver.Path(room, "joined_members"), nil); user.Server() == s && status == http.StatusOK {
+					in = append(in, user)
+					break
+				}
+			}
+		}
+		if len(in) != len(c.servers) {
+			return fmt.Sprint(len(in), " of ", len(c.servers))
+		}
+		return ""
+	})
+	if len(in) > 1 {
+		agree(t, room, in)
+	}
+}

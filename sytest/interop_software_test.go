@@ -1,0 +1,65 @@
+package sytest
+
+import (
+	stdjson "encoding/json"
+	"net/http"
+	"testing"
+
+	"hanok/sytest/homeserver"
+)
+
+// software is the name that a server gives its software.
+// spec: ss/getVersion
+func software(t *testing.T, s *homeserver.Server) string {
+	t.Helper()
+	status, body, err := s.Network().NewPeer().Request(s, "GET", "/_matrix/federation/v1/version", "", nil)
+	var answer struct {
+		Server struct{ Name string }
+	}
+	if err == nil {
+		err = stdjson.Unmarshal(body, &answer)
+	}
+	if err != nil || status != http.StatusOK || answer.Server.Name == "" {
+		t.Fatalf("what software %s is: %d %s %v", s.Name, status, body, err)
+	}
+	return answer.Server.Name
+}
+
+// shortcomings are the parts of scenarios, by their path, and the single questions that a server's software is
+// known not to be up to, with the reason. Whatever passes in spite of standing here should be taken out.
+func shortcomings(t *testing.T, s *homeserver.Server) map[string]string {
+	switch name := software(t, s); name {
+	case "Synapse":
+		return map[string]string{
+			"aggregations":           "what others make of relations is theirs",
+			"withdrawn knocks":       "keeps to itself that a knock was taken back or turned down",
+			"rooms of a restriction": "the hierarchy has no allowed_room_ids",
+			"left users":             "forgets who was in a room with the last of its own users there",
+			"signed master keys":     "gives what a device signed of a master key to its own users only",
+		}
+	case "Dendrite":
+		return map[string]string{
+			"long_outage/there":           "may leave what is in its database only for minutes after the other server is back, if it was restarted meanwhile",
+			"second joins":                "answers the join of somebody who it thinks is joined already, and drops the event",
+			"knocks":                      "has no such endpoints",
+			"summaries":                   "has no such endpoint",
+			"events by time":              "has no such endpoints",
+			"fallback keys":               "has none",
+			"aggregations":                "what others make of relations is theirs",
+			"rooms of a restriction":      "the hierarchy has no allowed_room_ids",
+			"redactions of version 11":    "looks for redacts outside of the content (gomatrixserverlib, Event.Redacts), where it is not any more from that version on",
+			"redactions of version 12":    "the same",
+			"withdrawn invites":           "tells nobody outside of the room, and, told of it, wants the state before it, which no server gives to one that is not in the room",
+			"invites of version 12":       "sends stripped state, the create event too, with invites to rooms of version 12, by which nobody can tell what the room is (ss/sendInviteV2)",
+			"joins that others authorise": "says of its own users in a restricted room that they are in none of the other rooms, and does not ask the other server",
+			"unknown aliases":             "answers 500 for what another server does not find",
+			"threaded receipts":           "knows of no threads in receipts",
+			"signatures of master keys":   "takes no signature for a master key that it has already",
+			"directory filters":           "does not pass room_types on to other servers, and does not heed what it is asked by them to search for",
+			"pages without repetitions":   "shows the create event of a room's history again",
+		}
+	default:
+		t.Logf("nothing is known about %s", name)
+		return nil
+	}
+}
