@@ -284,9 +284,9 @@ func TestUsersOverFederation(t *testing.T) {
 	if _, err := a.out.ClaimKeys(a.ctx(), "b.example", users.Claims{bob: {"PHONE": "signed_curve25519"}}); err != nil {
 		t.Errorf("claim: %v", err)
 	}
-	name, version, err := a.out.Version(a.ctx(), "b.example")
-	if name != "Hanok" || version != "test" || err != nil {
-		t.Errorf("version: %s %s %v", name, version, err)
+	software, err := a.out.Version(a.ctx(), "b.example")
+	if software.Name != "Hanok" || software.Version != "test" || time.Since(software.Clock) > time.Minute || err != nil {
+		t.Errorf("version: %+v %v", software, err)
 	}
 }
 
@@ -463,15 +463,15 @@ func TestCheck(t *testing.T) {
 		}
 		return out
 	}
-	good := []string{"lists true", "discovery true", "connection true", "software true", "keys true", "our signature true"}
+	good := []string{"lists true", ".well-known true", "discovery true", "connection true", "software true", "keys true", "our signature true"}
 	if got := steps("b.example"); !slices.Equal(got, good) {
 		t.Errorf("%v", got)
 	}
-	if got := steps("nothing.example"); !slices.Equal(got, []string{"lists true", "discovery true", "connection false"}) {
+	if got := steps("nothing.example"); !slices.Equal(got, []string{"lists true", ".well-known true", "discovery true", "connection false"}) {
 		t.Errorf("%v", got)
 	}
 	// Ourselves, as others see us.
-	if got := steps("a.example"); !slices.Equal(got, []string{"discovery true", "connection true", "software true", "keys true"}) {
+	if got := steps("a.example"); !slices.Equal(got, []string{".well-known true", "discovery true", "connection true", "software true", "keys true"}) {
 		t.Errorf("%v", got)
 	}
 	d := &node{t: t, net: n, name: "b.example", key: a.key, dir: t.TempDir()}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -50,14 +51,21 @@ func (f federationCheck) Run(ctx context.Context, c console) error {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 		defer cancel()
 		for finding := range out.Check(ctx, name) {
+			hint := finding.Hint()
+			switch {
+			case finding.Err != nil:
+				fmt.Fprintf(c.out, "FAILED  %s: %s\n", finding.Step, strings.ReplaceAll(finding.Err.Error(), "\n", "\n        "))
+			case hint != "":
+				fmt.Fprintf(c.out, "LOOK    %s: %s\n", finding.Step, finding.Detail)
+			default:
+				fmt.Fprintf(c.out, "ok      %s: %s\n", finding.Step, finding.Detail)
+			}
+			if hint != "" {
+				fmt.Fprintf(c.out, "        %s\n", hint)
+			}
 			if finding.Err != nil {
-				fmt.Fprintf(c.out, "FAILED  %s: %v\n", finding.Step, finding.Err)
-				if hint := finding.Hint(); hint != "" {
-					fmt.Fprintf(c.out, "        %s\n", hint)
-				}
 				return fmt.Errorf("federation with %s does not work: the step %q failed", name, finding.Step)
 			}
-			fmt.Fprintf(c.out, "ok      %s: %s\n", finding.Step, finding.Detail)
 		}
 		return nil
 	})

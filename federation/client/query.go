@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -162,16 +163,40 @@ func (c *Client) Hierarchy(ctx context.Context, dest matrix.ServerName, room mat
 	return &answer, nil
 }
 
+// Software is what a server says of itself.
+type Software struct {
+	Name, Version string
+	Clock         time.Time // by the Date header of the answer; zero if it had none
+}
+
 // Version asks what software a server runs. spec: ss/getVersion
-func (c *Client) Version(ctx context.Context, dest matrix.ServerName) (name, version string, err error) {
+func (c *Client) Version(ctx context.Context, dest matrix.ServerName) (Software, error) {
+	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
+	defer cancel()
+	const op = "getVersion"
+	res, err := c.Open(ctx, Request{
+		Operation: op, Method: http.MethodGet, Destination: dest, Path: v1("version"), Unsigned: true, Own: true, Urgent: true,
+	})
+	if err != nil {
+		return Software{}, err
+	}
+	defer res.Body.Close()
 	var answer struct {
 		Server struct {
 			Name    string `json:"name"`
 			Version string `json:"version"`
 		} `json:"server"`
 	}
-	err = c.Do(ctx, Request{
-		Operation: "getVersion", Method: http.MethodGet, Destination: dest, Path: v1("version"), Unsigned: true, Own: true, Urgent: true,
-	}, &answer)
-	return answer.Server.Name, answer.Server.Version, err
+	body, err := readAll(res.Body, res.ContentLength, defaultMaxBytes)
+	if err == nil {
+		err = json.Unmarshal(body, &answer)
+	}
+	if err != nil {
+		return Software{}, c.nonsense(dest, op, err.Error())
+	}
+	s := Software{Name: answer.Server.Name, Version: answer.Server.Version}
+	if at, err := http.ParseTime(res.Header.Get("Date")); err == nil {
+		s.Clock = at
+	}
+	return s, nil
 }

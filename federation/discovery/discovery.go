@@ -270,6 +270,20 @@ func (r *Resolver) Dial(ctx context.Context, s Server) (*tls.Conn, error) {
 	return nil, fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(failures...))
 }
 
+// Addresses are the addresses of a host, which may be one itself.
+func (r *Resolver) Addresses(ctx context.Context, host string) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{a}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	found, err := r.opts.DNS.LookupNetIP(ctx, "ip", host)
+	for i := range found {
+		found[i] = found[i].Unmap()
+	}
+	return found, err
+}
+
 func (r *Resolver) dialEndpoint(ctx context.Context, s Server, e Endpoint) (*tls.Conn, error) {
 	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()

@@ -10,14 +10,15 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"fmt"
 	"log"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -68,12 +69,18 @@ func NewNetwork(t testing.TB) *Network {
 // Certificate issues a certificate for names and IP addresses.
 func (n *Network) Certificate(names ...string) tls.Certificate {
 	n.t.Helper()
+	return n.CertificateUntil(time.Now().Add(100*365*24*time.Hour), names...)
+}
+
+// CertificateUntil is Certificate for one that ends at a certain time.
+func (n *Network) CertificateUntil(end time.Time, names ...string) tls.Certificate {
+	n.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotBefore: time.Unix(0, 0), NotAfter: time.Now().Add(100 * 365 * 24 * time.Hour),
+		SerialNumber: big.NewInt(2), NotBefore: time.Unix(0, 0), NotAfter: end,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	for _, name := range names {
@@ -94,8 +101,14 @@ func (n *Network) Certificate(names ...string) tls.Certificate {
 // is that of the little Internet only: the listener is anywhere on loopback.
 func (n *Network) Serve(address string, handler http.Handler, names ...string) *httptest.Server {
 	n.t.Helper()
+	return n.ServeWith(address, handler, n.Certificate(names...))
+}
+
+// ServeWith is Serve with any certificate.
+func (n *Network) ServeWith(address string, handler http.Handler, certificate tls.Certificate) *httptest.Server {
+	n.t.Helper()
 	s := httptest.NewUnstartedServer(handler)
-	s.TLS = &tls.Config{Certificates: []tls.Certificate{n.Certificate(names...)}}
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	s.EnableHTTP2 = true
 	s.Config.ErrorLog = log.New(discard{}, "", 0) // refused handshakes are what many tests are about
 	s.StartTLS()
@@ -115,17 +128,38 @@ func (n *Network) Route(address, to string) {
 func (n *Network) Unplug(address string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.hosts, address)
+	n.hosts[address] = ""
 }
 
-// Dial connects to the listener that has the address.
+// Forget makes a host have no address.
+func (n *Network) Forget(host string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for address := range n.hosts {
+		if strings.HasPrefix(address, host+":") {
+			delete(n.hosts, address)
+		}
+	}
+}
+
+// Dial connects to the listener that has the address. A host without any has no address, another port of one that has refuses.
 func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	n.mu.Lock()
-	to, ok := n.hosts[address]
+	to := n.hosts[address]
 	n.dialed = append(n.dialed, address)
+	host, _, err := net.SplitHostPort(address)
+	known := err == nil && net.ParseIP(host) != nil
+	for other := range n.hosts {
+		known = known || strings.HasPrefix(other, host+":")
+	}
 	n.mu.Unlock()
-	if !ok {
-		return nil, fmt.Errorf("dial %s: connection refused", address)
+	switch {
+	case err != nil:
+		return nil, err
+	case !known:
+		return nil, &net.OpError{Op: "dial", Net: network, Err: &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}}
+	case to == "":
+		return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	}
 	var d net.Dialer
 	return d.DialContext(ctx, network, to)

@@ -50,7 +50,7 @@ func parse(raw []byte, server matrix.ServerName, now matrix.Timestamp) ([]storag
 		return nil, fmt.Errorf("key document: %w", err)
 	}
 	if matrix.ServerName(doc.ServerName) != server {
-		return nil, fmt.Errorf("key document: it is for %q, not for %q", doc.ServerName, server)
+		return nil, fmt.Errorf("key document: %w: it is for %q, not for %q", ErrOtherServer, doc.ServerName, server)
 	}
 	if n := len(doc.VerifyKeys) + len(doc.OldVerifyKeys); n > maxKeysPerServer || n*len(canonical) > maxStoredBytes {
 		return nil, errors.New("key document: too many keys")
@@ -71,7 +71,7 @@ func parse(raw []byte, server matrix.ServerName, now matrix.Timestamp) ([]storag
 		}
 		if signed[id] {
 			if err := signing.Verify(doc.ServerName, id, public, canonical); err != nil {
-				return nil, fmt.Errorf("key document: %s: %w", id, err)
+				return nil, fmt.Errorf("key document: %w: %s: %w", ErrNotSigned, id, err)
 			}
 			verified = true
 		}
@@ -80,7 +80,7 @@ func parse(raw []byte, server matrix.ServerName, now matrix.Timestamp) ([]storag
 		})
 	}
 	if !verified {
-		return nil, errors.New("key document: not signed by any of its keys")
+		return nil, fmt.Errorf("key document: %w", ErrNotSigned)
 	}
 	for id, k := range doc.OldVerifyKeys {
 		if _, current := doc.VerifyKeys[id]; current || !strings.HasPrefix(string(id), "ed25519:") {

@@ -7,8 +7,11 @@
 package keyring
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -239,27 +242,39 @@ func (r *Ring) Forget(ctx context.Context) error {
 	}
 }
 
-// ValidUntil asks a server for its keys and returns until when the last of them may be used.
-func (r *Ring) ValidUntil(ctx context.Context, server matrix.ServerName) (matrix.Timestamp, error) {
+// Examine asks a server for its keys and returns until when the last of them may be used, and those of which another key was known before under
+// the same ID. ErrOtherServer, ErrNotSigned, ErrNotValid.
+func (r *Ring) Examine(ctx context.Context, server matrix.ServerName) (until matrix.Timestamp, replaced []matrix.KeyID, err error) {
 	raw, err := r.opts.Fetch.ServerKeys(ctx, server, true)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	if err := r.accept(ctx, server, raw); err != nil {
-		return 0, err
+	keys, err := parse(raw, server, r.now())
+	if err != nil {
+		return 0, nil, err
 	}
 	known, err := r.load(ctx, server)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	var until matrix.Timestamp
-	for _, k := range known.keys {
+	for _, k := range keys {
+		if before, ok := known.keys[k.KeyID]; ok && !bytes.Equal(before.Public, k.Public) {
+			replaced = append(replaced, k.KeyID)
+		}
 		if !k.Expired {
 			until = max(until, validUntil(k))
 		}
 	}
+	slices.Sort(replaced)
 	if until < r.now() {
-		return until, errors.New("no key is valid now")
+		return until, replaced, fmt.Errorf("%w: it was until %s", ErrNotValid, until.Time().UTC().Format(time.RFC3339))
 	}
-	return until, nil
+	return until, replaced, r.accept(ctx, server, raw)
 }
+
+// What is wrong with a key document.
+var (
+	ErrOtherServer = errors.New("it is the document of another server")
+	ErrNotSigned   = errors.New("it is not signed by any of its keys")
+	ErrNotValid    = errors.New("no key is valid now")
+)
