@@ -109,7 +109,7 @@ func BenchmarkReceive(b *testing.B) {
 		room := one.create("alice", "public_chat", "")
 		two.join("bob", room, "a.example")
 		one.sees(room, two.user("bob"), "join")
-		one.out.Peers.Failed("b.example", time.Hour)
+		one.out.Peers.Failed("b.example", time.Hour, "")
 		var bodies [][]byte
 		for t := range 20 {
 			var pdus []json.RawMessage

@@ -87,7 +87,7 @@ func (c *check) backOff(context.Context) bool {
 	}
 	at, _ := c.o.Peers.RetryAt(c.name)
 	c.doubt("back-off", "If all is well below, have it tried at once: hanok federation retry "+string(c.name),
-		"it has not answered since %s; next attempt at %s", since.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+		"it has not answered since %s (%s); next attempt at %s", since.UTC().Format(time.RFC3339), c.o.Peers.Reason(c.name), at.UTC().Format(time.RFC3339))
 	return true
 }
 

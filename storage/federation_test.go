@@ -125,7 +125,7 @@ func TestServerKeysAndBackoff(t *testing.T) {
 			t.Errorf("%v %s", err, d)
 		}
 
-		b := storage.ServerBackoff{Server: "a", FailingSince: 1, RetryAt: 2, Attempts: 3}
+		b := storage.ServerBackoff{Server: "a", FailingSince: 1, RetryAt: 2, Attempts: 3, Reason: "refused"}
 		write(t, db, func(tx *storage.Tx) error { return storage.PutServerBackoff(ctx, tx, b) })
 		b.Attempts = 4
 		write(t, db, func(tx *storage.Tx) error { return storage.PutServerBackoff(ctx, tx, b) })

@@ -326,9 +326,10 @@ type ServerBackoff struct {
 	FailingSince matrix.Timestamp
 	RetryAt      matrix.Timestamp
 	Attempts     int
+	Reason       string // how the last attempt failed, for people
 }
 
-const selectServerBackoffs = `SELECT server, failing_since, retry_at, attempts FROM server_backoff`
+const selectServerBackoffs = `SELECT server, failing_since, retry_at, attempts, reason FROM server_backoff`
 
 // FindServerBackoffs lists all servers that did not answer lately.
 func FindServerBackoffs(ctx context.Context, q Querier) ([]ServerBackoff, error) {
@@ -339,24 +340,24 @@ func FindServerBackoffs(ctx context.Context, q Querier) ([]ServerBackoff, error)
 	defer rows.Close()
 	var out []ServerBackoff
 	for rows.Next() {
-		var server string
+		var server, reason string
 		var since, at, attempts int64
-		if err := rows.Scan(&server, &since, &at, &attempts); err != nil {
+		if err := rows.Scan(&server, &since, &at, &attempts, &reason); err != nil {
 			return nil, fmt.Errorf("server back-off: %w", err)
 		}
-		out = append(out, ServerBackoff{matrix.ServerName(server), matrix.Timestamp(since), matrix.Timestamp(at), int(attempts)})
+		out = append(out, ServerBackoff{matrix.ServerName(server), matrix.Timestamp(since), matrix.Timestamp(at), int(attempts), reason})
 	}
 	return out, rows.Err()
 }
 
 const upsertServerBackoff = `
-INSERT INTO server_backoff (server, failing_since, retry_at, attempts) VALUES ($1, $2, $3, $4)
+INSERT INTO server_backoff (server, failing_since, retry_at, attempts, reason) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (server) DO UPDATE SET
-    failing_since = excluded.failing_since, retry_at = excluded.retry_at, attempts = excluded.attempts`
+    failing_since = excluded.failing_since, retry_at = excluded.retry_at, attempts = excluded.attempts, reason = excluded.reason`
 
 // PutServerBackoff stores a server's back-off.
 func PutServerBackoff(ctx context.Context, tx *Tx, b ServerBackoff) error {
-	if _, err := tx.Exec(ctx, upsertServerBackoff, string(b.Server), int64(b.FailingSince), int64(b.RetryAt), int64(b.Attempts)); err != nil {
+	if _, err := tx.Exec(ctx, upsertServerBackoff, string(b.Server), int64(b.FailingSince), int64(b.RetryAt), int64(b.Attempts), b.Reason); err != nil {
 		return fmt.Errorf("store back-off: %w", err)
 	}
 	return nil

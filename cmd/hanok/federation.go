@@ -94,16 +94,21 @@ func (f federationQueue) Run(ctx context.Context, c console) error {
 
 func printQueue(c console, s *server.Server, sizes []storage.OutboxSize) error {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SERVER\tEVENTS\tOTHER\tFAILING SINCE\tNEXT ATTEMPT")
+	fmt.Fprintln(w, "SERVER\tEVENTS\tOTHER\tFAILING SINCE\tNEXT ATTEMPT\tREASON")
 	stamp := func(t time.Time, ok bool) string {
 		if !ok {
 			return "-"
 		}
 		return t.UTC().Format(time.DateTime)
 	}
+	known := s.Outbound().Peers
 	for _, q := range sizes {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\n", q.Destination, q.PDUs, q.EDUs,
-			stamp(s.Outbound().Peers.FailingSince(q.Destination)), stamp(s.Outbound().Peers.RetryAt(q.Destination)))
+		reason := known.Reason(q.Destination)
+		if known.Check(q.Destination) != nil {
+			reason = "refused by the lists in the configuration: it waits until they change"
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\n", q.Destination, q.PDUs, q.EDUs,
+			stamp(known.FailingSince(q.Destination)), stamp(known.RetryAt(q.Destination)), reason)
 	}
 	return w.Flush()
 }

@@ -226,7 +226,7 @@ func (c *Client) Raw(ctx context.Context, r Request) ([]byte, error) {
 	body, err := readAll(res.Body, res.ContentLength, r.MaxBytes)
 	if err != nil {
 		if !errors.Is(err, ErrTooLarge) && !canceled(ctx) {
-			c.opts.Peers.Failed(r.Destination, 0)
+			c.opts.Peers.Failed(r.Destination, 0, reason(err))
 		}
 		return nil, &Error{Destination: r.Destination, Status: res.StatusCode, Retry: !errors.Is(err, ErrTooLarge), Cause: fmt.Errorf("answer to %s: %w", r.Operation, err)}
 	}
@@ -259,7 +259,7 @@ func (c *Client) Open(ctx context.Context, r Request) (*http.Response, error) {
 	}
 	if err != nil {
 		if !canceled(ctx) {
-			c.opts.Peers.Failed(r.Destination, 0)
+			c.opts.Peers.Failed(r.Destination, 0, reason(err))
 		}
 		return nil, fail(err)
 	}
@@ -269,6 +269,15 @@ func (c *Client) Open(ctx context.Context, r Request) (*http.Response, error) {
 	}
 	defer res.Body.Close()
 	return nil, c.refused(r, res)
+}
+
+// reason is a failure on one line, without the address of the request.
+func reason(err error) string {
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
 }
 
 // canceled reports whether it was our own side that gave up, which says nothing about the peer. A deadline does.
@@ -319,7 +328,7 @@ func (c *Client) refused(r Request, res *http.Response) error {
 		e.Cause = fmt.Errorf("%s: not a Matrix error response", r.Operation)
 	}
 	if res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests {
-		c.opts.Peers.Failed(r.Destination, e.RetryAfter)
+		c.opts.Peers.Failed(r.Destination, e.RetryAfter, e.answer())
 	} else {
 		c.opts.Peers.Answered(r.Destination)
 	}

@@ -326,6 +326,11 @@ func TestBackOff(t *testing.T) {
 			t.Errorf("%s: an urgent request is not made: %v", name, err)
 		}
 	}
+	for name, want := range map[matrix.ServerName]string{"down.example": "no such host", "error.example": "answered 503", "busy.example": "answered 429 M_LIMIT_EXCEEDED: Wait."} {
+		if got := f.peers.Reason(name); !strings.Contains(got, want) || strings.Contains(got, "https://") {
+			t.Errorf("%s fails because of %q, want %q", name, got, want)
+		}
+	}
 	if at, _ := f.peers.RetryAt("busy.example"); at.Sub(*f.now) < 59*time.Minute {
 		t.Errorf("a server that asks for an hour is left alone until %s", at)
 	}

@@ -28,13 +28,18 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	switch {
-	case e.Peer != nil:
-		return fmt.Sprintf("%s answered %d %s: %s", e.Destination, e.Status, e.Peer.Code, e.Peer.Message)
-	case e.Status != 0:
-		return fmt.Sprintf("%s answered %d: %v", e.Destination, e.Status, e.Cause)
+	if e.Status != 0 {
+		return string(e.Destination) + " " + e.answer()
 	}
 	return fmt.Sprintf("%s: %v", e.Destination, e.Cause)
+}
+
+// answer is what the peer answered.
+func (e *Error) answer() string {
+	if e.Peer != nil {
+		return fmt.Sprintf("answered %d %s: %s", e.Status, e.Peer.Code, e.Peer.Message)
+	}
+	return fmt.Sprintf("answered %d: %v", e.Status, e.Cause)
 }
 
 // Unwrap gives what a client may be told, and the cause.

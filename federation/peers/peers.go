@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -152,8 +153,18 @@ func (p *Peers) FailingSince(server matrix.ServerName) (since time.Time, ok bool
 	return time.UnixMilli(int64(b.FailingSince)), ok
 }
 
-// Failed notes that a server did not answer. wait is how long it asked us to leave it alone, 0 if it did not.
-func (p *Peers) Failed(server matrix.ServerName, wait time.Duration) {
+// Reason says how the last attempt to reach a failing server failed, for people.
+func (p *Peers) Reason(server matrix.ServerName) string {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.failing[server].Reason
+}
+
+// maxReason bounds what is kept of a reason.
+const maxReason = 300
+
+// Failed notes that a server did not answer. wait is how long it asked us to leave it alone, 0 if it did not. reason says how, for people.
+func (p *Peers) Failed(server matrix.ServerName, wait time.Duration, reason string) {
 	now := p.opts.Now()
 	p.mu.Lock()
 	delete(p.heard, server)
@@ -177,6 +188,7 @@ func (p *Peers) Failed(server matrix.ServerName, wait time.Duration) {
 		b = storage.ServerBackoff{Server: server, FailingSince: matrix.Timestamp(now.UnixMilli())}
 	}
 	b.Attempts++
+	b.Reason = strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 	b.RetryAt = matrix.Timestamp(now.Add(max(p.opts.Jitter(server, backoff(b.Attempts)), min(wait, maxWait))).UnixMilli())
 	p.failing[server] = b
 	p.mu.Unlock()

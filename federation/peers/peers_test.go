@@ -64,7 +64,7 @@ func TestBackOff(t *testing.T) {
 	}
 	var last time.Duration
 	for attempt := 1; attempt <= 30; attempt++ {
-		p.Failed("a.example", 0)
+		p.Failed("a.example", 0, "")
 		at, wait := p.RetryAt("a.example")
 		d := at.Sub(now)
 		if !wait || d <= 0 || d > maxWait*5/4 {
@@ -75,7 +75,7 @@ func TestBackOff(t *testing.T) {
 		}
 		last = d
 		// Failures of requests that were under way already count once.
-		p.Failed("a.example", time.Hour)
+		p.Failed("a.example", time.Hour, "")
 		if again, _ := p.RetryAt("a.example"); again != at {
 			t.Errorf("attempt %d was counted twice", attempt)
 		}
@@ -87,7 +87,7 @@ func TestBackOff(t *testing.T) {
 	if since, failing := p.FailingSince("a.example"); !failing || since.Sub(start).Abs() > time.Second {
 		t.Errorf("failing since %s, %v", since, failing)
 	}
-	p.Failed("a.example", 0)
+	p.Failed("a.example", 0, "")
 	settle(t, db)
 
 	// A restart remembers.
@@ -121,9 +121,9 @@ func TestRequestedRetry(t *testing.T) {
 	p := newPeers(t, db, &now, nil, nil)
 	for range 10 {
 		now = now.Add(maxWait)
-		p.Failed("a.example", 0)
+		p.Failed("a.example", 0, "")
 	}
-	p.Failed("b.example", 0)
+	p.Failed("b.example", 0, "")
 	settle(t, db)
 	ask := func(server matrix.ServerName) {
 		t.Helper()
@@ -148,7 +148,7 @@ func TestRequestedRetry(t *testing.T) {
 	if err := p.retryRequested(t.Context()); err != nil || len(p.recovered) != 0 {
 		t.Errorf("once is enough: %v", err)
 	}
-	p.Failed("a.example", 0)
+	p.Failed("a.example", 0, "")
 	if at, _ := p.RetryAt("a.example"); at.Sub(now) < 10*time.Minute {
 		t.Errorf("a retry in vain forgets how long the server has been away: next at %s", at.Sub(now))
 	}
@@ -168,7 +168,7 @@ func TestClasses(t *testing.T) {
 		}
 	}
 	expect(Well)
-	p.Failed("a.example", 0)
+	p.Failed("a.example", 0, "")
 	expect(Failing)
 	now = now.Add(25 * time.Hour)
 	expect(Lost)
@@ -181,7 +181,7 @@ func TestFailingServersAreBounded(t *testing.T) {
 	db, now := storagetest.Open(t), time.Now()
 	p := newPeers(t, db, &now, nil, nil)
 	for i := range maxFailing + 50 {
-		p.Failed(matrix.ServerName(fmt.Sprintf("s%d.example", i)), 0)
+		p.Failed(matrix.ServerName(fmt.Sprintf("s%d.example", i)), 0, "")
 	}
 	settle(t, db)
 	stored, err := storage.FindServerBackoffs(t.Context(), db)
@@ -193,11 +193,11 @@ func TestFailingServersAreBounded(t *testing.T) {
 func TestAServerMayAskForTime(t *testing.T) {
 	db, now := storagetest.Open(t), time.Now()
 	p := newPeers(t, db, &now, nil, nil)
-	p.Failed("a.example", time.Hour)
+	p.Failed("a.example", time.Hour, "")
 	if at, _ := p.RetryAt("a.example"); at.Sub(now) < 59*time.Minute {
 		t.Errorf("left alone for %s", at.Sub(now))
 	}
-	p.Failed("b.example", 1000*time.Hour)
+	p.Failed("b.example", 1000*time.Hour, "")
 	if at, _ := p.RetryAt("b.example"); at.Sub(now) > maxWait+time.Minute {
 		t.Errorf("left alone for %s", at.Sub(now))
 	}

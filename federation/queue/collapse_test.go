@@ -71,7 +71,7 @@ func TestWhatIsRefusedIsFoundByHalves(t *testing.T) {
 func TestEventsForAServerThatIsLongGone(t *testing.T) {
 	f := setUp(t, "a.example")
 	f.stop()
-	f.peers.Failed("a.example", 5*time.Hour)
+	f.peers.Failed("a.example", 5*time.Hour, "")
 	f.q = New(Options{ServerName: "us.example", DB: f.db, Sender: f.network, Peers: f.peers, Now: func() time.Time { return time.Now().Add(2 * time.Hour) }})
 	f.run()
 	target := "@x:a.example"

@@ -103,9 +103,9 @@ func (n *network) SendTransaction(ctx context.Context, dest matrix.ServerName, i
 		var answer *client.Error
 		switch {
 		case !errors.As(err, &answer):
-			n.peers.Failed(dest, 0)
+			n.peers.Failed(dest, 0, "")
 		case answer.Status == 0, answer.Status == 429, answer.Status >= 500:
-			n.peers.Failed(dest, answer.RetryAfter)
+			n.peers.Failed(dest, answer.RetryAfter, "")
 		default:
 			n.peers.Answered(dest)
 		}
@@ -609,7 +609,7 @@ func TestStaleEDUsAreDropped(t *testing.T) {
 
 func TestNothingVolatileForServersThatDoNotAnswer(t *testing.T) {
 	f := setUp(t)
-	f.peers.Failed("a.example", time.Hour)
+	f.peers.Failed("a.example", time.Hour, "")
 	f.q.SendVolatile([]matrix.ServerName{"a.example"}, "m.typing", []byte(`{}`))
 	f.q.mu.Lock()
 	defer f.q.mu.Unlock()
@@ -641,7 +641,7 @@ func TestARefusedTransactionDoesNotBlockForEver(t *testing.T) {
 
 func TestCatchUpAfterALongOutage(t *testing.T) {
 	f := setUp(t, "a.example")
-	f.peers.Failed("a.example", time.Hour)
+	f.peers.Failed("a.example", time.Hour, "")
 	target := "@x:a.example"
 	f.add(event.Proto{Sender: "@me:us.example", Type: "m.room.member", StateKey: &target, Content: []byte(`{"membership":"leave","body":"kick"}`)}, false)
 	for i := range collapseAt + 10 {

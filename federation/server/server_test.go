@@ -228,12 +228,12 @@ func TestAuthentication(t *testing.T) {
 
 func TestASignedRequestEndsBackOff(t *testing.T) {
 	f := setUp(t, nil)
-	f.peers.Failed("a.example", 0)
+	f.peers.Failed("a.example", 0, "")
 	f.call("GET", "/_matrix/federation/v1/make_join/!r:us.example/@x:a.example", "")
 	if _, failing := f.peers.FailingSince("a.example"); failing {
 		t.Error("it goes on")
 	}
-	f.peers.Failed("b.example", 0)
+	f.peers.Failed("b.example", 0, "")
 	f.raw("GET", "/_matrix/federation/v1/event/$x", "", strings.Replace(f.sign("a.example", "GET", "/_matrix/federation/v1/event/$x", ""), `origin="a`, `origin="b`, 1))
 	if _, failing := f.peers.FailingSince("b.example"); !failing {
 		t.Error("a forged request ends it")

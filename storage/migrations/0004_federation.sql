@@ -18,7 +18,8 @@ CREATE TABLE server_backoff (
     server        TEXT PRIMARY KEY,
     failing_since INTEGER NOT NULL, -- milliseconds
     retry_at      INTEGER NOT NULL, -- milliseconds
-    attempts      INTEGER NOT NULL
+    attempts      INTEGER NOT NULL,
+    reason        TEXT NOT NULL     -- how the last attempt failed, for people
 ) STRICT;
 CREATE INDEX server_backoff_by_retry ON server_backoff (retry_at);
 
