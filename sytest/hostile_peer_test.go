@@ -62,7 +62,7 @@ func (h *hostile) check(what, method, path string, body []byte, status int, answ
 	switch {
 	case status == 500 || status == 0 || status > 504:
 		h.fail(fmt.Sprint(what, status), "%s: %s %s %s: %d %s", what, method, short(path), short(string(body)), status, answer)
-	case status >= 400 && (err != nil || e.Code == ""):
+	case status >= 400 && method != http.MethodHead && (err != nil || e.Code == ""):
 		h.fail(fmt.Sprint(what, status), "%s: %s %s: %d without errcode: %s", what, method, short(path), status, answer)
 	case took > 5*slow:
 		h.fail(what+" slow", "%s: %s %s %s took %v", what, method, short(path), short(string(body)), took)
@@ -248,6 +248,90 @@ func TestBadInputOfServers(t *testing.T) {
 		}
 		h.works()
 	})
+}
+
+// Methods that an endpoint does not take, paths that are almost right, and bodies of other types.
+// spec: server-server-api#unsupported-endpoints, server-server-api#api-standards
+func TestOddRequestsOfServers(t *testing.T) {
+	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})
+	h := newHostile(t, hs, "11")
+	known := requests(t)
+	routes := federationRoutes(t)
+	taken := map[string][]string{} // methods by path
+	for _, rt := range routes {
+		taken[rt.Path] = append(taken[rt.Path], rt.Method)
+	}
+	expect := func(what, method, path string, body []byte, status int, code string) {
+		t.Helper()
+		got, answer := h.call(what, method, path, body)
+		var e struct {
+			Code string `json:"errcode"`
+		}
+		if err := stdjson.Unmarshal(answer, &e); method != http.MethodHead && (err != nil || e.Code != code) || got != status {
+			t.Errorf("%s: %s %s: %d %.200s, want %d %s", what, method, path, got, answer, status, code)
+		}
+	}
+	for _, rt := range routes {
+		var body []byte
+		if rt.Method != "GET" {
+			body = encode(t, known["ss/"+rt.Operation].Body)
+			if b := h.goodBody(rt.Operation); b != nil {
+				body = encode(t, b)
+			}
+		}
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "ODD"} {
+			switch {
+			case slices.Contains(taken[rt.Path], method):
+			case method == "HEAD" && slices.Contains(taken[rt.Path], "GET"):
+				want, _ := h.call("GET", "GET", h.fill(rt.Path, nil), nil)
+				if got, answer := h.call("HEAD", "HEAD", h.fill(rt.Path, nil), nil); got != want || len(answer) > 0 {
+					t.Errorf("HEAD %s: %d with %d bytes, GET %d", rt.Path, got, len(answer), want)
+				}
+			default:
+				expect("another method", method, h.fill(rt.Path, nil), nil, 405, "M_UNRECOGNIZED")
+			}
+		}
+		for what, path := range map[string]string{
+			"a slash at the end": h.fill(rt.Path, nil) + "/", "a part more": h.fill(rt.Path, nil) + "/x/y/z", "two slashes": strings.Replace(h.fill(rt.Path, nil), "/v", "//v", 1),
+			"another version": strings.NewReplacer("/v1/", "/v9/", "/v2/", "/v9/").Replace(h.fill(rt.Path, nil)), "capitals": strings.Replace(h.fill(rt.Path, nil), "/_matrix/", "/_MATRIX/", 1),
+			"an encoded slash": strings.Replace(h.fill(rt.Path, nil), "/v", "%2Fv", 1),
+		} {
+			expect(what, rt.Method, path, body, 404, "M_UNRECOGNIZED")
+		}
+		for _, m := range variable.FindAllStringSubmatch(rt.Path, -1) {
+			switch name := m[1]; name {
+			case "roomId", "userId", "eventId", "serverName":
+				right := h.fill("{"+name+"}", nil)
+				expect("encoded twice", rt.Method, h.fill(rt.Path, map[string]string{name: url.PathEscape(percent(right))}), body, 400, "M_INVALID_PARAM")
+				expect("invalid UTF-8", rt.Method, h.fill(rt.Path, map[string]string{name: right + "%ff"}), body, 400, "M_INVALID_PARAM")
+				expect("NUL", rt.Method, h.fill(rt.Path, map[string]string{name: right + "%00"}), body, 400, "M_INVALID_PARAM")
+				if got, answer := h.call("every character encoded", rt.Method, h.fill(rt.Path, map[string]string{name: percent(right)}), body); got == 400 && bytes.Contains(answer, []byte("must start with")) {
+					t.Errorf("%s with every character of %s encoded: %d %s", rt.Path, name, got, answer)
+				}
+			}
+		}
+		if body == nil {
+			continue
+		}
+		want, _ := h.call("no type", rt.Method, h.fill(rt.Path, nil), body)
+		for _, kind := range []string{"application/json", "application/json; charset=iso-8859-1", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "nonsense"} {
+			h.peer.ContentType = kind
+			if got, answer := h.call("a body of the type "+kind, rt.Method, h.fill(rt.Path, nil), body); got != want {
+				t.Errorf("%s %s with %s: %d %.200s, without %d", rt.Method, rt.Path, kind, got, answer, want)
+			}
+		}
+		h.peer.ContentType = ""
+	}
+	h.works()
+}
+
+// percent encodes every character of an encoded path segment.
+func percent(segment string) string {
+	plain, err := url.PathUnescape(segment)
+	if err != nil {
+		return segment
+	}
+	return "%" + strings.ReplaceAll(fmt.Sprintf("% X", plain), " ", "%")
 }
 
 func (h *hostile) goodBody(operation string) any {

@@ -36,6 +36,8 @@ type Peer struct {
 	Key  signing.Key
 	// Answer answers what servers ask; nil, or false, is 404. It may be called from several goroutines.
 	Answer func(w http.ResponseWriter, r *http.Request) bool
+	// ContentType goes with the bodies of its requests; none if empty.
+	ContentType string
 
 	t      testing.TB
 	client *http.Client
@@ -138,6 +140,9 @@ func (p *Peer) Request(s *Server, method, path, authorization string, body []byt
 	req.URL.Opaque = path // is put on the request line as it is
 	if authorization != "" {
 		req.Header.Set("Authorization", authorization)
+	}
+	if p.ContentType != "" {
+		req.Header.Set("Content-Type", p.ContentType)
 	}
 	res, err := p.client.Do(req)
 	if err != nil {
