@@ -190,8 +190,9 @@ func (e *Engine) ResolveLocalAlias(ctx context.Context, alias matrix.RoomAlias) 
 	if err != nil {
 		return "", nil, err
 	}
-	if !slices.Contains(servers, e.server) {
-		servers = append([]matrix.ServerName{e.server}, servers...)
+	// We first, if we are in the room: who asks begins at the front.
+	if i := slices.Index(servers, e.server); i >= 0 || len(servers) == 0 {
+		servers = slices.Concat([]matrix.ServerName{e.server}, servers[:max(i, 0)], servers[i+1:])
 	}
 	return id, servers, nil
 }

@@ -38,8 +38,10 @@ type Hierarchy struct {
 
 // Limits on one space.
 const (
-	maxChildren       = 1000 // children of a space that are looked at
-	maxServedChildren = 50   // children described in one answer to another server
+	maxChildren = 1000 // children of a space that are looked at
+	// maxServedGrandchildren bounds the children of children in one answer to another server, in bytes. The specification does not ask for them: who
+	// misses them asks about the child.
+	maxServedGrandchildren = 1 << 20
 )
 
 // spaceChild is what an m.space.child event says.
@@ -188,8 +190,9 @@ func (e *Engine) ServeHierarchy(ctx context.Context, origin matrix.ServerName, r
 		return nil, err
 	}
 	out := &Hierarchy{Room: *root}
-	for _, c := range root.children[:min(len(root.children), maxServedChildren)] {
-		child, err := e.describe(ctx, c.room, false)
+	left := maxServedGrandchildren
+	for _, c := range root.children {
+		child, err := e.describe(ctx, c.room, suggestedOnly)
 		if matrix.HasCode(err, "M_NOT_FOUND") {
 			continue // we are not in it: somebody else may know
 		}
@@ -201,6 +204,12 @@ func (e *Engine) ServeHierarchy(ctx context.Context, origin matrix.ServerName, r
 			return nil, err
 		}
 		if ok {
+			for _, state := range child.ChildrenState {
+				left -= len(state)
+			}
+			if left < 0 {
+				child.ChildrenState = nil
+			}
 			out.Children = append(out.Children, *child)
 		} else {
 			out.Inaccessible = append(out.Inaccessible, c.room)

@@ -147,7 +147,7 @@ func (r *room) hasServer(ctx context.Context, server matrix.ServerName) (bool, e
 type serverView struct {
 	e      *Engine
 	server matrix.ServerName
-	memo   map[statetree.Ref]bool
+	memo   map[statetree.Ref]serverAt
 	joined *bool // whether it is in the room now, once that was asked
 
 	erasures erasures
@@ -179,44 +179,79 @@ func (v *serverView) sees(ctx context.Context, ev *Event) (bool, error) {
 			return in, err
 		}
 	}
-	if ok, known := v.memo[ev.stateBefore]; known {
-		return ok, nil
-	}
-	state := State{v.e, v.e.treeBefore(ev)}
-	visibility, err := state.content(ctx, "m.room.history_visibility", "history_visibility")
+	at, err := v.at(ctx, ev)
 	if err != nil {
 		return false, err
 	}
-	ok := visibility != "joined" && visibility != "invited"
-	if !ok && ev.Partial {
+	vis, in := at.visibility, at.membership
+	key, _ := ev.StateKey()
+	switch {
+	case ev.Is("m.room.history_visibility", ""):
+		// What a change hides or shows is judged by the more open side.
+		if after := visibility(ev); openness[after] > openness[vis] {
+			if vis = after; vis == "invited" && in == "" {
+				in, err = v.invited(ctx, ev)
+			}
+		}
+	case ev.Type() == "m.room.member" && domain(key) == v.server && in != "join":
+		if m := ev.Membership(); m == "join" || m == "invite" {
+			in = m
+		}
+	}
+	return vis == "shared" || vis == "world_readable" || in == "join" || vis == "invited" && in == "invite", err
+}
+
+// serverAt is what matters of a state to a server.
+type serverAt struct {
+	visibility string
+	membership string // "join" if any of its users is joined; else "invite" if any is invited, which is looked at if it makes a difference
+}
+
+// at reads the state before an event.
+func (v *serverView) at(ctx context.Context, ev *Event) (at serverAt, err error) {
+	if at, known := v.memo[ev.stateBefore]; known {
+		return at, nil
+	}
+	state := State{v.e, v.e.treeBefore(ev)}
+	set, err := state.Event(ctx, "m.room.history_visibility", "")
+	if err != nil {
+		return at, err
+	}
+	at.visibility = visibility(set)
+	if at.visibility == "joined" || at.visibility == "invited" {
+		joined, err := v.e.servers.at(ctx, v.e, ev.RoomNID, state.tree)
+		if err != nil {
+			return at, err
+		}
 		pr := v.e.partials.get(ev.RoomNID)
-		ok = pr != nil && slices.Contains(pr.servers, v.server)
-	}
-	if !ok {
-		joined, err := v.e.servers.at(ctx, v.e, ev.RoomNID, v.e.treeBefore(ev))
-		if err != nil {
-			return false, err
-		}
-		ok = joined[v.server] > 0
-	}
-	if !ok && visibility == "invited" {
-		members, err := state.OfType(ctx, "m.room.member")
-		if err != nil {
-			return false, err
-		}
-		for _, m := range members {
-			key, _ := m.StateKey()
-			if domain(key) == v.server && m.Membership() == "invite" {
-				ok = true
-				break
+		switch {
+		case joined[v.server] > 0 || ev.Partial && pr != nil && slices.Contains(pr.servers, v.server):
+			at.membership = "join"
+		case at.visibility == "invited":
+			if at.membership, err = v.invited(ctx, ev); err != nil {
+				return at, err
 			}
 		}
 	}
 	if v.memo == nil {
-		v.memo = make(map[statetree.Ref]bool)
+		v.memo = make(map[statetree.Ref]serverAt)
 	}
-	v.memo[ev.stateBefore] = ok
-	return ok, nil
+	v.memo[ev.stateBefore] = at
+	return at, nil
+}
+
+// invited is "invite" if the state before an event has an invite of one of the server's users.
+func (v *serverView) invited(ctx context.Context, ev *Event) (string, error) {
+	members, err := State{v.e, v.e.treeBefore(ev)}.OfType(ctx, "m.room.member")
+	if err != nil {
+		return "", err
+	}
+	for _, m := range members {
+		if key, _ := m.StateKey(); domain(key) == v.server && m.Membership() == "invite" {
+			return "invite", nil
+		}
+	}
+	return "", nil
 }
 
 // pdus returns events as the server may see them: what it may not see, and what is erased, in redacted form.

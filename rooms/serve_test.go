@@ -2,7 +2,9 @@ package rooms_test
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"hanok/matrix"
@@ -90,5 +92,138 @@ func TestAccessListOfRoomThatWasLeft(t *testing.T) {
 	}
 	if err := a.AllowsServer(ctx, room, b.name); !matrix.HasCode(err, "M_FORBIDDEN") {
 		t.Errorf("a room that is kept apart: %v", err)
+	}
+}
+
+// All children of a space are told of that the asking server's users could get into; those of a child that is a space, too, as long as that is little.
+func TestServingABigSpace(t *testing.T) {
+	n := newNetwork(t)
+	a := n.server("a.example")
+	alice := a.user("alice")
+	space := func() matrix.RoomID {
+		return a.create(alice, rooms.CreateRequest{Preset: "public_chat", Content: []byte(`{"type":"m.space"}`)})
+	}
+	root, big, small := space(), space(), space()
+	add := func(parent, child matrix.RoomID, more string) {
+		a.set(alice, parent, "m.space.child", string(child), `{"via":["a.example"]`+more+`}`)
+	}
+	for i := range 60 {
+		add(root, a.create(alice, rooms.CreateRequest{Preset: "public_chat"}), fmt.Sprintf(`,"order":"%02d"`, i))
+	}
+	private := a.create(alice, rooms.CreateRequest{Preset: "private_chat"})
+	own := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Content: []byte(`{"m.federate":false}`)})
+	for _, child := range []matrix.RoomID{small, big, private, own, "!unknown:b.example"} {
+		add(root, child, "")
+	}
+	add(small, big, "")
+	for range 20 {
+		add(big, a.create(alice, rooms.CreateRequest{}), `,"x":"`+strings.Repeat("x", 60_000)+`"`)
+	}
+	h, err := a.ServeHierarchy(ctx, "c.example", root, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(h.Room.ChildrenState) != 65 || len(h.Children) != 62 {
+		t.Errorf("%d children, %d of them described", len(h.Room.ChildrenState), len(h.Children))
+	}
+	slices.Sort(h.Inaccessible)
+	closed := []matrix.RoomID{private, own}
+	slices.Sort(closed)
+	if !slices.Equal(h.Inaccessible, closed) {
+		t.Errorf("inaccessible: %v, want %v", h.Inaccessible, closed)
+	}
+	for _, c := range h.Children {
+		if c.RoomID == small && len(c.ChildrenState) != 1 || c.RoomID == big && len(c.ChildrenState) > 0 {
+			t.Errorf("%s has %d children", c.RoomID, len(c.ChildrenState))
+		}
+	}
+	for _, room := range closed {
+		if _, err := a.ServeHierarchy(ctx, "c.example", room, false); !matrix.HasCode(err, "M_NOT_FOUND") {
+			t.Errorf("a room that is closed: %v", err)
+		}
+	}
+}
+
+// What another server gets of a room's history: whole what its users could see, the rest in redacted form.
+func TestServingHistoryByVisibility(t *testing.T) {
+	for _, c := range []struct {
+		visibility  string
+		hiddenFromB []string
+		hiddenFromC []string
+	}{
+		{"world_readable", nil, nil},
+		{"shared", nil, nil},
+		{"invited", []string{"before"}, []string{"before", "invite", "invited", "join", "joined"}},
+		{"joined", []string{"before", "invite", "invited"}, []string{"before", "invite", "invited", "join", "joined"}},
+	} {
+		n := newNetwork(t)
+		a, b, d := n.server("a.example"), n.server("b.example"), n.server("c.example")
+		alice, bob, carol := a.user("alice"), b.user("bob"), d.user("carol")
+		room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", InitialState: []rooms.StateInput{
+			{Type: "m.room.history_visibility", Content: []byte(`{"history_visibility":"` + c.visibility + `"}`)},
+		}})
+		body := func(text string) []byte { return []byte(`{"body":"` + text + `","msgtype":"m.text"}`) }
+		say := func(text string) matrix.EventID {
+			t.Helper()
+			id, err := a.Send(ctx, rooms.SendRequest{Room: room, Sender: alice, Type: "m.room.message", Content: body(text)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return id
+		}
+		names := map[matrix.EventID]string{say("before"): "before"}
+		invite, err := a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bob, Reason: "a reason"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		names[invite], names[say("invited")] = "invite", "invited"
+		join, err := b.Join(ctx, rooms.MemberRequest{Room: room, Sender: bob, Reason: "a reason", Via: []matrix.ServerName{a.name}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.settle()
+		names[join], names[say("joined")] = "join", "joined"
+		if c.visibility == "joined" || c.visibility == "invited" {
+			names[a.set(alice, room, "m.room.history_visibility", "", `{"history_visibility":"shared"}`)] = "opened"
+		}
+		d.join(carol, room, a)
+		last := say("last")
+		names[last] = "last"
+		n.settle()
+		snap, err := a.Snapshot(ctx, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for server, want := range map[matrix.ServerName][]string{b.name: c.hiddenFromB, d.name: c.hiddenFromC} {
+			pdus, err := a.ServeBackfill(ctx, server, room, []matrix.EventID{last}, 50)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var hidden []string
+			found := 0
+			for _, pdu := range pdus {
+				ev, err := event.Parse(snap.Version, pdu)
+				if err != nil {
+					t.Fatal(err)
+				}
+				name := names[ev.ID()]
+				if name == "" {
+					continue // how the room was made
+				}
+				found++
+				if ev.HashMismatch() {
+					hidden = append(hidden, name)
+				}
+				one, err := a.ServeEvent(ctx, server, ev.ID())
+				if err != nil || !bytes.Equal(one, pdu) {
+					t.Errorf("%s, %s to %s: alone it is %s, %v", c.visibility, name, server, one, err)
+				}
+			}
+			slices.Sort(hidden)
+			slices.Sort(want)
+			if found != len(names) || !slices.Equal(hidden, want) {
+				t.Errorf("%s: hidden from %s: %v, want %v; %d of %d found", c.visibility, server, hidden, want, found, len(names))
+			}
+		}
 	}
 }
