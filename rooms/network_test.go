@@ -39,6 +39,7 @@ type network struct {
 	forged    *event.Event            // an event that every server gives out
 	eventAuth func() [][]byte         // what every server answers to event_auth; nil: the truth
 	missing   func() [][]byte         // and to get_missing_events
+	history   func() [][]byte         // what comes with answers to backfill
 	event     func(matrix.EventID) []byte
 	stateIDs  func() (state, auth []matrix.EventID)
 	now       func() matrix.Timestamp // nil: the system's clock
@@ -373,7 +374,11 @@ func (p peer) Backfill(ctx context.Context, dest matrix.ServerName, room matrix.
 	if err != nil {
 		return nil, err
 	}
-	return s.ServeBackfill(ctx, p.s.name, room, from, limit)
+	found, err := s.ServeBackfill(ctx, p.s.name, room, from, limit)
+	if p.s.net.history != nil {
+		found = append(found, p.s.net.history()...)
+	}
+	return found, err
 }
 
 func (p peer) MissingEvents(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, earliest, latest []matrix.EventID, limit int, minDepth int64) ([][]byte, error) {

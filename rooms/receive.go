@@ -400,17 +400,21 @@ func sortByDepth(events []*event.Event) {
 
 // parseAll parses PDUs of a room, leaving out what is malformed or of another room.
 func (e *Engine) parseAll(v *roomversion.Version, room matrix.RoomID, raw [][]byte) ([]*event.Event, error) {
+	return parseBy(event.Parse, v, room, raw), nil
+}
+
+func parseBy(parse func(*roomversion.Version, []byte) (*event.Event, error), v *roomversion.Version, room matrix.RoomID, raw [][]byte) []*event.Event {
 	out := make([]*event.Event, 0, len(raw))
 	seen := make(map[matrix.EventID]bool, len(raw))
 	for _, pdu := range raw {
-		ev, err := event.Parse(v, pdu)
+		ev, err := parse(v, pdu)
 		if err != nil || ev.RoomID() != room || seen[ev.ID()] {
 			continue
 		}
 		seen[ev.ID()] = true
 		out = append(out, ev)
 	}
-	return out, nil
+	return out
 }
 
 // parseVerified is parseAll that leaves out what is not properly signed, too.

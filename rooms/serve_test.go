@@ -2,13 +2,16 @@ package rooms_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"hanok/matrix"
+	"hanok/matrix/canonicaljson"
 	"hanok/matrix/event"
+	"hanok/matrix/signing"
 	"hanok/rooms"
 )
 
@@ -225,5 +228,51 @@ func TestServingHistoryByVisibility(t *testing.T) {
 				t.Errorf("%s: hidden from %s: %v, want %v; %d of %d found", c.visibility, server, hidden, want, found, len(names))
 			}
 		}
+	}
+}
+
+// Rooms hold events from before the numbers of their prev events were limited: history has them, and nothing else.
+func TestHistoryWithManyPrevEvents(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+	at := a.say(alice, room, "before")
+	old := a.forge(room, event.Proto{Sender: alice, Type: "m.room.message", Content: []byte(`{"body":"of old","msgtype":"m.text"}`)})
+	var prevs []string
+	for i := range 25 {
+		prevs = append(prevs, fmt.Sprintf("$%043d", i))
+	}
+	list, err := canonicaljson.Marshal(prevs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := canonicaljson.Delete(canonicaljson.Set(old.JSON(), "prev_events", list), "hashes", "signatures")
+	hash := sha256.Sum256(raw)
+	raw = canonicaljson.Set(canonicaljson.Set(raw, "hashes", []byte(`{"sha256":"`+signing.EncodeBase64(hash[:])+`"}`)), "signatures", []byte(`{}`))
+	if _, err := event.Parse(old.Version(), raw); !matrix.HasCode(err, "M_BAD_JSON") {
+		t.Fatalf("25 prev events: %v", err)
+	}
+	if old, err = event.ParseHistory(old.Version(), raw); err == nil {
+		old, err = old.Sign(a.name, a.key)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.join(bob, room, a)
+	n.settle()
+	if r := b.receive(a, room, old.JSON()); r[0].ID != "" || r[0].Err == nil {
+		t.Errorf("as news: %+v", r)
+	}
+	n.history = func() [][]byte { return [][]byte{old.JSON()} }
+	n.stateIDs = func() (state, auth []matrix.EventID) {
+		state, auth, err := a.ServeStateIDs(ctx, b.name, room, at)
+		if err != nil {
+			t.Error(err)
+		}
+		return state, auth
+	}
+	if texts := b.texts(bob, room); !slices.Contains(texts, "before") || !slices.Contains(texts, "of old") {
+		t.Errorf("as history: %q", texts)
 	}
 }

@@ -85,6 +85,9 @@ func Build(v *roomversion.Version, p Proto, origin matrix.ServerName) (*Event, e
 	if err := e.check(seen); err != nil {
 		return nil, err
 	}
+	if err := e.checkReferences(); err != nil {
+		return nil, err
+	}
 	e.identify(ms)
 	return e, nil
 }

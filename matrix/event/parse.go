@@ -34,7 +34,13 @@ const (
 // An error is a *matrix.Error that names what is wrong; the event must then be
 // dropped. raw is not kept.
 // spec: server-server-api#checks-performed-on-receipt-of-a-pdu 1 and 3
-func Parse(v *roomversion.Version, raw []byte) (*Event, error) {
+func Parse(v *roomversion.Version, raw []byte) (*Event, error) { return parse(v, raw, false) }
+
+// ParseHistory is Parse for what a backfill brings, in which the numbers of prev and auth events are not limited: rooms hold events
+// from before they were. spec: ss/backfillRoom
+func ParseHistory(v *roomversion.Version, raw []byte) (*Event, error) { return parse(v, raw, true) }
+
+func parse(v *roomversion.Version, raw []byte, history bool) (*Event, error) {
 	canonical, err := canonicaljson.Canonical(raw, v.JSON)
 	if err != nil {
 		return nil, malformed("event", err)
@@ -54,6 +60,11 @@ func Parse(v *roomversion.Version, raw []byte) (*Event, error) {
 	}
 	if err := e.check(seen); err != nil {
 		return nil, err
+	}
+	if !history {
+		if err := e.checkReferences(); err != nil {
+			return nil, err
+		}
 	}
 	if err := e.checkSignatures(ms); err != nil {
 		return nil, err
@@ -287,10 +298,6 @@ func (e *Event) check(seen fields) error {
 		return tooLarge("room_id", len(e.roomID), MaxFieldSize)
 	case len(e.id) > MaxFieldSize:
 		return tooLarge("event_id", len(e.id), MaxFieldSize)
-	case len(e.AuthEvents()) > MaxAuthEvents:
-		return invalid("has %d auth_events, of which %d are allowed", len(e.AuthEvents()), MaxAuthEvents)
-	case len(e.PrevEvents()) > MaxPrevEvents:
-		return invalid("has %d prev_events, of which %d are allowed", len(e.PrevEvents()), MaxPrevEvents)
 	case e.depth < 0:
 		return invalid("depth is negative")
 	}
@@ -324,6 +331,16 @@ func (e *Event) check(seen fields) error {
 		}
 	} else if !e.roomID.HasServer() {
 		return invalid("room_id has no domain")
+	}
+	return nil
+}
+
+func (e *Event) checkReferences() error {
+	switch {
+	case len(e.AuthEvents()) > MaxAuthEvents:
+		return invalid("has %d auth_events, of which %d are allowed", len(e.AuthEvents()), MaxAuthEvents)
+	case len(e.PrevEvents()) > MaxPrevEvents:
+		return invalid("has %d prev_events, of which %d are allowed", len(e.PrevEvents()), MaxPrevEvents)
 	}
 	return nil
 }

@@ -259,6 +259,22 @@ func applied(t testing.TB, v *roomversion.Version, changes edit) []byte {
 }
 
 // What is not canonical as sent is the same event: same bytes kept, same ID.
+// History may have what is refused as news.
+func TestParseHistory(t *testing.T) {
+	for _, id := range roomversion.Supported() {
+		v := version(t, id)
+		for _, e := range []edit{{"prev_events": "21"}, {"auth_events": "11"}} {
+			raw := applied(t, v, e)
+			if ev, err := ParseHistory(v, raw); err != nil || ev.HashMismatch() {
+				t.Errorf("v%s, %v: %v", id, e, err)
+			}
+		}
+		if _, err := ParseHistory(v, applied(t, v, edit{"depth": `-1`})); err == nil {
+			t.Errorf("v%s: a negative depth is taken", id)
+		}
+	}
+}
+
 func TestParseCanonicalises(t *testing.T) {
 	allVersions(t, func(t *testing.T, v *roomversion.Version) {
 		want, err := Parse(v, []byte(typical(t, v)))
