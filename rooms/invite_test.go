@@ -66,7 +66,7 @@ func TestReceiveInvite(t *testing.T) {
 			code string
 		}{
 			"unknown version":     {receive(good, a.name, "99", shown), "M_INCOMPATIBLE_ROOM_VERSION"},
-			"from another server": {receive(good, "c.example", version, shown), "M_FORBIDDEN"},
+			"from another server": {receive(good, "c.example", version, shown), "M_INVALID_PARAM"},
 			"not ours":            {receive(invite(event.Proto{StateKey: &carol}), a.name, version, shown), "M_INVALID_PARAM"},
 			"no invite":           {receive(invite(event.Proto{Content: []byte(`{"membership":"ban"}`)}), a.name, version, shown), "M_INVALID_PARAM"},
 			"not signed":          {receive(unsigned, a.name, version, shown), "M_FORBIDDEN"},
