@@ -2,6 +2,7 @@ package rooms_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"runtime"
 	"slices"
 	"testing"
@@ -381,5 +382,46 @@ func TestStateFromAnotherServer(t *testing.T) {
 	}
 	if texts := a.texts(a.user("alice"), room); len(texts) == 0 || texts[len(texts)-1] != "built on it" {
 		t.Error(texts)
+	}
+}
+
+// Events of a gap that come one by one, in order, cost no question about each: they go on where the room ended before the gap.
+func TestGapClosedFromBehind(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	alice := a.user("alice")
+	var late [][]byte
+	for i := range 30 {
+		ev, err := a.Event(ctx, a.say(alice, room, fmt.Sprint(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		late = append(late, ev.JSON())
+	}
+	a.set(alice, room, "m.room.topic", "", `{"topic":"after"}`)
+	a.mu.Lock()
+	a.outbox = a.outbox[len(a.outbox)-1:]
+	a.mu.Unlock()
+	n.missing = func() [][]byte { return nil } // a does not tell what is between
+	n.settle()
+	before := n.count("b.example get_missing_events")
+	for _, pdu := range late {
+		if r := b.receive(a, room, pdu); r[0].Err != nil {
+			t.Fatal(r[0].Err)
+		}
+	}
+	if asked := n.count("b.example get_missing_events") - before; asked != 0 {
+		t.Errorf("what lies between was asked for %d times", asked)
+	}
+	n.missing = nil
+	b.say(b.user("bob"), room, "all there")
+	n.settle()
+	if d := cmp.Diff(a.state(room), b.state(room)); d != "" {
+		t.Error(d)
+	}
+	want, got := a.texts(alice, room), b.texts(b.user("bob"), room)
+	slices.Sort(want)
+	slices.Sort(got)
+	if d := cmp.Diff(want, got); d != "" || len(got) != 31 {
+		t.Error(d)
 	}
 }

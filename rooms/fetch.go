@@ -47,6 +47,8 @@ type inbound struct {
 	asides  int                 // requests to others than the origin; under asking
 	others  []matrix.ServerName // under asking
 	failure error               // of the last request for a single event, nil if none failed
+	// lacking are events that cannot be had, or not with all their auth events, and why: they are not asked for again.
+	lacking map[matrix.EventID]error
 	// behind are events of which it is known that something stored comes after them: history, not news.
 	behind  map[matrix.EventID]bool
 	refusal error // what the room's policy server said against the last event that it did not recommend
@@ -66,9 +68,17 @@ var (
 	errNoState        = matrix.Forbidden("the state at the event cannot be had")
 )
 
+// errUnjudged is in the error about an event of which it cannot be said whether the rules allow it.
+var errUnjudged = errors.New("rooms: the event cannot be judged")
+
+// unjudged is errNoAuthEvents or errNoState, with why that cannot be had, if known.
+func unjudged(kind *matrix.Error, cause error) error {
+	return kind.Because(errors.Join(errUnjudged, cause))
+}
+
 func (r *room) newInbound(origin matrix.ServerName) *inbound {
 	return &inbound{
-		e: r.e, r: r, origin: origin, behind: make(map[matrix.EventID]bool),
+		e: r.e, r: r, origin: origin, behind: make(map[matrix.EventID]bool), lacking: make(map[matrix.EventID]error),
 		filled: make(map[matrix.EventID]bool), weighed: make(map[matrix.EventID]bool), after: make(map[matrix.EventID]statetree.Tree), advice: make(map[matrix.EventID]advice),
 	}
 }
@@ -269,9 +279,17 @@ func (in *inbound) openEnds(ctx context.Context, events []*event.Event, gap map[
 
 // weigh finds out whether an event that comes late has its place before a gap: an ancestor of what lies behind the gap, such as our own
 // join, is history, and as the end of a branch it would bring back what has been replaced since. asked says that it took requests.
+//
+// What goes on where branches end now brings nothing back: its state takes the place of theirs. So those are not asked for that come one by one.
 func (in *inbound) weigh(ctx context.Context, ev *event.Event) (asked bool, err error) {
 	gaps, err := storage.MissingPrevs(ctx, in.e.db, in.r.nid, ev.Depth()+1, maxGap)
-	if err != nil || len(gaps) == 0 || in.behind[ev.ID()] {
+	if err != nil || len(gaps) == 0 {
+		return false, err
+	}
+	if old, err := in.history(ctx, ev.ID()); old || err != nil {
+		return false, err
+	}
+	if on, err := in.r.goesOn(ctx, ev); on || err != nil {
 		return false, err
 	}
 	var children []*event.Event
@@ -310,6 +328,18 @@ func (in *inbound) weigh(ctx context.Context, ev *event.Event) (asked bool, err 
 		frontier = next
 	}
 	return true, nil
+}
+
+// goesOn says whether all that an event follows on are ends of branches.
+func (r *room) goesOn(ctx context.Context, ev *event.Event) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(ctx); err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(ev.PrevEvents(), func(id matrix.EventID) bool {
+		return !slices.ContainsFunc(r.head.tips, func(t tip) bool { return t.id == id })
+	}), nil
 }
 
 // noteHistory finds those events of a gap, in order of depth, that come before something stored. They are worked on before what
@@ -357,7 +387,7 @@ func (in *inbound) ensureAuth(ctx context.Context, ev *event.Event) error {
 		})
 		if err != nil {
 			if _, err := in.obtain(ctx, ev.AuthEvents()); err != nil {
-				return errNoAuthEvents.Because(err)
+				return unjudged(errNoAuthEvents, err)
 			}
 			continue
 		}
@@ -369,7 +399,7 @@ func (in *inbound) ensureAuth(ctx context.Context, ev *event.Event) error {
 			return err
 		}
 	}
-	return errNoAuthEvents.Because(in.failure)
+	return unjudged(errNoAuthEvents, in.failure)
 }
 
 // store keeps events that were fetched as outliers.
@@ -408,7 +438,7 @@ func (in *inbound) remoteStateAfter(ctx context.Context, id matrix.EventID) (sta
 	}
 	after, err := in.r.apply(ctx, tree, known[id])
 	if errors.Is(err, errNoState) {
-		err = errNoState.Because(in.failure)
+		err = unjudged(errNoState, in.failure)
 	}
 	if err == nil {
 		in.after[id] = after
@@ -428,7 +458,7 @@ func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (st
 		return statetree.Tree{}, err
 	}
 	if err != nil {
-		return statetree.Tree{}, errNoState.Because(err)
+		return statetree.Tree{}, unjudged(errNoState, err)
 	}
 	stateIDs := told.state
 	all := distinctIDs(slices.Concat(stateIDs, told.auth))
@@ -446,7 +476,7 @@ func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (st
 			return statetree.Tree{}, lost
 		}
 		if err != nil {
-			return statetree.Tree{}, errNoState.Because(err)
+			return statetree.Tree{}, unjudged(errNoState, err)
 		}
 		events, err := in.e.parseAll(r.version, r.id, append(slices.Clone(auth), state...))
 		if err != nil {
@@ -462,7 +492,7 @@ func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (st
 		return statetree.Tree{}, err
 	}
 	if len(known) == 0 && len(stateIDs) > 0 {
-		return statetree.Tree{}, errNoState.Because(in.failure)
+		return statetree.Tree{}, unjudged(errNoState, in.failure)
 	}
 	return r.treeFrom(ctx, stateIDs, known)
 }
@@ -474,13 +504,40 @@ func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix
 		return nil, err
 	}
 	events, err := in.fetchMissing(ctx, ids, known)
-	if err != nil || len(events) == 0 {
-		return known, err
-	}
-	if err := in.store(ctx, events); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	return in.r.eventsByID(ctx, ids)
+	if len(events) > 0 {
+		if err := in.store(ctx, events); err != nil {
+			return nil, err
+		}
+		if known, err = in.r.eventsByID(ctx, ids); err != nil {
+			return nil, err
+		}
+	}
+	for _, id := range ids {
+		if ev := known[id]; ev == nil || ev.apart() {
+			in.lacking[id] = cmp.Or(in.failure, errUnjudged)
+		}
+	}
+	return known, nil
+}
+
+// authLacking says that an event has auth events that were asked for in vain.
+func (in *inbound) authLacking(ctx context.Context, ev *event.Event) error {
+	if len(in.lacking) == 0 {
+		return nil
+	}
+	known, err := in.r.eventsByID(ctx, ev.AuthEvents())
+	if err != nil {
+		return err
+	}
+	for _, id := range ev.AuthEvents() {
+		if why := in.lacking[id]; why != nil && known[id] == nil {
+			return unjudged(errNoAuthEvents, why)
+		}
+	}
+	return nil
 }
 
 // fetchMissing fetches singly those events that are not known, with what they depend on.
@@ -501,7 +558,9 @@ func (in *inbound) fetchMissing(ctx context.Context, ids []matrix.EventID, known
 		wanted = slices.DeleteFunc(wanted, func(id matrix.EventID) bool {
 			left := known[id] != nil || asked[id]
 			asked[id] = true
-			return left
+			why := in.lacking[id]
+			in.failure = cmp.Or(why, in.failure)
+			return left || why != nil
 		})
 		raw, err := in.fetchEach(ctx, wanted)
 		if err != nil {
@@ -541,11 +600,11 @@ func (in *inbound) fetchEach(ctx context.Context, ids []matrix.EventID) ([][]byt
 	if lost != nil {
 		return nil, lost
 	}
-	for _, err := range failed {
+	for i, err := range failed {
 		if err == nil {
 			continue
 		}
-		in.failure = err
+		in.failure, in.lacking[ids[i]] = err, err
 		if answer, ok := matrix.AsError(err); !ok || answer.Status >= http.StatusInternalServerError {
 			in.lost = err
 		}

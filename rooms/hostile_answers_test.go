@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/rooms"
@@ -181,4 +183,72 @@ func TestServersMadeUp(t *testing.T) {
 	if err != nil || len(servers) > 2000 || !slices.Contains(servers, a.name) {
 		t.Errorf("%d servers, %v", len(servers), err)
 	}
+}
+
+// What is missing in an auth chain is asked for once, also where several events of a transaction depend on it.
+func TestHoleInAnAuthChain(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	bob := b.user("bob")
+	key := string(bob)
+	snap, err := b.Snapshot(ctx, room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var base []matrix.EventID
+	for _, typ := range []string{"m.room.create", "m.room.power_levels", "m.room.join_rules"} {
+		ev, err := snap.State.Event(ctx, typ, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		base = append(base, ev.ID())
+	}
+	state, err := snap.State.All(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hole := nowhere(1)
+	member := b.forge(room, event.Proto{Sender: bob, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"join","displayname":"B"}`), AuthEvents: append(slices.Clone(base), hole)})
+	said := func(prev matrix.EventID, text string) *event.Event {
+		return b.forge(room, event.Proto{Sender: bob, Type: "m.room.message", PrevEvents: []matrix.EventID{prev}, Content: fmt.Appendf(nil, `{"body":%q}`, text), AuthEvents: append(slices.Clone(base[:2]), member.ID())})
+	}
+	first := said(member.ID(), "first")
+	second := said(first.ID(), "second")
+	third := said(second.ID(), "third")
+	n.missing = func() [][]byte { return [][]byte{second.JSON()} }
+	n.stateIDs = func() ([]matrix.EventID, []matrix.EventID) {
+		ids := slices.DeleteFunc(idsOf(state), func(id matrix.EventID) bool { return id == snapMember(t, snap, bob) })
+		return append(ids, member.ID()), []matrix.EventID{hole}
+	}
+	asked := make(map[matrix.EventID]int)
+	n.event = func(id matrix.EventID) []byte {
+		asked[id]++
+		for _, ev := range []*event.Event{member, first, second} {
+			if ev.ID() == id {
+				return ev.JSON()
+			}
+		}
+		return []byte(`{}`)
+	}
+	r := a.receive(b, room, third.JSON())
+	if r[0].Err == nil || !r[0].Unjudged() || r[0].Rejected() {
+		t.Errorf("%+v", r[0])
+	}
+	if states := n.count("a.example state_ids"); states != 1 || asked[hole] != 1 {
+		t.Errorf("the state was asked for %d times, the missing event %d times", states, asked[hole])
+	}
+	n.missing, n.stateIDs, n.event = nil, nil, nil
+	b.say(bob, room, "on")
+	n.settle()
+	if d := cmp.Diff(b.state(room), a.state(room)); d != "" {
+		t.Error(d)
+	}
+}
+
+func snapMember(t *testing.T, snap *rooms.Snapshot, user matrix.UserID) matrix.EventID {
+	t.Helper()
+	ev, err := snap.State.Event(ctx, "m.room.member", string(user))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ev.ID()
 }

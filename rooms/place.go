@@ -540,7 +540,7 @@ func (r *room) judgeOutlier(ctx context.Context, ev *event.Event, known map[matr
 	if rejection, err = r.checkOnlyCreate(ctx, ev); rejection != nil || err != nil {
 		return rejection, err
 	}
-	return r.checkAgainst(ev, known, create)
+	return r.checkAgainst(ev, known, create, false)
 }
 
 // findCreate returns the create event of a room whose ID is that event's.

@@ -26,6 +26,9 @@ func (r Received) Rejected() bool {
 	return errors.As(r.Err, &rej) || errors.Is(r.Err, errRejectedBefore)
 }
 
+// Unjudged reports that the event could not be checked: what it refers to cannot be had of its sender, nor of others. Nothing is stored of it.
+func (r Received) Unjudged() bool { return errors.Is(r.Err, errUnjudged) }
+
 // awaitJoin waits for a join under way that makes this server resident: once a server has let our user in it sends what happens from
 // then on, also before its answer is stored here. A room that we are in already goes on meanwhile; who may authorise the join may be
 // among the news.
@@ -218,6 +221,9 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 			in.e.log.Debug().Err(err).Str("event", string(ev.ID())).Msg("get_missing_events")
 		}
 		return true, nil
+	}
+	if err := in.authLacking(ctx, ev); err != nil {
+		return false, err
 	}
 	// The state first: where it has to be fetched, its auth chain comes with it.
 	p := &placement{ev: ev, line: in.line, relay: in.relay && gaps}
@@ -476,7 +482,7 @@ func (r *room) checkEvent(ctx context.Context, ev *event.Event, before statetree
 	if rejection, err = r.checkOnlyCreate(ctx, ev); rejection != nil || err != nil {
 		return rejection, err
 	}
-	rejection, err = r.checkAuthEvents(ctx, ev, before)
+	rejection, err = r.checkAuthEvents(ctx, ev, before, partial)
 	if rejection != nil || err != nil {
 		return rejection, err
 	}
@@ -514,7 +520,7 @@ func (r *room) checkOnlyCreate(ctx context.Context, ev *event.Event) (rejection,
 }
 
 // checkAuthEvents checks an event against its own auth events, which are all stored.
-func (r *room) checkAuthEvents(ctx context.Context, ev *event.Event, before statetree.Tree) (rejection, err error) {
+func (r *room) checkAuthEvents(ctx context.Context, ev *event.Event, before statetree.Tree, partial bool) (rejection, err error) {
 	known, err := r.eventsByID(ctx, ev.AuthEvents())
 	if err != nil {
 		return nil, err
@@ -523,11 +529,12 @@ func (r *room) checkAuthEvents(ctx context.Context, ev *event.Event, before stat
 	if err != nil {
 		return nil, err
 	}
-	return r.checkAgainst(ev, known, create)
+	return r.checkAgainst(ev, known, create, partial)
 }
 
-// checkAgainst runs the rules on an event's auth events, given all of them.
-func (r *room) checkAgainst(ev *event.Event, known map[matrix.EventID]*Event, create *event.Event) (rejection, err error) {
+// checkAgainst runs the rules on an event's auth events, given all of them. provisional: those whose rejection is not the last word, since the state before
+// them is partial, count as if they were not rejected: what builds on them is as good as they are, and is checked by the state, which has none of them.
+func (r *room) checkAgainst(ev *event.Event, known map[matrix.EventID]*Event, create *event.Event, provisional bool) (rejection, err error) {
 	auth := make([]*event.Event, 0, len(ev.AuthEvents()))
 	for _, id := range ev.AuthEvents() {
 		a := known[id]
@@ -536,7 +543,10 @@ func (r *room) checkAgainst(ev *event.Event, known map[matrix.EventID]*Event, cr
 		}
 		auth = append(auth, a.Event)
 	}
-	rejected := func(id matrix.EventID) bool { a := known[id]; return a != nil && a.Rejected }
+	rejected := func(id matrix.EventID) bool {
+		a := known[id]
+		return a != nil && a.Rejected && !(provisional && a.Partial)
+	}
 	if rejection, err = split(eventauth.CheckAuthEvents(ev, auth, rejected, create)); rejection != nil || err != nil {
 		return rejection, err
 	}
