@@ -14,16 +14,21 @@ func (a *API) presence(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	p := a.Users.Presence.Get(id)
 	if me := requester(r).UserID; id != me {
 		shared, err := a.Rooms.SharedRooms(r.Ctx(), me, id)
 		if err != nil {
 			return nil, err
 		}
-		if len(shared) == 0 {
+		servers, err := a.Rooms.PartialServers(r.Ctx(), me)
+		if err != nil {
+			return nil, err
+		}
+		if len(shared) == 0 && !p.AmongPartial(servers) {
 			return nil, matrix.Forbidden("You can only see the presence of people you share a room with.")
 		}
 	}
-	return feed.PresenceContent(a.Users.Presence.Get(id), time.Now()), nil
+	return feed.PresenceContent(p, time.Now()), nil
 }
 
 // spec: cs/setPresence

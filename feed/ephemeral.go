@@ -59,7 +59,7 @@ func (s *syncer) presence() ([]json.RawMessage, error) {
 		}
 	}
 	for _, p := range changed {
-		if p.Position > s.until || p.User != s.r.User && !s.shares(p.User) || !filter.Accepts("m.presence", string(p.User)) {
+		if p.Position > s.until || !s.seesPresence(p) || !filter.Accepts("m.presence", string(p.User)) {
 			continue
 		}
 		event, err := presenceEvent(p, time.UnixMilli(int64(s.now)), false)
@@ -69,6 +69,21 @@ func (s *syncer) presence() ([]json.RawMessage, error) {
 		out = append(out, event)
 	}
 	return filter.newest(out), s.sharingErr
+}
+
+// seesPresence says whether the user is told of a presence.
+func (s *syncer) seesPresence(p users.PresenceState) bool {
+	if p.User == s.r.User || s.shares(p.User) {
+		return true
+	}
+	if p.Unplaced && s.partialServers == nil {
+		servers, err := s.Rooms.PartialServers(s.ctx, s.r.User)
+		if err != nil {
+			s.sharingErr = fmt.Errorf("servers sharing a room: %w", err)
+		}
+		s.partialServers = append([]matrix.ServerName{}, servers...)
+	}
+	return p.AmongPartial(s.partialServers)
 }
 
 // presenceEvent says how present somebody is; named: the content names the user, too. spec: client-server-api#mpresence

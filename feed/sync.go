@@ -91,6 +91,8 @@ type syncer struct {
 	inviteRules *users.InviteRules     // loaded when the first invite is met
 	sharing     map[matrix.UserID]bool // loaded by shares
 	sharingErr  error
+	// partialServers is loaded by seesPresence.
+	partialServers []matrix.ServerName
 }
 
 // tell writes the response for everything in (Since, until]. If it may wait and there is nothing to tell, it writes nothing

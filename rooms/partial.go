@@ -353,6 +353,41 @@ func (e *Engine) PartialServers(ctx context.Context, user matrix.UserID) ([]matr
 	return slices.Compact(out), nil
 }
 
+// PartialAudience lists the local users in rooms whose state is partial and that a server was in when we joined: its users may share
+// those rooms with them.
+func (e *Engine) PartialAudience(ctx context.Context, server matrix.ServerName) ([]matrix.UserID, error) {
+	if e.partials.count.Load() == 0 {
+		return nil, nil
+	}
+	var out []matrix.UserID
+	for _, pr := range e.partials.all() {
+		if !slices.Contains(pr.servers, server) || e.isolation.has(pr.id) {
+			continue
+		}
+		local, err := e.localMembers(ctx, pr.nid)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, local...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// localMembers lists the joined local users of a room.
+func (e *Engine) localMembers(ctx context.Context, room storage.RoomNID) ([]matrix.UserID, error) {
+	r, err := e.roomByNID(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	defer r.release()
+	c, err := r.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.local, nil
+}
+
 // SharesPartialRoom reports whether a server was in one of our rooms whose state is partial when we joined: its users may be in it.
 func (e *Engine) SharesPartialRoom(server matrix.ServerName) bool {
 	if e.partials.count.Load() == 0 {

@@ -202,6 +202,18 @@ func TestKillDuringPartialState(t *testing.T) {
 				t.Errorf("killed %v: sliding sync shows the room to those who want all members, or not to those who do not", killed)
 			}
 			alice.Say(room, fmt.Sprint("killed ", killed))
+			// Of whom their server tells us it does so because they are in the room.
+			online := fmt.Sprintf("@m%d:%s", map[bool]int{false: 1, true: 2}[killed], h.peer.Name)
+			edu := fmt.Sprintf(`{"edu_type":"m.presence","content":{"push":[{"user_id":%q,"presence":"online","last_active_ago":5}]}}`, online)
+			if status, body := h.peer.Call(hs, "PUT", fmt.Sprintf("/_matrix/federation/v1/send/presence%v", killed), fmt.Appendf(nil, `{"origin":%q,"origin_server_ts":1,"pdus":[],"edus":[%s]}`, h.peer.Name, edu)); status != 200 {
+				t.Fatal(status, string(body))
+			}
+			if !slices.ContainsFunc(homeserver.Events(sync("since="+before), "presence", "events"), func(e homeserver.JSON) bool { return e["sender"] == online }) {
+				t.Errorf("killed %v: the presence of a member is not told", killed)
+			}
+			if got := alice.Must("GET", "/v3/presence"+homeserver.Path(online, "status"), nil)["presence"]; got != "online" {
+				t.Errorf("killed %v: the member is %v", killed, got)
+			}
 		}
 		during := sync("since=" + before)["next_batch"].(string)
 		close(h.open)

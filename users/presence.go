@@ -38,6 +38,15 @@ type PresenceState struct {
 	told time.Time // when other servers were last told of a local user
 
 	stranger bool // shares no room with anybody here, as far as is known
+	// Unplaced: nobody here is known to share a room with the user, who will be in one whose members are not known yet, since we
+	// are told of them.
+	Unplaced bool
+}
+
+// AmongPartial says whether the user may be in one of the rooms whose members are not known yet and that some servers, sorted, are in.
+func (s PresenceState) AmongPartial(servers []matrix.ServerName) bool {
+	_, found := slices.BinarySearch(servers, s.User.Server())
+	return found && s.Unplaced
 }
 
 // The states of presence.
@@ -277,8 +286,15 @@ func (p *Presence) Receive(ctx context.Context, origin matrix.ServerName, conten
 		if err != nil {
 			return err
 		}
+		unplaced := false
+		if len(local) == 0 {
+			if local, err = p.Rooms.PartialAudience(ctx, origin); err != nil {
+				return err
+			}
+			unplaced = len(local) > 0
+		}
 		changed := p.note(u.UserID, func(s *PresenceState) bool {
-			s.stranger = len(local) == 0 && !p.Rooms.SharesPartialRoom(origin)
+			s.stranger, s.Unplaced = len(local) == 0, unplaced
 			was := *s
 			s.State, s.StatusMsg, s.LastActive, s.Active = u.Presence, u.StatusMsg, active, u.CurrentlyActive
 			s.seen = p.Clock()

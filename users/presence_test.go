@@ -153,6 +153,26 @@ func TestPresenceOfStrangers(t *testing.T) {
 	}
 }
 
+// Whom nobody here is known to share a room with may be in one whose members are not known yet, if their server is.
+func TestPresenceInPartialRooms(t *testing.T) {
+	w := newWorld(openSQLite(t))
+	ctx := t.Context()
+	w.register(t, "alice")
+	w.rooms.partial = []matrix.ServerName{"there.test"}
+	for _, server := range []matrix.ServerName{"there.test", "evil.test"} {
+		must(t, w.Presence.Receive(ctx, server, fmt.Appendf(nil, `{"push":[{"user_id":"@carol:%s","presence":"online","last_active_ago":5}]}`, server)))
+	}
+	if !w.Presence.Get(carol).AmongPartial(w.rooms.partial) || w.Presence.Get("@carol:evil.test").AmongPartial(w.rooms.partial) {
+		t.Error("it is not seen who may be in the room")
+	}
+	// Whoever is known to share a room is told of for that reason only.
+	w.rooms.join("!r:here.test", "@bob:here.test", carol)
+	must(t, w.Presence.Receive(ctx, "there.test", []byte(`{"push":[{"user_id":"@carol:there.test","presence":"unavailable"}]}`)))
+	if w.Presence.Get(carol).AmongPartial(w.rooms.partial) {
+		t.Error("known of another room, and taken to be in this one")
+	}
+}
+
 // What people said of themselves outlasts a restart, and nobody seems to be there for good.
 func TestPresenceAcrossRestart(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {

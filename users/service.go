@@ -47,8 +47,9 @@ type SharedRooms interface {
 	JoinedServers(ctx context.Context, room matrix.RoomID) ([]matrix.ServerName, error)
 	// PartialServers lists servers in rooms of a local user whose members are not known yet: they do not follow from Sharing.
 	PartialServers(ctx context.Context, user matrix.UserID) ([]matrix.ServerName, error)
-	// SharesPartialRoom reports whether a server may have users in such a room.
+	// SharesPartialRoom reports whether a server may have users in such a room, PartialAudience lists the local users in them.
 	SharesPartialRoom(server matrix.ServerName) bool
+	PartialAudience(ctx context.Context, server matrix.ServerName) ([]matrix.UserID, error)
 }
 
 // Outbox sends EDUs to other servers.

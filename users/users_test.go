@@ -103,6 +103,13 @@ func (f *fakeRooms) SharesPartialRoom(server matrix.ServerName) bool {
 	return slices.Contains(f.partial, server)
 }
 
+func (f *fakeRooms) PartialAudience(_ context.Context, server matrix.ServerName) ([]matrix.UserID, error) {
+	if f.SharesPartialRoom(server) {
+		return []matrix.UserID{"@alice:here.test"}, nil
+	}
+	return nil, nil
+}
+
 func (f *fakeRooms) join(room matrix.RoomID, users ...matrix.UserID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
