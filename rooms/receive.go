@@ -259,6 +259,9 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 	}
 	in.entries = append(in.entries, en)
 	if p.partial {
+		if p.rejection != nil {
+			in.e.log.Debug().Err(p.rejection).Str("event", string(ev.ID())).Msg("rejected as far as a partial state says")
+		}
 		return false, nil // that is not the last word
 	}
 	return false, rejection(p.rejection)
