@@ -311,6 +311,43 @@ func TestUntrack(t *testing.T) {
 	})
 }
 
+// Who leaves the last shared room while their list is being fetched is not followed any more: what comes is not kept, or a device that was removed
+// later would pass for one of theirs when they come back.
+func TestUntrackWhileFetching(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice := w.register(t, "alice")
+		w.remote.lists[carol] = remoteList(t, carol, 1, "C1")
+		for what, meanwhile := range map[string]func(){
+			"left": func() {},
+			"left and came back": func() {
+				w.rooms.join("!r:here.test", carol)
+				must(t, w.DeviceLists.ReceiveUpdate(ctx, "there.test", deviceUpdate(t, "C2", 2, 1)))
+			},
+		} {
+			w.rooms.join("!r:here.test", alice, carol)
+			must(t, w.DeviceLists.track(ctx, []matrix.UserID{carol}, w.DeviceLists.now()))
+			w.remote.answer = func(matrix.UserID) {
+				w.remote.answer = nil
+				w.rooms.leave("!r:here.test", carol)
+				must(t, w.DeviceLists.untrackIfParted(ctx, carol))
+				meanwhile()
+			}
+			w.clock.advance(time.Minute)
+			work := newFetchWork(w.DeviceLists)
+			mustGet[time.Duration](t)(work.dispatch(ctx))
+			work.group.Wait()
+			for _, l := range mustGet[[]storage.RemoteDeviceList](t)(storage.ListRemoteDeviceLists(ctx, w.db, []matrix.UserID{carol})) {
+				if !l.Stale {
+					t.Errorf("%s: an old list passes for the present one", what)
+				}
+			}
+			w.rooms.leave("!r:here.test", carol)
+			must(t, w.DeviceLists.Untrack(ctx, carol))
+		}
+	})
+}
+
 // Run fetches lists and follows memberships by itself.
 func TestRun(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {

@@ -293,7 +293,7 @@ func (d *DeviceLists) fetchAlone(ctx context.Context, l storage.RemoteDeviceList
 	if !tell {
 		local = nil
 	}
-	return true, d.DB.Write(ctx, func(tx *storage.Tx) error { return d.store(ctx, tx, list, before, local) })
+	return true, d.DB.Write(ctx, func(tx *storage.Tx) error { return d.store(ctx, tx, l, list, before, local) })
 }
 
 // retryLater notes a failure to fetch a list.
@@ -313,10 +313,15 @@ func retryDelay(failures int64) matrix.Timestamp {
 	return matrix.Timestamp(min(fetchFirstRetry<<min(failures-1, 20), fetchLastRetry).Milliseconds())
 }
 
-// store replaces what is cached of a user by a fetched list. before is the position of the last change when the
-// fetch began: if there was another since, the list may be older than that change and stays stale.
-func (d *DeviceLists) store(ctx context.Context, tx *storage.Tx, list *DeviceList, before storage.Position, local []matrix.UserID) error {
+// store replaces what is cached of a user by a fetched list. asked is what was known of the list when the fetch began, and before the position
+// of its last change: if there was another since, the fetched list may be older than that change and stays stale. If the user has ceased to
+// share a room meanwhile, nothing is kept: nobody would tell us of later changes.
+func (d *DeviceLists) store(ctx context.Context, tx *storage.Tx, asked storage.RemoteDeviceList, list *DeviceList, before storage.Position, local []matrix.UserID) error {
 	user := list.UserID
+	lists, err := storage.ListRemoteDeviceLists(ctx, tx, []matrix.UserID{user})
+	if err != nil || len(lists) == 0 {
+		return err
+	}
 	var rows []storage.DeviceKeys
 	size := 0
 	for _, device := range list.Devices {
@@ -344,7 +349,7 @@ func (d *DeviceLists) store(ctx context.Context, tx *storage.Tx, list *DeviceLis
 			return err
 		}
 	}
-	l := storage.RemoteDeviceList{UserID: user, StreamID: list.StreamID, Seen: encode([]int64{list.StreamID}), Stale: now != before, RetryAt: d.now()}
+	l := storage.RemoteDeviceList{UserID: user, StreamID: list.StreamID, Seen: encode([]int64{list.StreamID}), Stale: now != before || !bytes.Equal(lists[0].Seen, asked.Seen), RetryAt: d.now()}
 	if l.Stale {
 		l.RetryAt += matrix.Timestamp(refetchAfter.Milliseconds())
 	}
