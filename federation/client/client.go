@@ -326,6 +326,8 @@ func (c *Client) refused(r Request, res *http.Response) error {
 	}
 	if e.Peer == nil {
 		e.Cause = fmt.Errorf("%s: not a Matrix error response", r.Operation)
+	} else if e.Peer.Code == "M_UNABLE_DUE_TO_PARTIAL_STATE" {
+		e.Retry = true // it is still fetching the members of the room. spec: MSC3895
 	}
 	if res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests {
 		c.opts.Peers.Failed(r.Destination, e.RetryAfter, e.answer())

@@ -224,6 +224,9 @@ func TestErrors(t *testing.T) {
 		case "/forbidden":
 			w.WriteHeader(403)
 			fmt.Fprint(w, `{"errcode":"M_FORBIDDEN","error":"No."}`)
+		case "/partial":
+			w.WriteHeader(403)
+			fmt.Fprint(w, `{"errcode":"M_UNABLE_DUE_TO_PARTIAL_STATE","error":"Not yet."}`)
 		case "/version":
 			w.WriteHeader(400)
 			fmt.Fprint(w, `{"errcode":"M_INCOMPATIBLE_ROOM_VERSION","error":"No.","room_version":"99","evil":"x"}`)
@@ -253,6 +256,7 @@ func TestErrors(t *testing.T) {
 		retry  bool
 	}{
 		"forbidden":    {403, "M_FORBIDDEN", false},
+		"partial":      {403, "M_UNABLE_DUE_TO_PARTIAL_STATE", true},
 		"version":      {400, "M_INCOMPATIBLE_ROOM_VERSION", false},
 		"token":        {502, "M_UNKNOWN", true},
 		"html":         {502, "M_UNKNOWN", false},
