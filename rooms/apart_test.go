@@ -533,3 +533,27 @@ func TestRedactionWithItsPower(t *testing.T) {
 		}
 	}
 }
+
+// A server is refused by a list that excludes it also where the list comes with what it sends.
+func TestServerACLInTheGap(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	c := n.server("c.example")
+	alice, bob, carol := a.user("alice"), b.user("bob"), c.user("carol")
+	c.join(carol, room, a)
+	n.settle()
+	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100,"@carol:c.example":50}}`)
+	n.settle()
+	n.split(a, b, true)
+	a.set(alice, room, "m.room.server_acl", "", `{"allow":["*"],"deny":["c.example"]}`)
+	n.settle()
+	ban, err := c.Ban(ctx, rooms.MemberRequest{Room: room, Sender: carol, Target: bob})
+	c.must(ban, err)
+	pdu, err := c.Event(ctx, ban)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := b.receive(c, room, pdu.JSON()); !matrix.HasCode(r[0].Err, "M_FORBIDDEN") {
+		t.Error(r[0].Err)
+	}
+	b.expectMembership(bob, room, "join")
+}

@@ -42,7 +42,8 @@ type inbound struct {
 	check   func(headView) error // of the head, before an event that was sent becomes a part of it; may be nil
 	entries []*entry
 	fetches int
-	fetched int // events that came by requests
+	fetched int  // events that came by requests
+	barred  bool // by a server ACL that came with the batch: what the origin has sent besides is not taken
 	asking  sync.Mutex
 	asides  int                 // requests to others than the origin; under asking
 	others  []matrix.ServerName // under asking

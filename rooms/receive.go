@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"hanok/matrix"
+	"hanok/matrix/acl"
 	"hanok/matrix/event"
 	"hanok/matrix/eventauth"
 	"hanok/matrix/roomversion"
@@ -208,6 +209,9 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 		}
 		return false, nil
 	}
+	if gaps && in.barred {
+		return false, errBarred
+	}
 	if gaps && !in.weighed[ev.ID()] {
 		in.weighed[ev.ID()] = true
 		if asked, err := in.weigh(ctx, ev); asked || err != nil {
@@ -258,6 +262,9 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 		return false, err
 	}
 	in.entries = append(in.entries, en)
+	if ev.Is("m.room.server_acl", "") && en.head != nil {
+		in.barred = !acl.Compile(ev.Content()).Allows(in.origin)
+	}
 	if p.partial {
 		if p.rejection != nil {
 			in.e.log.Debug().Err(p.rejection).Str("event", string(ev.ID())).Msg("rejected as far as a partial state says")

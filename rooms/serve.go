@@ -58,10 +58,12 @@ func (r *room) allowsServer(ctx context.Context, server matrix.ServerName) error
 		return err
 	}
 	if !acl.Compile(ev.Content()).Allows(server) {
-		return matrix.Forbidden("the room's m.room.server_acl excludes your server")
+		return errBarred
 	}
 	return nil
 }
+
+var errBarred = matrix.Forbidden("the room's m.room.server_acl excludes your server")
 
 // served returns a room of which a server may be shown what it asks about: it is in the room now, or it was at the
 // events in question. The latter lets a server that is not in the room any more learn why; and it lets others take the event with
