@@ -333,14 +333,12 @@ func (e *Engine) serversToTry(ctx context.Context, q MemberRequest) (named, know
 			known = add(known, named, domain(sender))
 		}
 	}
-	if len(named) == 0 {
-		known = add(known, nil, domain(q.Room))
-	}
+	known = add(known, named, domain(q.Room))
 	return named, known, nil
 }
 
 // throughServers has one server after the other make an event for a user until one of the events is taken, which send sees to. Servers that were not named by the
-// request are only asked where none of the named ones answers: an answer of theirs, even a refusal, is what was asked for.
+// request are only asked where none of the named ones has an answer: an answer of theirs, even a refusal, is what was asked for.
 func throughServers[T any](ctx context.Context, e *Engine, q MemberRequest, made func(context.Context, matrix.ServerName) (T, error), send func(s *wayIn, made T) error) error {
 	if e.isolation.has(q.Room) {
 		return errIsolatedRoom
@@ -360,7 +358,7 @@ func throughServers[T any](ctx context.Context, e *Engine, q MemberRequest, made
 			e.log.Debug().Err(err).Str("server", string(server)).Msg("a server refused, or could not be asked")
 			w.failed = append(w.failed, server)
 			w.refused = worse(w.refused, err)
-			w.answered = w.answered || answers(err)
+			w.answered = w.answered || decides(err)
 		},
 	}.run(ctx, e)
 	switch {
@@ -389,6 +387,16 @@ func (w *wayIn) next() (matrix.ServerName, bool) {
 	}
 	w.asked++
 	return w.servers[w.asked-1], true
+}
+
+// decides says whether a failure is an answer to what was asked, rather than that another server has to be asked: one that left the room, or one
+// that cannot tell whether a user may enter a restricted room, or let them in itself. spec: server-server-api#restricted-rooms
+func decides(err error) bool {
+	answer, ok := matrix.AsError(err)
+	if !ok || !answers(err) {
+		return false
+	}
+	return answer.Status != http.StatusNotFound && answer.Code != "M_UNABLE_TO_AUTHORISE_JOIN" && answer.Code != "M_UNABLE_TO_GRANT_JOIN"
 }
 
 // answers says whether a failure is what a server that works has to say.
