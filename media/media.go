@@ -66,11 +66,13 @@ type Repository struct {
 	o        Options
 	files    fileStore
 	fetching singleflight.Group
-	fetches  *semaphore.Weighted // remote downloads under way
+	fetches  *semaphore.Weighted // remote downloads under way from servers that answer
+	doubtful *semaphore.Weighted // and from others, each of which may be silent for half a minute: nobody else is to wait for that
 	pixels   *semaphore.Weighted // pixels being decoded
 
 	mu      sync.Mutex
 	waiting map[URI]chan struct{} // closed when the content arrives
+	asked   map[matrix.ServerName]*askedServer
 }
 
 // New opens the repository.
@@ -81,9 +83,9 @@ func New(o Options) (*Repository, error) {
 	}
 	return &Repository{
 		o: o, files: files,
-		fetches: semaphore.NewWeighted(8),
+		fetches: semaphore.NewWeighted(maxFetches), doubtful: semaphore.NewWeighted(maxDoubtful),
 		pixels:  semaphore.NewWeighted(max(o.MaxPixels, 1)),
-		waiting: map[URI]chan struct{}{},
+		waiting: map[URI]chan struct{}{}, asked: map[matrix.ServerName]*askedServer{},
 	}, nil
 }
 

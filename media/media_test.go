@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"image"
 	"image/color"
@@ -21,6 +22,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -49,12 +51,26 @@ type fakeRemote struct {
 	mu       sync.Mutex
 	calls    int
 	download func(id string) (*RemoteFile, error)
+	body     func(ctx context.Context) io.Reader // if set, instead of download
+	silent   map[matrix.ServerName]chan struct{} // servers that answer when it is closed
 }
 
-func (r *fakeRemote) Download(_ context.Context, _ matrix.ServerName, id string, _ time.Duration) (*RemoteFile, error) {
+func (r *fakeRemote) Answers(server matrix.ServerName) bool { return r.silent[server] == nil }
+
+func (r *fakeRemote) Download(ctx context.Context, server matrix.ServerName, id string, _ time.Duration) (*RemoteFile, error) {
 	r.mu.Lock()
 	r.calls++
 	r.mu.Unlock()
+	if wait := r.silent[server]; wait != nil {
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if r.body != nil {
+		return &RemoteFile{Body: io.NopCloser(r.body(ctx)), Length: -1}, nil
+	}
 	return r.download(id)
 }
 
@@ -590,4 +606,86 @@ func TestRestartRemovesHalfWrittenFiles(t *testing.T) {
 	if n := countFiles(t, f.files.temporary()); n != 0 {
 		t.Errorf("%d half-written files stay", n)
 	}
+}
+
+// Pictures of hundreds of servers that are gone do not keep anybody from those of the others, nor does one server that is slow.
+func TestDownloadsFromSilentServers(t *testing.T) {
+	f := open(t, storagetest.Open(t), nil)
+	f.remote.download = func(string) (*RemoteFile, error) {
+		return &RemoteFile{Body: io.NopCloser(strings.NewReader("remote")), Length: 6}, nil
+	}
+	answer := make(chan struct{})
+	f.remote.silent = map[matrix.ServerName]chan struct{}{"slow.example": answer}
+	for i := range maxDoubtful + 20 {
+		f.remote.silent[matrix.ServerName(fmt.Sprintf("gone%d.example", i))] = answer
+	}
+	var wg sync.WaitGroup
+	get := func(server matrix.ServerName, id string) {
+		wg.Go(func() {
+			got, err := f.Open(context.Background(), Get{URI: URI{server, id}})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			got.Close()
+		})
+	}
+	for i := range 3 * maxPerServer {
+		get("slow.example", fmt.Sprint(i))
+	}
+	calls := func(want int) {
+		t.Helper()
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+			f.remote.mu.Lock()
+			got := f.remote.calls
+			f.remote.mu.Unlock()
+			if got == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%d requests, want %d", got, want)
+			}
+		}
+	}
+	calls(maxPerServer)
+	for server := range f.remote.silent {
+		if server != "slow.example" {
+			get(server, "a")
+		}
+	}
+	calls(maxDoubtful)
+	if got := f.read(t, URI{"good.example", "b"}); got != "remote" {
+		t.Errorf("%q", got)
+	}
+	close(answer)
+	wg.Wait()
+	if len(f.asked) > 0 {
+		t.Errorf("%d servers are remembered", len(f.asked))
+	}
+}
+
+// A server that stops in the middle of a file is not waited for, one that is slow is.
+func TestStalledDownload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := open(t, storagetest.Open(t), nil)
+		f.remote.body = func(ctx context.Context) io.Reader {
+			r, w := io.Pipe()
+			context.AfterFunc(ctx, func() { w.CloseWithError(ctx.Err()) })
+			go func() {
+				for range 5 {
+					if _, err := w.Write([]byte("slow")); err != nil {
+						return
+					}
+					time.Sleep(stallTimeout - time.Second)
+				}
+			}()
+			return r
+		}
+		start := time.Now()
+		_, err := f.Open(t.Context(), Get{URI: URI{"slow.example", "a"}})
+		wantCode(t, err, http.StatusBadGateway, "M_UNKNOWN")
+		if took := time.Since(start); took < 4*(stallTimeout-time.Second) || took > 6*stallTimeout {
+			t.Errorf("given up after %s", took)
+		}
+	})
 }

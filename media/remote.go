@@ -8,12 +8,24 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"hanok/matrix"
 	"hanok/storage"
 )
 
 // fetchTimeout bounds the download of one remote file.
 const fetchTimeout = 5 * time.Minute
+
+// How many downloads are under way at a time: from servers that answer, from those of which that is not known, and from one server.
+const (
+	maxFetches   = 32
+	maxDoubtful  = 32
+	maxPerServer = 6
+)
+
+// stallTimeout is how long a server may pause in the middle of a file.
+const stallTimeout = 30 * time.Second
 
 // Remote fetches media from other servers.
 type Remote interface {
@@ -22,6 +34,8 @@ type Remote interface {
 	// The caller closes the body; the implementation need not bound its size.
 	// spec: ss/getContent, with cs/getContent for servers that do not know it
 	Download(ctx context.Context, server matrix.ServerName, mediaID string, wait time.Duration) (*RemoteFile, error)
+	// Answers says whether a server was heard from and has not failed to answer since.
+	Answers(server matrix.ServerName) bool
 }
 
 // RemoteFile is a download under way.
@@ -50,10 +64,13 @@ func (r *Repository) fetch(ctx context.Context, g Get) (storage.Media, error) {
 }
 
 func (r *Repository) download(ctx context.Context, g Get) (storage.Media, error) {
-	if err := r.fetches.Acquire(ctx, 1); err != nil {
+	release, err := r.slot(ctx, g.URI.Server)
+	if err != nil {
 		return storage.Media{}, matrix.Errorf(http.StatusGatewayTimeout, "M_UNKNOWN", "Too many downloads are under way. Try again later.").Because(err)
 	}
-	defer r.fetches.Release(1)
+	defer release()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	file, err := r.o.Remote.Download(ctx, g.URI.Server, g.URI.ID, min(g.Wait, time.Minute))
 	if err != nil {
 		return storage.Media{}, remoteError(err)
@@ -63,7 +80,9 @@ func (r *Repository) download(ctx context.Context, g Get) (storage.Media, error)
 	if file.Length > r.o.MaxRemote {
 		return storage.Media{}, tooLarge
 	}
-	f, err := r.files.write(file.Body, r.o.MaxRemote)
+	body := &steady{file.Body, time.AfterFunc(stallTimeout, cancel)}
+	defer body.timer.Stop()
+	f, err := r.files.write(body, r.o.MaxRemote)
 	if errors.Is(err, errTooLarge) {
 		return storage.Media{}, tooLarge
 	}
@@ -84,6 +103,63 @@ func (r *Repository) download(ctx context.Context, g Get) (storage.Media, error)
 		return storage.Media{}, fmt.Errorf("store remote media: %w", err)
 	}
 	return m, nil
+}
+
+// slot waits until a server may be asked for a file.
+func (r *Repository) slot(ctx context.Context, server matrix.ServerName) (release func(), err error) {
+	r.mu.Lock()
+	own := r.asked[server]
+	if own == nil {
+		own = &askedServer{slots: semaphore.NewWeighted(maxPerServer)}
+		r.asked[server] = own
+	}
+	own.users++
+	r.mu.Unlock()
+	leave := func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if own.users--; own.users == 0 {
+			delete(r.asked, server)
+		}
+	}
+	if err := own.slots.Acquire(ctx, 1); err != nil {
+		leave()
+		return nil, err
+	}
+	all := r.doubtful
+	if r.o.Remote.Answers(server) {
+		all = r.fetches
+	}
+	if err = all.Acquire(ctx, 1); err != nil {
+		own.slots.Release(1)
+		leave()
+		return nil, err
+	}
+	return func() {
+		all.Release(1)
+		own.slots.Release(1)
+		leave()
+	}, nil
+}
+
+// askedServer is a server from which files are fetched, or wait to be.
+type askedServer struct {
+	slots *semaphore.Weighted
+	users int
+}
+
+// steady puts off a timer with every piece that is read.
+type steady struct {
+	io.Reader
+	timer *time.Timer
+}
+
+func (s *steady) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if n > 0 {
+		s.timer.Reset(stallTimeout)
+	}
+	return n, err
 }
 
 // remoteError is what a client hears of a failed download.

@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -53,6 +54,9 @@ type Client struct {
 	http *http.Client
 	// sweepAt is the number of open connections at which those that are idle are closed.
 	sweepAt atomic.Int64
+
+	mu     sync.Mutex
+	probed map[matrix.ServerName]bool // servers that did not answer lately and are asked all the same just now
 }
 
 // Limits of what a peer may cost us, unless a request says otherwise.
@@ -70,7 +74,7 @@ func New(o Options) *Client {
 	if o.MaxConnections == 0 {
 		o.MaxConnections = maxConnections
 	}
-	c := &Client{opts: o}
+	c := &Client{opts: o, probed: map[matrix.ServerName]bool{}}
 	c.sweepAt.Store(int64(o.MaxConnections))
 	if o.Transport == nil {
 		o.Transport = &http.Transport{
@@ -153,6 +157,8 @@ type Request struct {
 	Unsigned    bool   // no Authorization header: the endpoint is public
 	// Urgent requests are made although the server did not answer lately: somebody is waiting.
 	Urgent bool
+	// Probe is Urgent for one request to a server at a time.
+	Probe bool
 	// Made says that the body is an event of our making: whatever is wrong with it is not our client's fault.
 	Made bool
 	// Own lets the request go to our own name: what it asks for may be served by another program there.
@@ -245,7 +251,10 @@ func (c *Client) Open(ctx context.Context, r Request) (*http.Response, error) {
 	case !r.Own:
 		return nil, &Error{Destination: r.Destination, Cause: errors.New("a request to ourselves")}
 	}
-	if at, wait := c.opts.Peers.RetryAt(r.Destination); wait && !r.Urgent {
+	at, wait := c.opts.Peers.RetryAt(r.Destination)
+	if wait && r.Probe && c.probe(r.Destination) {
+		defer c.probeEnds(r.Destination)
+	} else if wait && !r.Urgent {
 		return nil, fail(fmt.Errorf("%w: next attempt at %s", ErrBackingOff, at.UTC().Format(time.RFC3339)))
 	}
 	start, class := time.Now(), c.opts.Peers.ClassOf(r.Destination)
@@ -269,6 +278,23 @@ func (c *Client) Open(ctx context.Context, r Request) (*http.Response, error) {
 	}
 	defer res.Body.Close()
 	return nil, c.refused(r, res)
+}
+
+// probe says whether the caller may ask a server that did not answer lately: one may at a time.
+func (c *Client) probe(server matrix.ServerName) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.probed[server] {
+		return false
+	}
+	c.probed[server] = true
+	return true
+}
+
+func (c *Client) probeEnds(server matrix.ServerName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.probed, server)
 }
 
 // reason is a failure on one line, without the address of the request.

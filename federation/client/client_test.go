@@ -574,3 +574,32 @@ func TestUnrecognised(t *testing.T) {
 		}
 	}
 }
+
+// Pictures of a server that did not answer lately are asked for one at a time: each may cost half a minute.
+func TestProbes(t *testing.T) {
+	f := setUp(t)
+	asked, answer := make(chan struct{}, 10), make(chan struct{})
+	f.serve("slow.example", func(w http.ResponseWriter, _ *http.Request) {
+		asked <- struct{}{}
+		<-answer
+		w.WriteHeader(404)
+		fmt.Fprint(w, `{"errcode":"M_NOT_FOUND","error":"No."}`)
+	})
+	f.peers.Failed("slow.example", time.Hour, "")
+	first := make(chan error, 1)
+	go func() {
+		_, err := f.client.Download(t.Context(), "slow.example", "a", 0)
+		first <- err
+	}()
+	<-asked
+	if _, err := f.client.Download(t.Context(), "slow.example", "b", 0); !errors.Is(err, ErrBackingOff) {
+		t.Errorf("a second file: %v", err)
+	}
+	close(answer)
+	if err := <-first; !matrix.HasCode(err, "M_NOT_FOUND") {
+		t.Error(err)
+	}
+	if _, err := f.client.Download(t.Context(), "slow.example", "c", 0); !matrix.HasCode(err, "M_NOT_FOUND") || !f.client.Answers("slow.example") {
+		t.Errorf("after it has answered: %v", err)
+	}
+}

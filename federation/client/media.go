@@ -17,11 +17,15 @@ import (
 	"hanok/media"
 )
 
-// Download starts the download of a file of another server. The body lives as long as ctx.
+// Answers says whether a server was heard from and has not failed to answer since.
+func (c *Client) Answers(server matrix.ServerName) bool { return c.opts.Peers.Heard(server) }
+
+// Download starts the download of a file of another server. The body lives as long as ctx. A server that did not answer lately is asked for one
+// file at a time: a room may show hundreds of pictures from it.
 // spec: ss/getContent
 func (c *Client) Download(ctx context.Context, server matrix.ServerName, mediaID string, wait time.Duration) (*media.RemoteFile, error) {
 	res, err := c.Open(ctx, Request{
-		Operation: "getContent", Method: http.MethodGet, Destination: server, Urgent: true,
+		Operation: "getContent", Method: http.MethodGet, Destination: server, Probe: true,
 		Path: v1("media", "download", mediaID), Query: url.Values{"timeout_ms": {strconv.FormatInt(wait.Milliseconds(), 10)}},
 	})
 	if Unrecognised(err) {
@@ -96,7 +100,7 @@ func (c *Client) follow(ctx context.Context, server matrix.ServerName, location 
 // downloadLegacy asks in the way of servers before v1.11. spec: cs/getContent
 func (c *Client) downloadLegacy(ctx context.Context, server matrix.ServerName, mediaID string, wait time.Duration) (*media.RemoteFile, error) {
 	res, err := c.Open(ctx, Request{
-		Operation: "getContentLegacy", Method: http.MethodGet, Destination: server, Urgent: true, Unsigned: true,
+		Operation: "getContentLegacy", Method: http.MethodGet, Destination: server, Probe: true, Unsigned: true,
 		Path: []string{"_matrix", "media", "v3", "download", string(server), mediaID},
 		Query: url.Values{
 			"allow_remote": {"false"}, "timeout_ms": {strconv.FormatInt(wait.Milliseconds(), 10)},
