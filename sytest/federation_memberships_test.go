@@ -1,0 +1,193 @@
+package sytest
+
+import (
+	stdjson "encoding/json"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+
+	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
+	"hanok/sytest/homeserver"
+)
+
+// What servers send by send_join, send_leave and send_knock, and what the specification says about it.
+func TestFederatedMemberships(t *testing.T) {
+	n := homeserver.NewNetwork(t)
+	hs := n.Start(homeserver.Options{})
+	peer, other := n.NewPeer(), n.NewPeer()
+	for _, version := range []string{"1", "7", "10", "11", "12"} {
+		t.Run("v"+version, func(t *testing.T) {
+			v, _ := roomversion.Get(roomversion.ID(version))
+			alice := hs.Register(t, "alice")
+			make := func(body json) string {
+				body["room_version"] = version
+				return alice.CreateRoom(body)
+			}
+			rules := func(rule string) []json {
+				return []json{{"type": "m.room.join_rules", "content": json{"join_rule": rule}}}
+			}
+			public, private := make(json{"preset": "public_chat", "name": "A room"}), make(json{"preset": "private_chat"})
+			door := private
+			if v.Knock {
+				door = make(json{"preset": "public_chat", "name": "A door", "initial_state": rules("knock")})
+			}
+			banned := make(json{"preset": "public_chat"})
+			user := "@mallory:" + string(peer.Name)
+			template := func(endpoint, room, user string) json {
+				t.Helper()
+				status, made := askAs(t, peer, hs, "GET", fed("v1", endpoint, room, user)+"?ver="+version, nil)
+				if status != 200 || made["room_version"] != version {
+					t.Fatalf("%s: %d %v", endpoint, status, made)
+				}
+				return made["event"].(json)
+			}
+			// submit signs an event made from a template, and sends it.
+			submit := func(from *homeserver.Peer, endpoint, room string, template json, change func(json)) (int, json, string) {
+				t.Helper()
+				m := maps.Clone(template)
+				if v.EventIDFormat == roomversion.EventIDInEvent {
+					m["event_id"] = "$" + strings.ReplaceAll(t.Name(), "/", "") + fmt.Sprint(nextNumber()) + ":" + string(peer.Name)
+				}
+				if change != nil {
+					change(m)
+				}
+				ev := peer.Seal(v, encode(t, m))
+				id := homeserver.EventID(v, ev)
+				path := fed("v2", endpoint, room, id)
+				if endpoint == "send_knock" {
+					path = fed("v1", endpoint, room, id)
+				}
+				status, raw := from.Call(hs, "PUT", path, ev)
+				var res json
+				if err := stdjson.Unmarshal(raw, &res); err != nil {
+					t.Errorf("%s: %d %s", endpoint, status, raw)
+				}
+				return status, res, id
+			}
+			type attempt struct {
+				what   string
+				from   *homeserver.Peer
+				room   string // in the path
+				change func(json)
+				status int
+				code   string
+			}
+			common := func(room, membership string) []attempt {
+				return []attempt{
+					{"another type", peer, room, func(m json) { m["type"] = "m.room.message" }, 400, "M_INVALID_PARAM"},
+					{"another membership", peer, room, func(m json) { m["content"] = json{"membership": "invite"} }, 400, "M_INVALID_PARAM"},
+					{"no membership", peer, room, func(m json) { m["content"] = json{} }, 400, "M_INVALID_PARAM"},
+					{"no state key", peer, room, func(m json) { delete(m, "state_key") }, 400, "M_INVALID_PARAM"},
+					{"of another user", peer, room, func(m json) { m["state_key"] = "@eve:" + string(peer.Name) }, 400, "M_INVALID_PARAM"},
+					{"of a user of ours", peer, room, func(m json) { m["state_key"], m["sender"] = alice.UserID, alice.UserID }, 403, "M_FORBIDDEN"},
+					{"by another server", other, room, nil, 403, "M_FORBIDDEN"},
+					{"not signed by the sender's server", peer, room, func(m json) { m["state_key"], m["sender"] = "@x:"+string(other.Name), "@x:"+string(other.Name) }, 403, "M_FORBIDDEN"},
+					{"of another room", peer, private, nil, 400, "M_INVALID_PARAM"},
+					{"a room that is not known", peer, "!nowhere:" + string(peer.Name), nil, 404, "M_NOT_FOUND"},
+					{"no room", peer, "nowhere", nil, 400, "M_INVALID_PARAM"},
+					{"no depth", peer, room, func(m json) { delete(m, "depth") }, 400, "M_BAD_JSON"},
+					{"without an auth event", peer, room, func(m json) { m["auth_events"] = m["auth_events"].([]any)[:0] }, 403, "M_FORBIDDEN"},
+				}
+			}
+			tryAll := func(endpoint string, template json, attempts []attempt) {
+				t.Helper()
+				for _, a := range attempts {
+					if status, res, _ := submit(a.from, endpoint, a.room, template, a.change); status != a.status || res["errcode"] != a.code {
+						t.Errorf("%s, %s: %d %v, want %d %s", endpoint, a.what, status, res, a.status, a.code)
+					}
+				}
+			}
+			pdus := func(list any) map[string]*event.Event {
+				t.Helper()
+				out := map[string]*event.Event{}
+				for _, raw := range list.([]any) {
+					ev, err := event.Parse(v, encode(t, raw))
+					if err != nil || ev.HashMismatch() {
+						t.Fatalf("%v: %v", err, raw)
+					}
+					key, _ := ev.StateKey()
+					out[ev.Type()+"|"+key] = ev
+				}
+				return out
+			}
+
+			join := template("make_join", public, user)
+			tryAll("send_join", join, common(public, "join"))
+			status, res, joined := submit(peer, "send_join", public, join, nil)
+			if status != 200 {
+				t.Fatalf("send_join: %d %v", status, res)
+			}
+			state, chain := pdus(res["state"]), pdus(res["auth_chain"])
+			for _, key := range []string{"m.room.create|", "m.room.power_levels|", "m.room.join_rules|", "m.room.member|" + alice.UserID} {
+				if state[key] == nil || chain[key] == nil {
+					t.Errorf("send_join: %s is in the state: %v, in the auth chain: %v", key, state[key] != nil, chain[key] != nil)
+				}
+			}
+			if state["m.room.member|"+user] != nil || state["m.room.name|"] == nil || res["members_omitted"] != false {
+				t.Errorf("send_join: %v", res)
+			}
+			if ev, err := event.Parse(v, encode(t, res["event"])); err != nil || string(ev.ID()) != joined {
+				t.Errorf("send_join: %v %v", err, res["event"])
+			}
+			alice.SyncUntilJoined(public, user)
+			if status, res, _ := submit(peer, "send_join", private, json(join), func(m json) { m["room_id"] = private }); status != 403 || res["errcode"] != "M_FORBIDDEN" {
+				t.Errorf("a join of a private room: %d %v", status, res)
+			}
+			late := template("make_join", banned, user)
+			alice.Must("POST", "/v3"+roomPath(banned, "ban"), json{"user_id": user})
+			if status, res, _ := submit(peer, "send_join", banned, late, nil); status != 403 || res["errcode"] != "M_FORBIDDEN" {
+				t.Errorf("a join that was made before a ban: %d %v", status, res)
+			}
+
+			leave := template("make_leave", public, user)
+			tryAll("send_leave", leave, common(public, "leave"))
+			if status, res, _ := submit(peer, "send_leave", public, leave, nil); status != 200 || len(res) > 0 {
+				t.Errorf("send_leave: %d %v", status, res)
+			}
+			alice.SyncUntil("the leave", func(res json) bool {
+				for _, e := range homeserver.Timeline(res, public) {
+					if e["state_key"] == user && homeserver.Dig(e, "content", "membership") == "leave" {
+						return true
+					}
+				}
+				return false
+			})
+
+			if !v.Knock {
+				if status, res := askAs(t, peer, hs, "GET", fed("v1", "make_knock", public, user)+"?ver="+version, nil); status != 403 {
+					t.Errorf("make_knock in a room without knocking: %d %v", status, res)
+				}
+				return
+			}
+			knock := template("make_knock", door, user)
+			tryAll("send_knock", knock, common(door, "knock"))
+			if status, res, _ := submit(peer, "send_knock", public, knock, func(m json) { m["room_id"] = public }); status != 403 || res["errcode"] != "M_FORBIDDEN" {
+				t.Errorf("a knock at a public room: %d %v", status, res)
+			}
+			status, res, _ = submit(peer, "send_knock", door, knock, nil)
+			if status != 200 {
+				t.Fatalf("send_knock: %d %v", status, res)
+			}
+			shown := pdus(res["knock_room_state"])
+			for _, key := range []string{"m.room.create|", "m.room.join_rules|", "m.room.name|"} {
+				if shown[key] == nil {
+					t.Errorf("knock_room_state lacks %s", key)
+				}
+			}
+			for key, ev := range shown {
+				if strings.HasPrefix(key, "m.room.member|") || string(ev.RoomID()) != door {
+					t.Errorf("knock_room_state shows %s", ev.JSON())
+				}
+			}
+			// A knock is taken back by leaving, which is for who has knocked.
+			if status, res, _ := submit(peer, "send_leave", door, template("make_leave", door, user), nil); status != 200 {
+				t.Errorf("a knock taken back: %d %v", status, res)
+			}
+			if status, res := askAs(t, peer, hs, "GET", fed("v1", "make_leave", door, user), nil); status != 403 {
+				t.Errorf("make_leave after it: %d %v", status, res)
+			}
+		})
+	}
+}
