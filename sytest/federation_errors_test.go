@@ -25,11 +25,13 @@ func askAs(t *testing.T, p *homeserver.Peer, hs *homeserver.Server, method, path
 	return status, out
 }
 
+// What endpoints for other servers answer to servers that are in a room, were in it, or never were, about what is there and what is not, as the
+// pages of the specification have it.
 func TestFederationEndpointErrors(t *testing.T) {
 	n := homeserver.NewNetwork(t)
 	hs := n.Start(homeserver.Options{Host: "127.0.0.1"})
-	alice, bob := hs.Register(t, "alice"), hs.Register(t, "bob")
-	_ = bob
+	alice, closed := hs.Register(t, "alice"), hs.Register(t, "bob")
+	closed.Must("POST", "/v3/account/deactivate", json{"auth": json{"type": "m.login.password", "identifier": json{"type": "m.id.user", "user": closed.UserID}, "password": homeserver.Password}})
 	member, stranger, gone := n.NewPeer(), n.NewPeer(), n.NewPeer()
 	room := alice.CreateRoom(json{"preset": "public_chat", "name": "room"})
 	first := alice.Say(room, "first")
@@ -65,8 +67,7 @@ func TestFederationEndpointErrors(t *testing.T) {
 	acl := alice.CreateRoom(json{"preset": "public_chat"})
 	shut := member.Join(hs, acl, "mallory")
 	alice.SetState(acl, "m.room.server_acl", "", json{"allow": []string{"*"}, "deny": []string{"localhost"}})
-	const nowhere = "!nowhere:example.org"
-	none44 := "$" + "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+	const nowhere, nothing = "!nowhere:example.org", "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 	m, e, g := string(mallory.User), "@eve:"+string(stranger.Name), string(gary.User)
 	const all = "?ver=1&ver=6&ver=9&ver=11&ver=12"
 
@@ -119,18 +120,18 @@ func TestFederationEndpointErrors(t *testing.T) {
 		{member, "GET", fed("v1", "state", room), nil, 400, "M_MISSING_PARAM"},
 		{member, "GET", fed("v1", "state", room) + "?event_id=", nil, 400, "M_MISSING_PARAM"},
 		{member, "GET", fed("v1", "state", room) + "?event_id=x", nil, 400, "M_INVALID_PARAM"},
-		{member, "GET", fed("v1", "state", room) + "?event_id=" + none44, nil, 404, "M_NOT_FOUND"},
+		{member, "GET", fed("v1", "state", room) + "?event_id=" + nothing, nil, 404, "M_NOT_FOUND"},
 		{member, "GET", fed("v1", "state", room) + "?event_id=" + url.QueryEscape(secret), nil, 404, "M_NOT_FOUND"},
-		{member, "GET", fed("v1", "state", nowhere) + "?event_id=" + none44, nil, 404, "M_NOT_FOUND"},
+		{member, "GET", fed("v1", "state", nowhere) + "?event_id=" + nothing, nil, 404, "M_NOT_FOUND"},
 		{member, "GET", fed("v1", "state", acl) + "?event_id=" + url.QueryEscape(string(shut.Join.ID())), nil, 403, "M_FORBIDDEN"},
 		{member, "GET", fed("v1", "state_ids", room) + "?event_id=" + url.QueryEscape(saw), nil, 200, ""},
 		{stranger, "GET", fed("v1", "state_ids", room) + "?event_id=" + url.QueryEscape(saw), nil, 403, "M_FORBIDDEN"},
 		{member, "GET", fed("v1", "state_ids", room), nil, 400, "M_MISSING_PARAM"},
-		{member, "GET", fed("v1", "state_ids", room) + "?event_id=" + none44, nil, 404, "M_NOT_FOUND"},
+		{member, "GET", fed("v1", "state_ids", room) + "?event_id=" + nothing, nil, 404, "M_NOT_FOUND"},
 		{member, "GET", fed("v1", "state_ids", left) + "?event_id=" + url.QueryEscape(last), nil, 200, ""},
 		{stranger, "GET", fed("v1", "state_ids", left) + "?event_id=" + url.QueryEscape(last), nil, 404, "M_NOT_FOUND"},
 		{member, "GET", fed("v1", "event_auth", room, saw), nil, 200, ""},
-		{member, "GET", fed("v1", "event_auth", room, none44), nil, 404, "M_NOT_FOUND"},
+		{member, "GET", fed("v1", "event_auth", room, nothing), nil, 404, "M_NOT_FOUND"},
 		{member, "GET", fed("v1", "event_auth", room, secret), nil, 404, "M_NOT_FOUND"},
 		{stranger, "GET", fed("v1", "event_auth", room, saw), nil, 403, "M_FORBIDDEN"},
 		{member, "GET", fed("v1", "event_auth", room, "x"), nil, 400, "M_INVALID_PARAM"},
@@ -139,7 +140,7 @@ func TestFederationEndpointErrors(t *testing.T) {
 		{gone, "GET", fed("v1", "event", later), nil, 403, "M_FORBIDDEN"},
 		{stranger, "GET", fed("v1", "event", saw), nil, 403, "M_FORBIDDEN"},
 		{member, "GET", fed("v1", "event", secret), nil, 403, "M_FORBIDDEN"},
-		{member, "GET", fed("v1", "event", none44), nil, 404, "M_NOT_FOUND"},
+		{member, "GET", fed("v1", "event", nothing), nil, 404, "M_NOT_FOUND"},
 		{member, "GET", fed("v1", "event", string(shut.Join.ID())), nil, 403, "M_FORBIDDEN"},
 		// history
 		{member, "GET", fed("v1", "backfill", room) + "?limit=10&v=" + url.QueryEscape(saw), nil, 200, ""},
@@ -186,6 +187,9 @@ func TestFederationEndpointErrors(t *testing.T) {
 		{stranger, "POST", fed("v1", "publicRooms"), json{"filter": nil}, 200, ""},
 		{stranger, "GET", fed("v1", "user/devices", alice.UserID), nil, 200, ""},
 		{stranger, "GET", fed("v1", "user/devices", "@nobody:"+hs.Name), nil, 404, "M_NOT_FOUND"},
+		// Who has closed the account has no devices any more, which others have to learn.
+		{stranger, "GET", fed("v1", "user/devices", closed.UserID), nil, 200, ""},
+		{stranger, "GET", fed("v1", "query/profile") + "?user_id=" + url.QueryEscape(closed.UserID), nil, 404, "M_NOT_FOUND"},
 		{stranger, "GET", fed("v1", "user/devices", m), nil, 400, "M_INVALID_PARAM"},
 		{stranger, "POST", fed("v1", "user/keys/query"), json{}, 400, "M_MISSING_PARAM"},
 		{stranger, "POST", fed("v1", "user/keys/query"), json{"device_keys": json{alice.UserID: "x"}}, 400, "M_BAD_JSON"},
@@ -216,11 +220,11 @@ func TestFederationEndpointErrors(t *testing.T) {
 		{stranger, "PUT", "/_matrix/federation/v1/3pid/onbind", json{"mxid": m, "invites": []json{}}, 400, "M_INVALID_PARAM"},
 		{stranger, "POST", "/_matrix/key/v2/query", json{}, 400, "M_MISSING_PARAM"},
 		{stranger, "PUT", fed("v1", "send", "1"), []string{}, 400, "M_BAD_JSON"},
-		{stranger, "PUT", fed("v2", "send_join", room, none44), json{}, 400, "M_BAD_JSON"},
-		{stranger, "PUT", fed("v2", "send_leave", room, none44), json{}, 400, "M_BAD_JSON"},
-		{stranger, "PUT", fed("v1", "send_knock", room, none44), json{}, 400, "M_BAD_JSON"},
-		{stranger, "PUT", fed("v2", "invite", room, none44), json{}, 400, "M_MISSING_PARAM"},
-		{stranger, "PUT", fed("v2", "invite", room, none44), json{"room_version": "none", "event": json{}}, 400, "M_INCOMPATIBLE_ROOM_VERSION"},
+		{stranger, "PUT", fed("v2", "send_join", room, nothing), json{}, 400, "M_BAD_JSON"},
+		{stranger, "PUT", fed("v2", "send_leave", room, nothing), json{}, 400, "M_BAD_JSON"},
+		{stranger, "PUT", fed("v1", "send_knock", room, nothing), json{}, 400, "M_BAD_JSON"},
+		{stranger, "PUT", fed("v2", "invite", room, nothing), json{}, 400, "M_MISSING_PARAM"},
+		{stranger, "PUT", fed("v2", "invite", room, nothing), json{"room_version": "none", "event": json{}}, 400, "M_INCOMPATIBLE_ROOM_VERSION"},
 	} {
 		status, res := askAs(t, c.who, hs, c.method, c.path, c.body)
 		code, _ := res["errcode"].(string)

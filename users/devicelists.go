@@ -88,17 +88,17 @@ func (d *DeviceLists) Changed(ctx context.Context, q storage.Querier, observer m
 	return out, nil
 }
 
-// List returns a local user's device list for another server: M_NOT_FOUND if there is no such user. spec: ss/getUserDevices
+// List returns a local user's device list for another server: M_NOT_FOUND if there is no such user. Who has closed the account has none: a server
+// that missed when the devices went must learn of it. spec: ss/getUserDevices
 func (d *DeviceLists) List(ctx context.Context, user matrix.UserID) (*DeviceList, error) {
 	list := &DeviceList{UserID: user, Devices: []ListedDevice{}}
 	err := d.DB.Read(ctx, func(tx *storage.Tx) error {
-		account, err := storage.GetAccount(ctx, tx, user)
-		if errors.Is(err, storage.ErrNotFound) || account.Deactivated {
+		if _, err := storage.GetAccount(ctx, tx, user); errors.Is(err, storage.ErrNotFound) {
 			return matrix.NotFound("There is no such user")
-		}
-		if err != nil {
+		} else if err != nil {
 			return err
 		}
+		var err error
 		if list.StreamID, err = storage.DeviceListStreamID(ctx, tx, user); err != nil {
 			return err
 		}
