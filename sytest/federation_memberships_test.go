@@ -4,6 +4,7 @@ import (
 	stdjson "encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -187,6 +188,104 @@ func TestFederatedMemberships(t *testing.T) {
 			}
 			if status, res := askAs(t, peer, hs, "GET", fed("v1", "make_leave", door, user), nil); status != 403 {
 				t.Errorf("make_leave after it: %d %v", status, res)
+			}
+		})
+	}
+}
+
+// A restricted room is entered by who is in a room that counts, with the signature of a server that has somebody who may invite. spec: server-server-api#restricted-rooms
+func TestFederatedRestrictedJoins(t *testing.T) {
+	n := homeserver.NewNetwork(t)
+	hs := n.Start(homeserver.Options{})
+	for _, version := range []string{"8", "9", "10", "11", "12"} {
+		t.Run("v"+version, func(t *testing.T) {
+			v, _ := roomversion.Get(roomversion.ID(version))
+			peer := n.NewPeer()
+			peer.Answer = func(w http.ResponseWriter, r *http.Request) bool { // signs invites
+				var body struct {
+					Event stdjson.RawMessage `json:"event"`
+				}
+				if !strings.Contains(r.URL.Path, "/v2/invite/") || stdjson.NewDecoder(r.Body).Decode(&body) != nil {
+					return false
+				}
+				ev, err := event.Parse(v, body.Event)
+				if err == nil {
+					ev, err = ev.Sign(peer.Name, peer.Key)
+				}
+				if err != nil {
+					t.Error(err)
+					return false
+				}
+				_, _ = w.Write(encode(t, json{"event": stdjson.RawMessage(ev.JSON())}))
+				return true
+			}
+			alice := hs.Register(t, "alice")
+			yard := alice.CreateRoom(json{"preset": "public_chat", "room_version": version})
+			rule := "restricted"
+			if version == "10" {
+				rule = "knock_restricted"
+			}
+			room := func() string {
+				return alice.CreateRoom(json{"preset": "private_chat", "room_version": version, "initial_state": []json{
+					{"type": "m.room.join_rules", "content": json{"join_rule": rule, "allow": []json{{"type": "m.room_membership", "room_id": yard}}}},
+				}})
+			}
+			joined := peer.Join(hs, yard, "mallory")
+			user := string(joined.User)
+			submit := func(room string, template json, change func(content json)) (int, json) {
+				t.Helper()
+				m := maps.Clone(template)
+				content := maps.Clone(m["content"].(json))
+				change(content)
+				m["content"] = content
+				ev := peer.Seal(v, encode(t, m))
+				return askAs(t, peer, hs, "PUT", fed("v2", "send_join", room, homeserver.EventID(v, ev)), stdjson.RawMessage(ev))
+			}
+			as := func(authoriser string) func(json) {
+				return func(content json) { content["join_authorised_via_users_server"] = authoriser }
+			}
+			unchanged := func(json) {}
+			made := func(room, user string) json {
+				t.Helper()
+				status, made := askAs(t, peer, hs, "GET", fed("v1", "make_join", room, user)+"?ver="+version, nil)
+				if status != 200 {
+					t.Fatalf("make_join: %d %v", status, made)
+				}
+				return made["event"].(json)
+			}
+
+			home := room()
+			template := made(home, user)
+			if by := homeserver.Dig(template, "content", "join_authorised_via_users_server"); by != alice.UserID {
+				t.Errorf("authorised by %v", by)
+			}
+			for what, change := range map[string]func(json){
+				"by nobody": func(content json) { delete(content, "join_authorised_via_users_server") }, "by who does not exist": as("@nobody:" + hs.Name), "by who is not in the room": as(user), "by no user": as("x"),
+			} {
+				if status, res := submit(home, template, change); status != 403 || res["errcode"] != "M_FORBIDDEN" {
+					t.Errorf("%s: %d %v", what, status, res)
+				}
+			}
+			status, res := submit(home, template, unchanged)
+			if signed, _ := homeserver.Dig(res, "event", "signatures").(json); status != 200 || signed[hs.Name] == nil || signed[string(peer.Name)] == nil {
+				t.Errorf("%d %v", status, res)
+			}
+			alice.SyncUntilJoined(home, user)
+
+			// Who was invited needs nobody's word, and who left the room that counts has no right any more.
+			other := room()
+			late := made(other, user)
+			alice.Must("POST", "/v3"+roomPath(yard, "kick"), json{"user_id": user})
+			if status, res := submit(other, late, unchanged); status != 403 || res["errcode"] != "M_FORBIDDEN" {
+				t.Errorf("after leaving the room that counts: %d %v", status, res)
+			}
+			alice.Invite(other, user)
+			invited := made(other, user)
+			if by := homeserver.Dig(invited, "content", "join_authorised_via_users_server"); by != nil {
+				t.Errorf("invited, and authorised by %v", by)
+			}
+			if status, res := submit(other, invited, unchanged); status != 200 {
+				t.Errorf("who was invited: %d %v", status, res)
 			}
 		})
 	}
