@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -263,13 +264,16 @@ func (e *Engine) freeRoomID(ctx context.Context, id matrix.RoomID, nid storage.R
 	return nil
 }
 
+// errOtherVersion is in the error about a room that is known here as one of another version.
+var errOtherVersion = errors.New("rooms: another room version")
+
 // ensureRoom returns a room, pinned, storing it if it is new.
 func (e *Engine) ensureRoom(ctx context.Context, id matrix.RoomID, v *roomversion.Version) (*room, error) {
 	r, err := e.room(ctx, id)
 	if err == nil {
 		if r.version.ID != v.ID {
 			r.release()
-			return nil, matrix.InvalidParam("the room is known here as one of version %s, not %s", r.version.ID, v.ID)
+			return nil, matrix.InvalidParam("the room is known here as one of version %s, not %s", r.version.ID, v.ID).Because(errOtherVersion)
 		}
 		return r, nil
 	}

@@ -316,6 +316,9 @@ func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, ro
 		return nil, err
 	}
 	r, err := e.ensureRoom(ctx, room, v)
+	if errors.Is(err, errOtherVersion) && e.provesVersion(ctx, v, room, stripped) {
+		r, err = e.claimRoom(ctx, room, v)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -374,6 +377,28 @@ func (e *Engine) fewInvites(ctx context.Context, user matrix.UserID, origin matr
 		return matrix.Forbidden("%s has too many invites that wait for an answer", user)
 	}
 	return nil
+}
+
+// provesVersion says whether the create event of a room, signed by the server in whose name the room ID is, or of the hash that it is, comes with an invite and
+// names a version. Somebody else's invite can have claimed another one before: it must not keep all others out.
+func (e *Engine) provesVersion(ctx context.Context, v *roomversion.Version, room matrix.RoomID, stripped [][]byte) bool {
+	for _, raw := range stripped {
+		ev, err := event.Parse(v, raw)
+		if err != nil || !ev.Is("m.room.create", "") || ev.RoomID() != room || ev.HashMismatch() {
+			continue
+		}
+		stated, ok := ev.ContentString("room_version")
+		if !ok {
+			stated = "1"
+		}
+		if roomversion.ID(stated) != v.ID {
+			continue
+		}
+		if v.RoomIDIsCreateHash || domain(ev.Sender()) == room.Server() && e.verify(ctx, []*event.Event{ev})[0] == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // checkInviteState looks at the state that comes with an invite. From room version 12 on it has to be events with the

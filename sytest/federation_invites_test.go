@@ -184,3 +184,44 @@ func TestFederatedInvites(t *testing.T) {
 		})
 	}
 }
+
+// Anybody may claim anything of a room that is not known here. The invite that proves of which version the room is stands against that.
+func TestInviteAfterAFalseOne(t *testing.T) {
+	n := homeserver.NewNetwork(t)
+	hs := n.Start(homeserver.Options{})
+	peer, liar := n.NewPeer(), n.NewPeer()
+	for _, version := range []string{"6", "11"} { // later, the room ID says which create event the room has
+		alice, bob := hs.Register(t, "alice"), hs.Register(t, "bob")
+		r := newForeignRoom(t, peer, version)
+		lied := newForeignRoom(t, liar, "1")
+		lied.id = r.id
+		send := func(r *foreignRoom, victim *homeserver.Client, state ...any) (int, json) {
+			t.Helper()
+			invite := r.event("m.room.member", victim.UserID, json{"membership": "invite"}, nil)
+			body := json{"room_version": string(r.version.ID), "event": stdjson.RawMessage(invite), "invite_room_state": state}
+			return askAs(t, r.peer, hs, "PUT", "/_matrix/federation/v2/invite"+homeserver.Path(r.id, homeserver.EventID(r.version, invite)), body)
+		}
+		lie := stdjson.RawMessage(lied.event("m.room.create", "", json{"creator": lied.creator}, nil))
+		create := stdjson.RawMessage(r.create.JSON())
+		if status, res := send(lied, bob, lie); status != 200 {
+			t.Fatalf("v%s, a false invite: %d %v", version, status, res)
+		}
+		if status, res := send(r, alice, stripped(r.create)); status != 400 || res["errcode"] != "M_INVALID_PARAM" {
+			t.Errorf("v%s, without proof: %d %v", version, status, res)
+		}
+		if status, res := send(r, alice, create); status != 200 {
+			t.Errorf("v%s, with proof: %d %v", version, status, res)
+		}
+		alice.SyncUntilInvited(r.id)
+		if status, res := send(lied, bob, lie); status != 400 || res["errcode"] != "M_INVALID_PARAM" {
+			t.Errorf("v%s, a false invite afterwards: %d %v", version, status, res)
+		}
+		if res := bob.Sync(0); homeserver.Dig(res, "rooms", "invite", r.id) != nil {
+			t.Errorf("v%s: the false invite is still shown", version)
+		}
+		if status, res := send(r, bob, create); status != 200 {
+			t.Errorf("v%s, once more: %d %v", version, status, res)
+		}
+		bob.SyncUntilInvited(r.id)
+	}
+}
