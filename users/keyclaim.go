@@ -34,7 +34,7 @@ type RemoteFailures map[matrix.ServerName]json.RawMessage
 // Limits of one request.
 const (
 	maxClaims       = 10_000 // devices
-	remoteAskedOnce = 32     // servers asked at the same time
+	remoteAskedOnce = 32     // servers asked at the same time, of those that answer and of the others
 )
 
 var serverUnreachable = rawJSON(`{"status":503,"message":"The server could not be reached"}`)
@@ -67,32 +67,53 @@ func (k *Keys) Claim(ctx context.Context, claims Claims) (*ClaimResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, k.RemoteTimeout)
 	defer cancel()
 	var mu sync.Mutex
-	var g errgroup.Group
-	g.SetLimit(remoteAskedOnce)
-	for server, wanted := range remote {
-		g.Go(func() error {
-			got, err := k.Remote.ClaimKeys(ctx, server, wanted)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				out.Failures[server] = serverUnreachable
-				return nil
-			}
-			for user, devices := range wanted {
-				for device, algorithm := range devices {
-					for id, key := range got[user][device] {
-						// Only what was asked for, once, and in a form that is safe to pass on.
-						if canonical, err := canonicaljson.Canonical(key, canonicaljson.Lenient); err == nil &&
-							id.Algorithm() == algorithm && len(canonical) <= maxOneTimeKey && out.OneTimeKeys[user][device] == nil {
-							out.OneTimeKeys.add(user, device, id, canonical)
-						}
+	err = askServers(k.core, remote, func(server matrix.ServerName, wanted Claims) error {
+		got, err := k.Remote.ClaimKeys(ctx, server, wanted)
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			out.Failures[server] = serverUnreachable
+			return nil
+		}
+		for user, devices := range wanted {
+			for device, algorithm := range devices {
+				for id, key := range got[user][device] {
+					// Only what was asked for, once, and in a form that is safe to pass on.
+					if canonical, err := canonicaljson.Canonical(key, canonicaljson.Lenient); err == nil &&
+						id.Algorithm() == algorithm && len(canonical) <= maxOneTimeKey && out.OneTimeKeys[user][device] == nil {
+						out.OneTimeKeys.add(user, device, id, canonical)
 					}
 				}
 			}
-			return nil
+		}
+		return nil
+	})
+	return out, err
+}
+
+// askServers puts a question to each server, several at the same time. Those that answer do not wait for the others, each of
+// which may be silent until nobody waits any more.
+func askServers[T any](c *core, questions map[matrix.ServerName]T, ask func(matrix.ServerName, T) error) error {
+	var lanes [2][]matrix.ServerName
+	for server := range questions {
+		i := 0
+		if !c.Remote.Answers(server) {
+			i = 1
+		}
+		lanes[i] = append(lanes[i], server)
+	}
+	var all errgroup.Group
+	for _, servers := range lanes {
+		all.Go(func() error {
+			var lane errgroup.Group
+			lane.SetLimit(remoteAskedOnce)
+			for _, server := range servers {
+				lane.Go(func() error { return ask(server, questions[server]) })
+			}
+			return lane.Wait()
 		})
 	}
-	return out, g.Wait()
+	return all.Wait()
 }
 
 // splitClaims sorts claims by server; IDs are checked.

@@ -311,31 +311,26 @@ func (k *Keys) fetchLists(ctx context.Context, users []matrix.UserID) (fetched [
 // ask queries other servers.
 func (k *Keys) ask(ctx context.Context, out *QueryResult, requester matrix.UserID, byServer map[matrix.ServerName]Wanted) error {
 	var mu sync.Mutex
-	var g errgroup.Group
-	g.SetLimit(remoteAskedOnce)
-	for server, wanted := range byServer {
-		g.Go(func() error {
-			got, err := k.Remote.QueryKeys(ctx, server, wanted)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil || got == nil {
-				out.Failures[server] = serverUnreachable
-				return nil
-			}
-			ring := remoteRing(got, wanted)
-			if err := ring.mergeSignatures(context.WithoutCancel(ctx), k.DB, requester, usersOf(wanted)); err != nil {
-				return err
-			}
-			for user := range wanted {
-				if got.DeviceKeys[user] != nil {
-					out.DeviceKeys[user] = map[matrix.DeviceID]json.RawMessage{}
-				}
-			}
-			out.add(ring, requester, wanted)
+	return askServers(k.core, byServer, func(server matrix.ServerName, wanted Wanted) error {
+		got, err := k.Remote.QueryKeys(ctx, server, wanted)
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil || got == nil {
+			out.Failures[server] = serverUnreachable
 			return nil
-		})
-	}
-	return g.Wait()
+		}
+		ring := remoteRing(got, wanted)
+		if err := ring.mergeSignatures(context.WithoutCancel(ctx), k.DB, requester, usersOf(wanted)); err != nil {
+			return err
+		}
+		for user := range wanted {
+			if got.DeviceKeys[user] != nil {
+				out.DeviceKeys[user] = map[matrix.DeviceID]json.RawMessage{}
+			}
+		}
+		out.add(ring, requester, wanted)
+		return nil
+	})
 }
 
 // remoteRing keeps of another server's answer what was asked for and is well formed.

@@ -445,6 +445,31 @@ func TestQueryTimeout(t *testing.T) {
 	})
 }
 
+// However many servers are silent, those that answer are heard.
+func TestQueryBesideSilentServers(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w = newWorld(w.db, func(o *Options) { o.RemoteTimeout = 200 * time.Millisecond })
+		alice := w.register(t, "alice")
+		w.remote.lists[carol] = remoteList(t, carol, 1, "PHONE")
+		w.remote.claims = ClaimedKeys{carol: {"PHONE": {"signed_curve25519:A": rawJSON(`{}`)}}}
+		w.remote.silent = map[matrix.ServerName]bool{}
+		wanted, claims := Wanted{carol: nil}, Claims{carol: {"PHONE": "signed_curve25519"}}
+		for i := range 5 * remoteAskedOnce {
+			server := fmt.Sprintf("silent%d.test", i)
+			w.remote.silent[matrix.ServerName(server)] = true
+			wanted[matrix.UserID("@x:"+server)], claims[matrix.UserID("@x:"+server)] = nil, map[matrix.DeviceID]string{"D": "signed_curve25519"}
+		}
+		got := mustGet[*QueryResult](t)(w.Keys.Query(t.Context(), alice, wanted))
+		if got.DeviceKeys[carol]["PHONE"] == nil || len(got.Failures) != 5*remoteAskedOnce {
+			t.Errorf("%d failures, and %s", len(got.Failures), encode(got.DeviceKeys))
+		}
+		claimed := mustGet[*ClaimResult](t)(w.Keys.Claim(t.Context(), claims))
+		if claimed.OneTimeKeys[carol]["PHONE"] == nil || len(claimed.Failures) != 5*remoteAskedOnce {
+			t.Errorf("%d failures, and %s", len(claimed.Failures), encode(claimed.OneTimeKeys))
+		}
+	})
+}
+
 // What another server says about its users is checked, and about others ignored.
 func TestQueryRemoteLies(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {

@@ -27,6 +27,8 @@ type Remote interface {
 	UserDevices(ctx context.Context, user matrix.UserID) (*DeviceList, error)
 	// Profile asks for a whole profile, or one field of it if field is not empty. spec: ss/queryProfile
 	Profile(ctx context.Context, user matrix.UserID, field string) (map[string]json.RawMessage, error)
+	// Answers says whether a server was heard from and has not failed to answer since.
+	Answers(server matrix.ServerName) bool
 }
 
 // Notifier wakes whoever waits for news. It is called after the commit and must not block.

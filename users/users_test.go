@@ -253,9 +253,10 @@ type fakeRemote struct {
 	claims   ClaimedKeys
 	profile  map[string]json.RawMessage
 	profiles error
-	block    bool                // until ctx ends
-	during   func(matrix.UserID) // called once in UserDevices, before the answer
-	answer   func(matrix.UserID) // called in UserDevices, before each answer
+	block    bool                       // until ctx ends
+	silent   map[matrix.ServerName]bool // the same for some servers
+	during   func(matrix.UserID)        // called once in UserDevices, before the answer
+	answer   func(matrix.UserID)        // called in UserDevices, before each answer
 }
 
 var errDown = errors.New("connection refused")
@@ -263,7 +264,7 @@ var errDown = errors.New("connection refused")
 func (f *fakeRemote) QueryKeys(ctx context.Context, server matrix.ServerName, devices map[matrix.UserID][]matrix.DeviceID) (*QueryResult, error) {
 	f.mu.Lock()
 	f.queries[server]++
-	down, block := f.down, f.block
+	down, block := f.down, f.block || f.silent[server]
 	out := newQueryResult()
 	for user := range devices {
 		if l := f.lists[user]; l != nil {
@@ -285,7 +286,13 @@ func (f *fakeRemote) QueryKeys(ctx context.Context, server matrix.ServerName, de
 	return out, nil
 }
 
-func (f *fakeRemote) ClaimKeys(ctx context.Context, _ matrix.ServerName, _ Claims) (ClaimedKeys, error) {
+func (f *fakeRemote) Answers(server matrix.ServerName) bool { return !f.silent[server] }
+
+func (f *fakeRemote) ClaimKeys(ctx context.Context, server matrix.ServerName, _ Claims) (ClaimedKeys, error) {
+	if f.silent[server] {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.down {

@@ -224,6 +224,7 @@ func (c *Client) Raw(ctx context.Context, r Request) ([]byte, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
+	start := time.Now()
 	res, err := c.Open(ctx, r)
 	if err != nil {
 		return nil, err
@@ -231,7 +232,7 @@ func (c *Client) Raw(ctx context.Context, r Request) ([]byte, error) {
 	defer res.Body.Close()
 	body, err := readAll(res.Body, res.ContentLength, r.MaxBytes)
 	if err != nil {
-		if !errors.Is(err, ErrTooLarge) && !canceled(ctx) {
+		if !errors.Is(err, ErrTooLarge) && !gaveUp(ctx, start) {
 			c.opts.Peers.Failed(r.Destination, 0, reason(err))
 		}
 		return nil, &Error{Destination: r.Destination, Status: res.StatusCode, Retry: !errors.Is(err, ErrTooLarge), Cause: fmt.Errorf("answer to %s: %w", r.Operation, err)}
@@ -257,6 +258,9 @@ func (c *Client) Open(ctx context.Context, r Request) (*http.Response, error) {
 	} else if wait && !r.Urgent {
 		return nil, fail(fmt.Errorf("%w: next attempt at %s", ErrBackingOff, at.UTC().Format(time.RFC3339)))
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, fail(err) // which says nothing about the peer
+	}
 	start, class := time.Now(), c.opts.Peers.ClassOf(r.Destination)
 	res, err := c.send(ctx, r)
 	status := 0
@@ -267,7 +271,7 @@ func (c *Client) Open(ctx context.Context, r Request) (*http.Response, error) {
 		c.opts.Observe(r.Operation, class, status, time.Since(start))
 	}
 	if err != nil {
-		if !canceled(ctx) {
+		if !gaveUp(ctx, start) {
 			c.opts.Peers.Failed(r.Destination, 0, reason(err))
 		}
 		return nil, fail(err)
@@ -306,8 +310,14 @@ func reason(err error) string {
 	return strings.ReplaceAll(err.Error(), "\n", "; ")
 }
 
-// canceled reports whether it was our own side that gave up, which says nothing about the peer. A deadline does.
-func canceled(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
+// fairChance is how long a peer must have had for an answer before our giving up says something about it.
+const fairChance = 3 * time.Second
+
+// gaveUp reports whether it was our own side that gave up on a request, in a way that says nothing about the peer.
+func gaveUp(ctx context.Context, start time.Time) bool {
+	err := ctx.Err()
+	return errors.Is(err, context.Canceled) || err != nil && time.Since(start) < fairChance
+}
 
 func (c *Client) send(ctx context.Context, r Request) (*http.Response, error) {
 	host, err := c.opts.Resolver.Delegate(ctx, r.Destination)

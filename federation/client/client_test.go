@@ -352,6 +352,32 @@ func TestBackOff(t *testing.T) {
 	}
 }
 
+// That somebody had no time left to wait says nothing about a server.
+func TestNoFairChance(t *testing.T) {
+	f := setUp(t)
+	asked, block := make(chan struct{}, 1), make(chan struct{})
+	defer close(block)
+	f.serve("slow.example", func(http.ResponseWriter, *http.Request) {
+		asked <- struct{}{}
+		<-block
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := f.client.Do(ctx, get("slow.example"), nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	<-asked
+	if err := f.client.Do(ctx, get("slow.example"), nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	if len(asked) > 0 {
+		t.Error("asked though nobody waits")
+	}
+	if _, failing := f.peers.FailingSince("slow.example"); failing {
+		t.Error("taken for a server that does not answer")
+	}
+}
+
 func TestHostileResponses(t *testing.T) {
 	f := setUp(t)
 	release := make(chan struct{})

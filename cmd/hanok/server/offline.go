@@ -28,6 +28,8 @@ func (noRemote) QueryKeys(context.Context, matrix.ServerName, map[matrix.UserID]
 	return nil, errOffline
 }
 
+func (noRemote) Answers(matrix.ServerName) bool { return false }
+
 func (noRemote) ClaimKeys(context.Context, matrix.ServerName, users.Claims) (users.ClaimedKeys, error) {
 	return nil, errOffline
 }
