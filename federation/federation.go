@@ -93,7 +93,7 @@ func NewOutbound(ctx context.Context, o Options) (*Outbound, error) {
 	if o.Roots != nil {
 		roots = o.Roots
 	}
-	d := discovery.Options{Roots: roots, DNS: o.DNS, Dial: o.Dial}
+	d := discovery.Options{Roots: roots, DNS: o.DNS, Dial: o.Dial, Agent: client.Agent(o.Version)}
 	if o.AllowPrivateAddresses {
 		d.AllowPrivate = discovery.Everywhere()
 	}

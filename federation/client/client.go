@@ -99,6 +99,9 @@ func New(o Options) *Client {
 	return c
 }
 
+// Agent is the User-Agent header of a version of this software.
+func Agent(version string) string { return "Hanok/" + version }
+
 // Close ends idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
@@ -335,7 +338,7 @@ func (c *Client) send(ctx context.Context, r Request) (*http.Response, error) {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Host = string(host)
-	req.Header.Set("User-Agent", "Hanok/"+c.opts.Version)
+	req.Header.Set("User-Agent", Agent(c.opts.Version))
 	if !r.Unsigned {
 		auth, err := xmatrix.Request{
 			Method: r.Method, URI: uri, Origin: c.opts.ServerName, Destination: r.Destination, Content: r.Body,

@@ -86,6 +86,7 @@ func (c *Client) follow(ctx context.Context, server matrix.ServerName, location 
 	if err != nil {
 		return nil, err
 	}
+	req.Header.Set("User-Agent", Agent(c.opts.Version))
 	res, err := c.opts.Resolver.HTTPClient().Do(req)
 	if err != nil {
 		return nil, err

@@ -42,6 +42,8 @@ type Options struct {
 	DNS *net.Resolver
 	// Dial replaces the dialler, in tests only: it bypasses the check of private addresses.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Agent is the User-Agent header of plain requests: web servers turn away what does not say what it is.
+	Agent string
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }

@@ -196,14 +196,17 @@ func TestWellKnownCache(t *testing.T) {
 	var body atomic.Value
 	body.Store(`{"m.server":"one.example:1"}`)
 	status.Store(200)
-	n.Serve("a.example:443", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	n.Serve("a.example:443", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hits.Add(1)
+		if r.UserAgent() != "Hanok/test" {
+			t.Errorf("asked by %q", r.UserAgent())
+		}
 		w.Header().Set("Cache-Control", "public, max-age=3600")
 		w.WriteHeader(int(status.Load()))
 		fmt.Fprint(w, body.Load())
 	}), "a.example")
 	now := time.Now()
-	r := newResolver(n, func() time.Time { return now })
+	r := New(Options{Roots: n.Roots, DNS: n.DNS, Dial: n.Dial, Agent: "Hanok/test", Now: func() time.Time { return now }})
 	expect := func(host string, wantHits int64) {
 		t.Helper()
 		got, err := r.Resolve(t.Context(), "a.example")
@@ -270,6 +273,7 @@ func TestPermittedAddresses(t *testing.T) {
 		"127.0.0.1", "127.9.9.9", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "0.1.2.3",
 		"224.0.0.1", "255.255.255.255", "240.0.0.1", "198.18.0.1", "192.0.2.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fd12::1",
 		"ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a00:1", "2002:7f00:1::", "2001:db8::1", "2001::1",
+		"::7f00:1", "::10.0.0.1", "fec0::1", "3fff::1", "100::1", "100:0:0:1::1", "64:ff9b:1::7f00:1", "5f00::1", "2002:a00:1::",
 	} {
 		if permitted(netip.MustParseAddr(bad), nil) {
 			t.Errorf("%s is let through", bad)

@@ -148,6 +148,9 @@ func (r *Resolver) fetchWellKnown(ctx context.Context, host string) (server matr
 		return "", 0, err
 	}
 	req.Header.Set("Accept", "application/json")
+	if r.opts.Agent != "" {
+		req.Header.Set("User-Agent", r.opts.Agent)
+	}
 	res, err := r.http.Do(req)
 	if err != nil {
 		return "", 0, err

@@ -82,9 +82,9 @@ const (
 	forQuestions purpose = "questions" // to us as a notary
 )
 
-// maxFetches is how many servers are asked at once.
+// maxFetches is how many servers are asked at once. A silent one takes a place for fetchTimeout, and a join of a big room needs the keys of thousands.
 func maxFetches() map[purpose]int {
-	return map[purpose]int{forEvents: 64, forRequests: 32, forQuestions: 16}
+	return map[purpose]int{forEvents: 256, forRequests: 32, forQuestions: 16}
 }
 
 // causesAtOnce is how many servers are asked at once because of what one other server sent, and maxCaused how many more wait for that.
