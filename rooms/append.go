@@ -549,6 +549,10 @@ func (e *Engine) joinedRoom(ctx context.Context, id matrix.RoomID, user matrix.U
 	}
 	ok, err := r.resident(ctx)
 	if err == nil && !ok {
+		// Who has seen in the stream that they are in may be ahead of what is published of the room.
+		ok, err = r.aboutToJoin(ctx, user)
+	}
+	if err == nil && !ok {
 		err = matrix.Forbidden("you are not in this room")
 	}
 	if err != nil {
@@ -579,4 +583,15 @@ func (r *room) sameState(ctx context.Context, sender matrix.UserID, key matrix.S
 		return "", err
 	}
 	return ev.ID(), nil
+}
+
+// aboutToJoin says whether a user is joined as of the room's head.
+func (r *room) aboutToJoin(ctx context.Context, user matrix.UserID) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(ctx); err != nil {
+		return false, err
+	}
+	membership, err := headView{ctx, r, r.head.state}.membership(user)
+	return membership == "join", err
 }
