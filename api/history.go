@@ -152,6 +152,11 @@ func (a *API) context(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !f.LazyLoadMembers {
+		if err := a.Rooms.AwaitMembers(r.Ctx(), requester(r).UserID, room); err != nil {
+			return nil, err
+		}
+	}
 	page, err := a.Rooms.Context(r.Ctx(), requester(r).UserID, room, id, limit, keep)
 	if matrix.HasCode(err, "M_NOT_FOUND") {
 		// Who may not look into the room at all is told so, rather than that there is no such event.

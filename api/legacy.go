@@ -123,6 +123,9 @@ func (a *API) roomInitialSync(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.Rooms.AwaitMembers(r.Ctx(), requester(r).UserID, room); err != nil {
+		return nil, err
+	}
 	m, err := a.Rooms.MembershipOf(r.Ctx(), room, requester(r).UserID)
 	if err != nil {
 		return nil, err
@@ -226,9 +229,12 @@ func (a *API) initialSync(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	partial := a.Rooms.PartialAt(a.DB.Current())
 	for _, m := range memberships {
 		var info *roomInfo
 		switch {
+		case m.Membership == "join" && partial[m.RoomNID]:
+			continue // whoever asks for all members is shown the room when they are known
 		case m.Membership == "invite":
 			info, err = a.invitedInfo(r, m)
 		case m.Membership == "join" || m.LeftPosition != 0:

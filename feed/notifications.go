@@ -362,7 +362,18 @@ func (f *Feed) pushRoom(ctx context.Context, ev *rooms.Event) (*pushrules.Room, 
 	if err != nil {
 		return nil, rooms.State{}, err
 	}
+	members := summary.Joined
+	if ev.Partial {
+		// Of a room of one other server it may be known by now that its sender is in it, and no more. One that is open is no chat of two.
+		open, err := state.Open(ctx)
+		if err != nil {
+			return nil, rooms.State{}, err
+		}
+		if open {
+			members = max(members, 3)
+		}
+	}
 	return &pushrules.Room{
-		MemberCount: summary.Joined, SenderPower: levels.User(ev.Sender()), NotificationLevel: levels.Notification,
+		MemberCount: members, SenderPower: levels.User(ev.Sender()), NotificationLevel: levels.Notification,
 	}, state, nil
 }

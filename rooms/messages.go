@@ -252,6 +252,9 @@ func (e *Engine) Surroundings(ctx context.Context, user matrix.UserID, ev *Event
 	p := &ContextPage{Event: ev, Start: ev.before(), End: ev.after()}
 	if before > 0 {
 		w := &historyWalk{r: r, v: v, at: p.Start, q: MessagesRequest{Backward: true, Limit: min(before, maxPage), Filter: f}}
+		if e.partials.get(r.nid) != nil {
+			w.waited = historyPatience - guestPatience // history is not fetched before the members are known, and what is around the event is there
+		}
 		if err := w.run(ctx); err != nil {
 			return nil, err
 		}

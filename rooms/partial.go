@@ -286,9 +286,9 @@ func (e *Engine) awaitFull(ctx context.Context, room storage.RoomNID) error {
 	return nil
 }
 
-// awaitMembers returns when all members of a room that a user is in are known. Who is not in it is not shown them, or those of
+// AwaitMembers returns when all members of a room that a user is in are known. Who is not in it is not shown them, or those of
 // the time when they left.
-func (e *Engine) awaitMembers(ctx context.Context, user matrix.UserID, id matrix.RoomID) error {
+func (e *Engine) AwaitMembers(ctx context.Context, user matrix.UserID, id matrix.RoomID) error {
 	if e.partials.count.Load() == 0 {
 		return nil
 	}
@@ -316,7 +316,7 @@ func (e *Engine) awaitMember(ctx context.Context, id matrix.RoomID, sender, user
 	if err != nil || m.Membership != "" {
 		return err
 	}
-	return e.awaitMembers(ctx, sender, id)
+	return e.AwaitMembers(ctx, sender, id)
 }
 
 // MayBeJoined reports whether a user of another server is in a room, or may be, as far as a partial state tells.
@@ -478,6 +478,17 @@ func (r *room) withAuth(ctx context.Context, before statetree.Tree, auth []matri
 		return statetree.Tree{}, err
 	}
 	return r.resolve(ctx, []statetree.Tree{completed, claimed})
+}
+
+// knownJoined is a lower bound of how many are in a room, given how many are known to be: while its state is partial there is at least one of each
+// server, so that a big room does not look like a chat of two.
+func (e *Engine) knownJoined(ctx context.Context, room storage.RoomNID, joined int) (int, error) {
+	pr := e.partials.get(room)
+	if pr == nil {
+		return joined, nil
+	}
+	local, err := e.localMembers(ctx, room)
+	return max(joined, len(pr.servers)+len(local)), err
 }
 
 // partialRoom is what is remembered of a room joined through a server that left its members out.

@@ -392,7 +392,7 @@ func (r *room) stateOf(ctx context.Context, user matrix.UserID) (State, error) {
 
 // WholeState is VisibleState that waits while the room's state is partial. spec: cs/getRoomState
 func (e *Engine) WholeState(ctx context.Context, user matrix.UserID, room matrix.RoomID) (State, error) {
-	if err := e.awaitMembers(ctx, user, room); err != nil {
+	if err := e.AwaitMembers(ctx, user, room); err != nil {
 		return State{}, err
 	}
 	return e.VisibleState(ctx, user, room)

@@ -24,6 +24,9 @@ func (e *Engine) MemberSummary(ctx context.Context, room storage.RoomNID, user m
 	if s.Joined, err = storage.CountMembers(ctx, e.db, room, storage.MembershipJoin); err != nil {
 		return nil, err
 	}
+	if s.Joined, err = e.knownJoined(ctx, room, s.Joined); err != nil {
+		return nil, err
+	}
 	if s.Invited, err = storage.CountMembers(ctx, e.db, room, storage.MembershipInvite); err != nil {
 		return nil, err
 	}
@@ -55,7 +58,7 @@ type MembersRequest struct {
 
 // Members returns the membership events the reader may see. While the room's state is partial, it waits for the whole.
 func (e *Engine) Members(ctx context.Context, q MembersRequest) ([]*Event, error) {
-	if err := e.awaitMembers(ctx, q.User, q.Room); err != nil {
+	if err := e.AwaitMembers(ctx, q.User, q.Room); err != nil {
 		return nil, err
 	}
 	state, err := e.VisibleState(ctx, q.User, q.Room)

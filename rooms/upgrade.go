@@ -48,7 +48,7 @@ func (e *Engine) Upgrade(ctx context.Context, q UpgradeRequest) (matrix.RoomID, 
 		return "", err
 	}
 	// Bans move into the new room: they must be known.
-	if err := e.awaitMembers(ctx, q.Sender, q.Room); err != nil {
+	if err := e.AwaitMembers(ctx, q.Sender, q.Room); err != nil {
 		return "", err
 	}
 	id, _, err := e.upgrades.Do(ctx, q.Room, func() (matrix.RoomID, error) {

@@ -63,11 +63,16 @@ func (h *hostedRoom) auth(sender matrix.UserID) (ids []matrix.EventID) {
 }
 
 func (h *hostedRoom) set(sender matrix.UserID, eventType, key, content string) {
-	p := event.Proto{RoomID: h.id, Sender: sender, Type: eventType, StateKey: &key, Content: []byte(content), Depth: 1, OriginServerTS: 1}
+	h.send(event.Proto{Sender: sender, Type: eventType, StateKey: &key, Content: []byte(content)})
+}
+
+// send makes an event of a user of the peer, which the room ends with.
+func (h *hostedRoom) send(p event.Proto) *event.Event {
+	p.RoomID, p.Depth, p.OriginServerTS = h.id, 1, 1
 	if h.last != nil {
 		p.Depth, p.PrevEvents = h.last.Depth()+1, []matrix.EventID{h.last.ID()}
-		p.AuthEvents = h.auth(sender)
-		if eventType != "m.room.member" {
+		p.AuthEvents = h.auth(p.Sender)
+		if p.Type != "m.room.member" {
 			p.AuthEvents = slices.DeleteFunc(p.AuthEvents, func(id matrix.EventID) bool { return h.events[id].Is("m.room.join_rules", "") })
 		}
 	}
@@ -79,6 +84,7 @@ func (h *hostedRoom) set(sender matrix.UserID, eventType, key, content string) {
 		h.t.Fatal(err)
 	}
 	h.add(ev)
+	return ev
 }
 
 func (h *hostedRoom) add(ev *event.Event) {
@@ -183,6 +189,7 @@ func TestKillDuringPartialState(t *testing.T) {
 			}})
 			return homeserver.Dig(res, "rooms", room) != nil
 		}
+		around := make(chan homeserver.JSON, 1) // the answer to a request for an event with the state
 		before := sync("")["next_batch"].(string)
 		alice.Join(room, string(h.peer.Name))
 		<-h.asked
@@ -211,12 +218,50 @@ func TestKillDuringPartialState(t *testing.T) {
 			if !slices.ContainsFunc(homeserver.Events(sync("since="+before), "presence", "events"), func(e homeserver.JSON) bool { return e["sender"] == online }) {
 				t.Errorf("killed %v: the presence of a member is not told", killed)
 			}
+			// A big room of which two members are known is no chat of two.
+			h.mu.Lock()
+			said := h.send(event.Proto{Sender: matrix.UserID("@m0:" + string(h.peer.Name)), Type: "m.room.message", Content: fmt.Appendf(nil, `{"msgtype":"m.text","body":"killed %v"}`, killed)})
+			h.mu.Unlock()
+			if status, body := h.peer.Call(hs, "PUT", fmt.Sprintf("/_matrix/federation/v1/send/hello%v", killed), fmt.Appendf(nil, `{"origin":%q,"origin_server_ts":1,"pdus":[%s],"edus":[]}`, h.peer.Name, said.JSON())); status != 200 {
+				t.Fatal(status, string(body))
+			}
+			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("the message makes no notification")
+				}
+				list := homeserver.Events(alice.Must("GET", "/v3/notifications?limit=1", nil), "notifications")
+				if len(list) == 0 || homeserver.Dig(list[0], "event", "event_id") != string(said.ID()) {
+					continue
+				}
+				if actions := fmt.Sprint(list[0]["actions"]); strings.Contains(actions, "sound") {
+					t.Errorf("killed %v: the message counts as one between two: %s", killed, actions)
+				}
+				break
+			}
+			// Where all members are wanted with an event, that waits.
+			path := "/v3/rooms" + homeserver.Path(room, "context", string(said.ID())) + "?limit=0"
+			alice.Must("GET", path+`&filter={"lazy_load_members":true}`, nil)
+			if killed {
+				go func() {
+					_, res := alice.Do("GET", path, nil)
+					around <- res
+				}()
+			}
 			if got := alice.Must("GET", "/v3/presence"+homeserver.Path(online, "status"), nil)["presence"]; got != "online" {
 				t.Errorf("killed %v: the member is %v", killed, got)
 			}
 		}
 		during := sync("since=" + before)["next_batch"].(string)
 		close(h.open)
+		told := 0
+		for _, ev := range homeserver.Events(<-around, "state") {
+			if ev["type"] == "m.room.member" {
+				told++
+			}
+		}
+		if told != members+2 {
+			t.Errorf("%d members are told with an event, not %d", told, members+2)
+		}
 		deadline := time.Now().Add(30 * time.Second)
 		res := homeserver.JSON{}
 		for !shown(res) {
