@@ -187,23 +187,40 @@ func TestBanThatDoesNotHold(t *testing.T) {
 
 // Who is banned may not be told any more what came before the ban.
 func TestBanOutOfTheBlue(t *testing.T) {
+	for _, gone := range []bool{false, true} { // the server of who bans has left by then
+		n, a, b, room := twoServers(t)
+		c, d := n.server("c.example"), n.server("d.example")
+		alice, dave := a.user("alice"), d.user("dave")
+		c.join(c.user("carol"), room, a)
+		n.settle()
+		for _, s := range []*server{b, c, d} {
+			n.split(a, s, true)
+		}
+		a.say(alice, room, "about dave")
+		ban, err := a.Ban(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: dave})
+		a.must(ban, err)
+		d.join(dave, room, b)
+		pdu, err := a.Event(ctx, ban)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gone {
+			a.must(a.Leave(ctx, rooms.MemberRequest{Room: room, Sender: alice}))
+		}
+		n.split(a, d, false)
+		if r := d.receive(a, room, pdu.JSON()); r[0].Err != nil {
+			t.Error(r[0].Err)
+		}
+		d.expectMembership(dave, room, "ban")
+	}
+}
+
+// Who has no power cannot ban like that.
+func TestBanOutOfTheBlueWithoutPower(t *testing.T) {
 	n, a, b, room := twoServers(t)
-	c, d := n.server("c.example"), n.server("d.example")
-	alice, dave := a.user("alice"), d.user("dave")
+	c := n.server("c.example")
 	c.join(c.user("carol"), room, a)
 	n.settle()
-	for _, s := range []*server{b, c} {
-		n.split(a, s, true)
-	}
-	a.say(alice, room, "about dave")
-	ban, err := a.Ban(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: dave})
-	a.must(ban, err)
-	n.split(a, d, true)
-	d.join(dave, room, b)
-	n.split(a, d, false)
-	n.settle()
-	d.expectMembership(dave, room, "ban")
-	// One that has no power is told the same, and gets nowhere.
 	e := n.server("e.example")
 	e.join(e.user("erin"), room, c)
 	v := version11(t)

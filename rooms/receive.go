@@ -235,7 +235,8 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 		p.check = in.check
 	}
 	if err := in.stateBefore(ctx, p, known, missing); err != nil {
-		if !in.e.putsOut(ev) || !matrix.HasCode(errors.Unwrap(err), "M_FORBIDDEN") {
+		why := errors.Unwrap(err)
+		if !in.e.putsOut(ev) || !matrix.HasCode(why, "M_FORBIDDEN") && !matrix.HasCode(why, "M_NOT_FOUND") {
 			return false, err
 		}
 		if err := in.stateNow(ctx, p, missing); err != nil {
@@ -334,7 +335,7 @@ func (e *Engine) putsOut(ev *event.Event) bool {
 }
 
 // stateNow takes the room's current state for the one before an event that puts a local user out. Those who know of it may not tell us
-// any more what came before it: we are not in the room. If its sender may do so by what we know, it is done.
+// any more what came before it: we are not in the room, or who did it has left. If its sender may do so by what we know, it is done.
 func (in *inbound) stateNow(ctx context.Context, p *placement, missing []matrix.EventID) error {
 	r := in.r
 	r.mu.Lock()
