@@ -486,6 +486,10 @@ func (e *Engine) ServeBackfill(ctx context.Context, origin matrix.ServerName, ro
 	if err != nil {
 		return nil, err
 	}
+	if len(from) > 0 && len(known) == 0 {
+		// Servers that are given nothing take that for an answer, and come back to ask for it instead of asking somebody else.
+		return nil, matrix.NotFound("none of the events is known here")
+	}
 	var events []*Event
 	err = r.walkBack(ctx, values(known), nil, 0, func(ev *Event) bool {
 		events = append(events, ev)

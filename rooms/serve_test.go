@@ -57,6 +57,9 @@ func TestServingRejectedEvents(t *testing.T) {
 	if want := []matrix.EventID{coup.ID()}; !slices.Equal(got, want) {
 		t.Errorf("get_missing_events: %v, want %v", got, want)
 	}
+	if _, err := a.ServeBackfill(ctx, b.name, room, []matrix.EventID{"$unknown", "$unknown2"}, 3); !matrix.HasCode(err, "M_NOT_FOUND") {
+		t.Errorf("backfill from nowhere: %v", err)
+	}
 	if pdu, err := a.ServeEvent(ctx, b.name, coup.ID()); err != nil || !bytes.Equal(pdu, coup.JSON()) {
 		t.Errorf("event: %s, %v", pdu, err)
 	}
