@@ -528,6 +528,52 @@ func TestBackfillAsksWitnesses(t *testing.T) {
 	}
 }
 
+// A server that has not heard of our join yet shows history in redacted form. It is asked of another one then, and in no case takes content from what we have.
+func TestBackfillInRedactedForm(t *testing.T) {
+	for _, id := range []roomversion.ID{"2", "11"} {
+		version, _ := roomversion.Get(id)
+		for blind, want := range map[matrix.ServerName][]string{"a.example": {"first", "second"}, "": {"", ""}} {
+			n := newNetwork(t)
+			a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+			alice, bob, carol := a.user("alice"), b.user("bob"), c.user("carol")
+			room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: id, Name: "Town square"})
+			a.say(alice, room, "first")
+			a.say(alice, room, "second")
+			b.join(bob, room, a)
+			n.settle()
+			if got := b.texts(bob, room); len(got) != 2 {
+				t.Fatal(got)
+			}
+			c.join(carol, room, b)
+			n.settle()
+			n.backfill = func(by matrix.ServerName, pdus [][]byte) [][]byte {
+				if blind != "" && by != blind {
+					return pdus
+				}
+				out := make([][]byte, len(pdus))
+				for i, pdu := range pdus {
+					ev, err := event.Parse(version, pdu)
+					if err != nil {
+						t.Error(err)
+						return nil
+					}
+					out[i] = ev.Redact().JSON()
+				}
+				return out
+			}
+			if got := c.texts(carol, room); !slices.Equal(got, want) {
+				t.Errorf("version %s, %q is blind: %q, want %q", id, blind, got, want)
+			}
+			if got := c.content(room, "m.room.name", ""); got != `{"name":"Town square"}` {
+				t.Errorf("version %s, %q is blind: the name is %s", id, blind, got)
+			}
+			if got := c.content(room, "m.room.create", ""); !strings.Contains(got, `"room_version"`) {
+				t.Errorf("version %s, %q is blind: the create event is %s", id, blind, got)
+			}
+		}
+	}
+}
+
 // The power to redact may come with the redaction.
 func TestRedactionWithItsPower(t *testing.T) {
 	n, a, b, room := twoServers(t)

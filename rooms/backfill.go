@@ -98,19 +98,31 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 			from = append(from, m.ID)
 		}
 	}
+	// A server that has not heard of our join shows us what was said before in redacted form. That is taken if nobody has more.
+	var second func() error
 	got, _ := inquiry[[]*event.Event]{
 		next: listed(e.answeringFirst(servers)[:min(len(servers), most)]),
 		ask: func(ctx context.Context, server matrix.ServerName) ([]*event.Event, error) {
 			return e.askHistory(ctx, server, r, from, min(max(limit, 20), maxBackfill))
 		},
 		take: func(server matrix.ServerName, events []*event.Event) error {
-			return r.storeHistory(ctx, server, events)
+			store := func() error { return r.storeHistory(ctx, server, events) }
+			if !veiled(events) {
+				return store()
+			}
+			if second == nil {
+				second = store
+			}
+			return errVeiled
 		},
 		failed: func(server matrix.ServerName, err error) {
 			e.log.Debug().Err(err).Str("server", string(server)).Msg("backfill")
 		},
 		after: overtakeQuestion, most: mostQuestions,
 	}.run(ctx, e)
+	if !got && second != nil && ctx.Err() == nil {
+		got = second() == nil
+	}
 	return got, nil
 }
 
@@ -252,6 +264,7 @@ func (in *inbound) placeHistory(ctx context.Context, events []*event.Event, told
 		if slices.ContainsFunc(ev.AuthEvents(), func(id matrix.EventID) bool { return known[id] == nil }) {
 			continue
 		}
+		ev = withContent(ev, known)
 		p := &placement{ev: ev, history: true, line: line}
 		if missing := missingPrevs(ev, known); len(missing) > 0 {
 			for _, id := range missing {
@@ -284,6 +297,32 @@ func (in *inbound) placeHistory(ctx context.Context, events []*event.Event, told
 	}
 	return whole, nil
 }
+
+// withContent is an event as it is known by reference, if it came without its content: a server that thinks that we are not in the room, or has
+// erased it, takes nothing away from what we have.
+func withContent(ev *event.Event, known map[matrix.EventID]*Event) *event.Event {
+	if old := known[ev.ID()]; old != nil && ev.HashMismatch() {
+		return old.Event
+	}
+	return ev
+}
+
+// veiled reports whether there is none among some events that has content which goes with a redaction, and one that had.
+func veiled(events []*event.Event) bool {
+	some := false
+	for _, ev := range events {
+		switch {
+		case ev.HashMismatch():
+			some = true
+		case ev.Redact() != ev:
+			return false
+		}
+	}
+	return some
+}
+
+// errVeiled is what is wrong with a page of history that may be had better elsewhere.
+var errVeiled = errors.New("all came in redacted form")
 
 // both runs two parts of a transaction, either of which may be nil.
 func both(a, b func(context.Context, *storage.Tx) error) func(context.Context, *storage.Tx) error {

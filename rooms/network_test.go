@@ -34,12 +34,12 @@ type network struct {
 	servers   map[matrix.ServerName]*server
 	cut       map[[2]matrix.ServerName]bool
 	calls     map[string]int
-	lie       func(*rooms.SentJoin)   // what becomes of answers to send_join
-	knocked   func([][]byte) [][]byte // the same for send_knock
-	forged    *event.Event            // an event that every server gives out
-	eventAuth func() [][]byte         // what every server answers to event_auth; nil: the truth
-	missing   func() [][]byte         // and to get_missing_events
-	history   func() [][]byte         // what comes with answers to backfill
+	lie       func(*rooms.SentJoin)                              // what becomes of answers to send_join
+	knocked   func([][]byte) [][]byte                            // the same for send_knock
+	forged    *event.Event                                       // an event that every server gives out
+	eventAuth func() [][]byte                                    // what every server answers to event_auth; nil: the truth
+	missing   func() [][]byte                                    // and to get_missing_events
+	backfill  func(by matrix.ServerName, pdus [][]byte) [][]byte // what becomes of the answers to backfill
 	event     func(matrix.EventID) []byte
 	stateIDs  func() (state, auth []matrix.EventID)
 	now       func() matrix.Timestamp // nil: the system's clock
@@ -374,11 +374,11 @@ func (p peer) Backfill(ctx context.Context, dest matrix.ServerName, room matrix.
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.ServeBackfill(ctx, p.s.name, room, from, limit)
-	if p.s.net.history != nil {
-		found = append(found, p.s.net.history()...)
+	pdus, err := s.ServeBackfill(ctx, p.s.name, room, from, limit)
+	if err == nil && p.s.net.backfill != nil {
+		pdus = p.s.net.backfill(dest, pdus)
 	}
-	return found, err
+	return pdus, err
 }
 
 func (p peer) MissingEvents(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, earliest, latest []matrix.EventID, limit int, minDepth int64) ([][]byte, error) {

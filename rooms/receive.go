@@ -212,6 +212,7 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 	if gaps && in.barred {
 		return false, errBarred
 	}
+	ev = withContent(ev, known)
 	if gaps && !in.weighed[ev.ID()] {
 		in.weighed[ev.ID()] = true
 		if asked, err := in.weigh(ctx, ev); asked || err != nil {

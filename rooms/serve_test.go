@@ -267,7 +267,7 @@ func TestHistoryWithManyPrevEvents(t *testing.T) {
 	if r := b.receive(a, room, old.JSON()); r[0].ID != "" || r[0].Err == nil {
 		t.Errorf("as news: %+v", r)
 	}
-	n.history = func() [][]byte { return [][]byte{old.JSON()} }
+	n.backfill = func(_ matrix.ServerName, pdus [][]byte) [][]byte { return append(pdus, old.JSON()) }
 	n.stateIDs = func() (state, auth []matrix.EventID) {
 		state, auth, err := a.ServeStateIDs(ctx, b.name, room, at)
 		if err != nil {
