@@ -45,6 +45,8 @@ func shortcomings(t *testing.T, s *homeserver.Server) map[string]string {
 			"forks/there/version_12":      "the same",
 			"refused joins":               "answers 500 for joins that another server, or a restriction, does not allow",
 			"deep spaces":                 "shows rooms of inner spaces twice",
+			"branches after a gap":        "rejects what follows on several events if it has to fetch their states (\"create event has different roomID\")",
+			"thumbnails":                  "may give another size than the one asked for",
 			"second joins":                "answers the join of somebody who it thinks is joined already, and drops the event",
 			"knocks":                      "has no such endpoints",
 			"summaries":                   "has no such endpoint",
