@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"hanok/internal/budget"
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
 	"hanok/matrix/event"
@@ -57,6 +58,8 @@ func (e *Engine) sendJoin(ctx context.Context, w *wayIn, room matrix.RoomID, joi
 			}
 		}
 	}
+	ctx, over := budget.Keep(ctx)
+	defer over()
 	sending, stop := context.WithCancel(ctx)
 	defer stop()
 	var refused error

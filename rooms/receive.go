@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 
+	"hanok/internal/budget"
 	"hanok/matrix"
 	"hanok/matrix/acl"
 	"hanok/matrix/event"
@@ -151,6 +152,8 @@ func (e *Engine) receiveBatch(ctx context.Context, origin matrix.ServerName, r *
 		return out
 	}
 	defer leave()
+	ctx, over := budget.Keep(ctx)
+	defer over()
 	in := r.newInbound(origin)
 	defer in.unlock()
 	order := make([]int, 0, len(events))

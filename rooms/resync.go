@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"hanok/internal/budget"
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/storage"
@@ -139,6 +140,8 @@ type resync struct {
 
 // once asks some servers, and makes the room's state whole if one of them answers.
 func (s *resync) once(ctx context.Context) error {
+	ctx, over := budget.Keep(ctx)
+	defer over()
 	r, err := s.e.roomByNID(ctx, s.pr.nid)
 	if err != nil {
 		return err

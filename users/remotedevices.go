@@ -16,7 +16,7 @@ import (
 // Limits of what another server may make us keep.
 const (
 	maxRemoteDevices = 5000     // per user
-	maxRemoteKeys    = 16 << 20 // bytes of the keys of all devices of a user
+	maxRemoteKeys    = 6 << 20  // bytes of the keys of all devices of a user
 	maxKeyObject     = 64 << 10 // bytes of one device's keys
 	seenStreamIDs    = 64       // stream_ids remembered per user
 )

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,6 +29,7 @@ import (
 	"hanok/federation/discovery"
 	"hanok/federation/peers"
 	"hanok/federation/xmatrix"
+	"hanok/internal/budget"
 	"hanok/matrix"
 	"hanok/matrix/signing"
 )
@@ -52,6 +54,8 @@ type Options struct {
 type Client struct {
 	opts Options
 	http *http.Client
+	// answers is what is read of answers, by the server that gives them.
+	answers *budget.Budget
 	// sweepAt is the number of open connections at which those that are idle are closed.
 	sweepAt atomic.Int64
 
@@ -65,6 +69,12 @@ const (
 	defaultMaxBytes = 1 << 20
 	maxErrorBytes   = 64 << 10
 	maxHeaderBytes  = 64 << 10
+
+	// answersBudget is what all answers together may hold until nobody works with them any more, and answersShare those of one server. The
+	// beginning of an answer, which is all that most have, does not count: big ones that come slowly must not keep it out.
+	answersBudget = 384 << 20
+	answersShare  = stateMaxBytes
+	uncounted     = 1 << 20
 )
 
 const maxConnections = 1000
@@ -74,7 +84,7 @@ func New(o Options) *Client {
 	if o.MaxConnections == 0 {
 		o.MaxConnections = maxConnections
 	}
-	c := &Client{opts: o, probed: map[matrix.ServerName]bool{}}
+	c := &Client{opts: o, answers: budget.New(answersBudget, answersShare), probed: map[matrix.ServerName]bool{}}
 	c.sweepAt.Store(int64(o.MaxConnections))
 	if o.Transport == nil {
 		o.Transport = &http.Transport{
@@ -233,9 +243,12 @@ func (c *Client) Raw(ctx context.Context, r Request) ([]byte, error) {
 		return nil, err
 	}
 	defer res.Body.Close()
-	body, err := readAll(res.Body, res.ContentLength, r.MaxBytes)
+	held := c.answers.Hold(string(r.Destination))
+	defer held.Done(ctx)
+	body, err := readAll(res.Body, res.ContentLength, r.MaxBytes, held)
 	if err != nil {
-		if !errors.Is(err, ErrTooLarge) && !gaveUp(ctx, start) {
+		held.Release()
+		if !errors.Is(err, ErrTooLarge) && !errors.Is(err, budget.ErrSpent) && !gaveUp(ctx, start) {
 			c.opts.Peers.Failed(r.Destination, 0, reason(err))
 		}
 		return nil, &Error{Destination: r.Destination, Status: res.StatusCode, Retry: !errors.Is(err, ErrTooLarge), Cause: fmt.Errorf("answer to %s: %w", r.Operation, err)}
@@ -356,7 +369,7 @@ func (c *Client) send(ctx context.Context, r Request) (*http.Response, error) {
 func (c *Client) refused(r Request, res *http.Response) error {
 	e := &Error{Destination: r.Destination, Status: res.StatusCode, made: r.Made}
 	e.Retry = res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusUnauthorized
-	body, err := readAll(res.Body, res.ContentLength, maxErrorBytes)
+	body, err := readAll(res.Body, res.ContentLength, maxErrorBytes, nil)
 	if err == nil {
 		e.Peer, e.RetryAfter = peerError(res.StatusCode, body)
 	}
@@ -410,17 +423,32 @@ func peerError(status int, body []byte) (*matrix.Error, time.Duration) {
 	return e, time.Duration(ms) * time.Millisecond
 }
 
-// readAll reads a body of at most limit bytes. announced is the Content-Length, -1 if unknown.
-func readAll(body io.Reader, announced, limit int64) ([]byte, error) {
+// readAll reads a body of at most limit bytes, for which room is taken as they come. announced is the Content-Length, -1 if unknown.
+func readAll(body io.Reader, announced, limit int64, held *budget.Hold) ([]byte, error) {
 	if announced > limit {
 		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, announced)
 	}
-	b, err := io.ReadAll(io.LimitReader(body, limit+1))
-	if err != nil {
-		return nil, err
+	b := make([]byte, 0, min(max(announced, 0)+1, 64<<10))
+	for counted := int64(uncounted); ; {
+		n, err := body.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if int64(len(b)) > limit {
+			return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)
+		}
+		if more := int64(len(b)) - counted; more > 0 {
+			if err := held.Take(more); err != nil {
+				return nil, err
+			}
+			counted += more
+		}
+		if err == io.EOF {
+			return b, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(b) == cap(b) {
+			b = slices.Grow(b, len(b)/2+1)
+		}
 	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)
-	}
-	return b, nil
 }

@@ -538,7 +538,8 @@ func TestOldMembershipEndpoints(t *testing.T) {
 		}
 		fmt.Fprint(w, answer)
 	})
-	answer = `[200,{"state":[{"s":1}],"auth_chain":[{"a":1}],"members_omitted":false}]`
+	event := `{"an event":"` + strings.Repeat("x", minEvent) + `"}`
+	answer = `[200,{"state":[` + event + `],"auth_chain":[` + event + `],"members_omitted":false}]`
 	sent, err := f.client.SendJoin(t.Context(), "old.example", "!r:old.example", "$e", []byte(`{}`))
 	if err != nil || len(sent.State) != 1 || len(sent.AuthChain) != 1 {
 		t.Errorf("%+v, %v", sent, err)

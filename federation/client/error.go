@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"hanok/internal/budget"
 	"hanok/matrix"
 )
 
@@ -67,6 +68,9 @@ func (e *Error) public() *matrix.Error {
 		case e.Status == http.StatusTooManyRequests:
 			return matrix.Errorf(http.StatusServiceUnavailable, "M_UNKNOWN", "The server %s is busy. Try again later.", e.Destination).Because(e.Peer)
 		}
+	}
+	if errors.Is(e.Cause, budget.ErrSpent) {
+		return matrix.Errorf(http.StatusServiceUnavailable, "M_UNKNOWN", "This server is busy with what other servers have sent. Try again later.")
 	}
 	if errors.Is(e.Cause, context.DeadlineExceeded) {
 		return matrix.Errorf(http.StatusGatewayTimeout, "M_UNKNOWN", "The server %s did not answer in time.", e.Destination)

@@ -8,24 +8,26 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 
 	"hanok/matrix"
 )
 
 // Limits of answers that hold events: an event is at most 64 KiB.
 const (
-	oneEventMaxBytes   = 256 << 10
-	someEventsMaxBytes = 32 << 20
-	idsMaxBytes        = 32 << 20
-	eventsTimeout      = time.Minute
-	policyTimeout      = 10 * time.Second
+	oneEventMaxBytes  = 256 << 10
+	authChainMaxBytes = 32 << 20
+	idsMaxBytes       = 32 << 20
+	eventsTimeout     = time.Minute
+	policyTimeout     = 10 * time.Second
 )
+
+// someEventsMaxBytes is the limit of an answer with so many events, some more of common size, or a few that are over the limit of events.
+func someEventsMaxBytes(count int) int64 { return int64(max(count, 0)+8) << 16 }
 
 // Event fetches one event. spec: ss/getEvent
 func (c *Client) Event(ctx context.Context, dest matrix.ServerName, id matrix.EventID) ([]byte, error) {
 	var answer struct {
-		PDUs []jsontext.Value `json:"pdus"`
+		PDUs eventList `json:"pdus"`
 	}
 	err := c.Do(ctx, Request{
 		Operation: "getEvent", Method: http.MethodGet, Destination: dest, Path: v1("event", string(id)), MaxBytes: oneEventMaxBytes,
@@ -42,8 +44,8 @@ func (c *Client) Event(ctx context.Context, dest matrix.ServerName, id matrix.Ev
 // State fetches the state before an event and its auth chain. spec: ss/getRoomState
 func (c *Client) State(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, at matrix.EventID) (state, auth [][]byte, err error) {
 	var answer struct {
-		PDUs      []jsontext.Value `json:"pdus"`
-		AuthChain []jsontext.Value `json:"auth_chain"`
+		PDUs      eventList `json:"pdus"`
+		AuthChain eventList `json:"auth_chain"`
 	}
 	err = c.Do(ctx, Request{
 		Operation: "getRoomState", Method: http.MethodGet, Destination: dest, Path: v1("state", string(room)),
@@ -52,14 +54,14 @@ func (c *Client) State(ctx context.Context, dest matrix.ServerName, room matrix.
 	if err != nil {
 		return nil, nil, err
 	}
-	return raw(answer.PDUs), raw(answer.AuthChain), nil
+	return answer.PDUs, answer.AuthChain, nil
 }
 
 // StateIDs is State with event IDs only. spec: ss/getRoomStateIds
 func (c *Client) StateIDs(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, at matrix.EventID) (state, auth []matrix.EventID, err error) {
 	var answer struct {
-		PDUs      []matrix.EventID `json:"pdu_ids"`
-		AuthChain []matrix.EventID `json:"auth_chain_ids"`
+		PDUs      idList `json:"pdu_ids"`
+		AuthChain idList `json:"auth_chain_ids"`
 	}
 	err = c.Do(ctx, Request{
 		Operation: "getRoomStateIds", Method: http.MethodGet, Destination: dest, Path: v1("state_ids", string(room)),
@@ -71,13 +73,13 @@ func (c *Client) StateIDs(ctx context.Context, dest matrix.ServerName, room matr
 // EventAuth fetches an event's auth chain. spec: ss/getEventAuth
 func (c *Client) EventAuth(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, id matrix.EventID) ([][]byte, error) {
 	var answer struct {
-		AuthChain []jsontext.Value `json:"auth_chain"`
+		AuthChain eventList `json:"auth_chain"`
 	}
 	err := c.Do(ctx, Request{
 		Operation: "getEventAuth", Method: http.MethodGet, Destination: dest, Path: v1("event_auth", string(room), string(id)),
-		Timeout: eventsTimeout, MaxBytes: someEventsMaxBytes,
+		Timeout: eventsTimeout, MaxBytes: authChainMaxBytes,
 	}, &answer)
-	return raw(answer.AuthChain), err
+	return answer.AuthChain, err
 }
 
 // Backfill fetches history. spec: ss/backfillRoom
@@ -87,13 +89,13 @@ func (c *Client) Backfill(ctx context.Context, dest matrix.ServerName, room matr
 		query.Add("v", string(id))
 	}
 	var answer struct {
-		PDUs []jsontext.Value `json:"pdus"`
+		PDUs eventList `json:"pdus"`
 	}
 	err := c.Do(ctx, Request{
 		Operation: "backfillRoom", Method: http.MethodGet, Destination: dest, Path: v1("backfill", string(room)),
-		Query: query, Timeout: eventsTimeout, MaxBytes: someEventsMaxBytes,
+		Query: query, Timeout: eventsTimeout, MaxBytes: someEventsMaxBytes(limit),
 	}, &answer)
-	return raw(answer.PDUs), err
+	return answer.PDUs, err
 }
 
 // MissingEvents fetches the events between what we have and what we were sent. spec: ss/getMissingPreviousEvents
@@ -108,13 +110,13 @@ func (c *Client) MissingEvents(ctx context.Context, dest matrix.ServerName, room
 		return nil, err
 	}
 	var answer struct {
-		Events []jsontext.Value `json:"events"`
+		Events eventList `json:"events"`
 	}
 	err = c.Do(ctx, Request{
 		Operation: "getMissingPreviousEvents", Method: http.MethodPost, Destination: dest, Body: body,
-		Path: v1("get_missing_events", string(room)), Timeout: eventsTimeout, MaxBytes: someEventsMaxBytes,
+		Path: v1("get_missing_events", string(room)), Timeout: eventsTimeout, MaxBytes: someEventsMaxBytes(limit),
 	}, &answer)
-	return raw(answer.Events), err
+	return answer.Events, err
 }
 
 // TimestampToEvent asks for the event closest to a time; dir is "f" or "b". spec: ss/getEventByTimestamp

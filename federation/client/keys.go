@@ -5,7 +5,6 @@ import (
 	"net/http"
 
 	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 
 	"hanok/matrix"
 )
@@ -43,11 +42,11 @@ func (c *Client) QueryNotary(ctx context.Context, notary matrix.ServerName, crit
 		return nil, err
 	}
 	var answer struct {
-		Keys []jsontext.Value `json:"server_keys"`
+		Keys eventList `json:"server_keys"`
 	}
 	err = c.Do(ctx, Request{
 		Operation: "bulkPerspectivesKeyQuery", Method: http.MethodPost, Destination: notary, Body: body,
 		Path: []string{"_matrix", "key", "v2", "query"}, MaxBytes: notaryMaxBytes,
 	}, &answer)
-	return raw(answer.Keys), err
+	return answer.Keys, err
 }

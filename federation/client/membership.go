@@ -76,11 +76,11 @@ func (c *Client) makeMembership(ctx context.Context, op string, dest matrix.Serv
 
 // joinAnswer is the answer to a signed join.
 type joinAnswer struct {
-	Event          jsontext.Value   `json:"event"`
-	State          []jsontext.Value `json:"state"`
-	AuthChain      []jsontext.Value `json:"auth_chain"`
-	MembersOmitted bool             `json:"members_omitted"`
-	Servers        []string         `json:"servers_in_room"`
+	Event          jsontext.Value `json:"event"`
+	State          eventList      `json:"state"`
+	AuthChain      eventList      `json:"auth_chain"`
+	MembersOmitted bool           `json:"members_omitted"`
+	Servers        nameList       `json:"servers_in_room"`
 }
 
 // SendJoin submits a signed join and returns the room's state, from which the other server may leave the members out. spec: ss/sendJoinV2
@@ -99,8 +99,8 @@ func (c *Client) SendJoin(ctx context.Context, dest matrix.ServerName, room matr
 		return rooms.SentJoin{}, err
 	}
 	return rooms.SentJoin{
-		Event: answer.Event, State: raw(answer.State), AuthChain: raw(answer.AuthChain),
-		MembersOmitted: answer.MembersOmitted, Servers: serverNames(answer.Servers),
+		Event: answer.Event, State: answer.State, AuthChain: answer.AuthChain,
+		MembersOmitted: answer.MembersOmitted, Servers: answer.Servers,
 	}, nil
 }
 
@@ -121,7 +121,7 @@ func (c *Client) SendLeave(ctx context.Context, dest matrix.ServerName, room mat
 // doV1 makes a request of the first version of an endpoint, whose answer stands in [200, {}]. Servers that know no other were
 // made before version 1.1 of the specification.
 func (c *Client) doV1(ctx context.Context, request Request, answer any) error {
-	var pair []jsontext.Value
+	var pair pair
 	if err := c.Do(ctx, request, &pair); err != nil {
 		return err
 	}
@@ -223,17 +223,6 @@ func raw(values []jsontext.Value) [][]byte {
 	out := make([][]byte, len(values))
 	for i, v := range values {
 		out[i] = v
-	}
-	return out
-}
-
-// serverNames keeps what is a server name.
-func serverNames(in []string) []matrix.ServerName {
-	out := make([]matrix.ServerName, 0, len(in))
-	for _, s := range in {
-		if name, err := matrix.ParseServerName(s); err == nil {
-			out = append(out, name)
-		}
 	}
 	return out
 }

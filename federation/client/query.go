@@ -16,13 +16,13 @@ import (
 	"hanok/users"
 )
 
-const keysMaxBytes = 16 << 20
+const keysMaxBytes = 8 << 20
 
 // Directory resolves an alias at its own server. spec: ss/queryRoomDirectory
 func (c *Client) Directory(ctx context.Context, dest matrix.ServerName, alias matrix.RoomAlias) (matrix.RoomID, []matrix.ServerName, error) {
 	var answer struct {
 		Room    matrix.RoomID `json:"room_id"`
-		Servers []string      `json:"servers"`
+		Servers nameList      `json:"servers"`
 	}
 	err := c.Do(ctx, Request{
 		Operation: "queryRoomDirectory", Method: http.MethodGet, Destination: dest, Path: v1("query", "directory"),
@@ -34,7 +34,7 @@ func (c *Client) Directory(ctx context.Context, dest matrix.ServerName, alias ma
 	if !strings.HasPrefix(string(answer.Room), "!") {
 		return "", nil, c.nonsense(dest, "queryRoomDirectory", "it has no room ID")
 	}
-	return answer.Room, serverNames(answer.Servers), nil
+	return answer.Room, answer.Servers, nil
 }
 
 // Profile fetches a profile, or one field of it. spec: ss/queryProfile
@@ -57,7 +57,13 @@ func (c *Client) QueryKeys(ctx context.Context, server matrix.ServerName, device
 	if err != nil {
 		return nil, err
 	}
-	var answer users.QueryResult
+	type key = wantedKey[[]matrix.DeviceID]
+	var answer struct {
+		DeviceKeys      wantedKeys[[]matrix.DeviceID] `json:"device_keys"`
+		MasterKeys      key                           `json:"master_keys"`
+		SelfSigningKeys key                           `json:"self_signing_keys"`
+	}
+	answer.DeviceKeys.wanted, answer.MasterKeys.wanted, answer.SelfSigningKeys.wanted = devices, devices, devices
 	err = c.Do(ctx, Request{
 		Operation: "queryUserEncryptionKeys", Method: http.MethodPost, Destination: server, Body: body,
 		Path: v1("user", "keys", "query"), MaxBytes: keysMaxBytes,
@@ -65,7 +71,7 @@ func (c *Client) QueryKeys(ctx context.Context, server matrix.ServerName, device
 	if err != nil {
 		return nil, err
 	}
-	return &answer, nil
+	return &users.QueryResult{DeviceKeys: answer.DeviceKeys.keys, MasterKeys: answer.MasterKeys.keys, SelfSigningKeys: answer.SelfSigningKeys.keys}, nil
 }
 
 // ClaimKeys claims one-time keys. spec: ss/claimUserEncryptionKeys
@@ -75,18 +81,22 @@ func (c *Client) ClaimKeys(ctx context.Context, server matrix.ServerName, claims
 		return nil, err
 	}
 	var answer struct {
-		Keys users.ClaimedKeys `json:"one_time_keys"`
+		Keys claimed `json:"one_time_keys"`
 	}
+	answer.Keys.wanted = claims
 	err = c.Do(ctx, Request{
 		Operation: "claimUserEncryptionKeys", Method: http.MethodPost, Destination: server, Body: body,
 		Path: v1("user", "keys", "claim"), MaxBytes: keysMaxBytes,
 	}, &answer)
-	return answer.Keys, err
+	return answer.Keys.keys, err
 }
 
 // UserDevices fetches a user's whole device list. spec: ss/getUserDevices
 func (c *Client) UserDevices(ctx context.Context, user matrix.UserID) (*users.DeviceList, error) {
-	var answer users.DeviceList
+	var answer struct {
+		users.DeviceList
+		Devices deviceList `json:"devices"`
+	}
 	err := c.Do(ctx, Request{
 		Operation: "getUserDevices", Method: http.MethodGet, Destination: user.Server(),
 		Path: v1("user", "devices", string(user)), MaxBytes: keysMaxBytes,
@@ -94,7 +104,8 @@ func (c *Client) UserDevices(ctx context.Context, user matrix.UserID) (*users.De
 	if err != nil {
 		return nil, err
 	}
-	return &answer, nil
+	answer.DeviceList.Devices = answer.Devices
+	return &answer.DeviceList, nil
 }
 
 // PublicRooms asks for a page of another server's directory. spec: ss/queryPublicRooms, ss/getPublicRooms
@@ -143,16 +154,23 @@ func (c *Client) PublicRooms(ctx context.Context, dest matrix.ServerName, r room
 		}
 		req.Operation, req.Method, req.Query, req.Body = "queryPublicRooms", http.MethodPost, nil, body
 	}
-	var answer rooms.PublicRooms
+	var answer struct {
+		rooms.PublicRooms
+		Chunk roomList[rooms.RoomSummary] `json:"chunk"`
+	}
 	if err := c.Do(ctx, req, &answer); err != nil {
 		return nil, err
 	}
-	return &answer, nil
+	answer.PublicRooms.Chunk = answer.Chunk
+	return &answer.PublicRooms, nil
 }
 
 // Hierarchy asks about a space and its children. spec: ss/getSpaceHierarchy
 func (c *Client) Hierarchy(ctx context.Context, dest matrix.ServerName, room matrix.RoomID, suggestedOnly bool) (*rooms.Hierarchy, error) {
-	var answer rooms.Hierarchy
+	var answer struct {
+		rooms.Hierarchy
+		Children roomList[rooms.HierarchyRoom] `json:"children"`
+	}
 	err := c.Do(ctx, Request{
 		Operation: "getSpaceHierarchy", Method: http.MethodGet, Destination: dest, Path: v1("hierarchy", string(room)),
 		Query: url.Values{"suggested_only": {strconv.FormatBool(suggestedOnly)}}, MaxBytes: 8 << 20,
@@ -160,7 +178,8 @@ func (c *Client) Hierarchy(ctx context.Context, dest matrix.ServerName, room mat
 	if err != nil {
 		return nil, err
 	}
-	return &answer, nil
+	answer.Hierarchy.Children = answer.Children
+	return &answer.Hierarchy, nil
 }
 
 // Software is what a server says of itself.
@@ -187,7 +206,7 @@ func (c *Client) Version(ctx context.Context, dest matrix.ServerName) (Software,
 			Version string `json:"version"`
 		} `json:"server"`
 	}
-	body, err := readAll(res.Body, res.ContentLength, defaultMaxBytes)
+	body, err := readAll(res.Body, res.ContentLength, defaultMaxBytes, nil)
 	if err == nil {
 		err = json.Unmarshal(body, &answer)
 	}

@@ -6,9 +6,9 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
-	"sync"
 
 	"hanok/federation/xmatrix"
+	"hanok/internal/budget"
 	"hanok/internal/endpoint"
 	"hanok/internal/gate"
 	"hanok/matrix"
@@ -97,50 +97,16 @@ func (s *Server) meet(r *endpoint.Request, headers []xmatrix.Header) error {
 	return err
 }
 
-// budget is what all bodies together may hold, and those from one address.
-type budget struct {
-	mu    sync.Mutex
-	free  int64
-	taken map[string]int64 // by address
-}
-
-func newBudget() *budget { return &budget{free: bodyBudget, taken: map[string]int64{}} }
-
-func (b *budget) take(address string, n int64) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.free < n || b.taken[address]+n > bodyShare {
-		return false
-	}
-	b.free -= n
-	b.taken[address] += n
-	return true
-}
-
-func (b *budget) give(address string, n int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.free += n
-	if b.taken[address] -= n; b.taken[address] <= 0 {
-		delete(b.taken, address)
-	}
-}
-
 // charged is a body that takes from the budget what is read of it.
 type charged struct {
 	io.ReadCloser
-	budget  *budget
-	address string
-	taken   int64
+	held *budget.Hold
 }
 
-func (c *charged) Read(p []byte) (int, error) {
+func (c charged) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
-	if n > 0 {
-		if !c.budget.take(c.address, int64(n)) {
-			return 0, errBusy
-		}
-		c.taken += int64(n)
+	if n > 0 && c.held.Take(int64(n)) != nil {
+		return 0, errBusy
 	}
 	return n, err
 }

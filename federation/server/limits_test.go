@@ -16,6 +16,7 @@ import (
 
 	"hanok/federation/client"
 	"hanok/federation/keyring"
+	"hanok/internal/budget"
 	"hanok/matrix"
 	"hanok/matrix/signing"
 	"hanok/storage"
@@ -83,7 +84,7 @@ func TestStrangers(t *testing.T) {
 	if len(pit.asked) != 0 {
 		t.Errorf("%d more servers are asked for their keys", len(pit.asked))
 	}
-	if f.server.bodies.free != bodyBudget {
+	if f.server.bodies.Free() != bodyBudget {
 		t.Error("bodies of strangers were read")
 	}
 	close(pit.answer)
@@ -101,14 +102,17 @@ func TestBodiesAreBounded(t *testing.T) {
 	body := `{"origin":"a.example","origin_server_ts":1,"pdus":[],"x":"` + strings.Repeat("a", 1<<20) + `"}`
 	hold := func(addresses []string, n int64) (release func()) {
 		t.Helper()
+		var holds []*budget.Hold
 		for _, a := range addresses {
-			if !f.server.bodies.take(a, n) {
-				t.Fatalf("%s may not take %d bytes", a, n)
+			h := f.server.bodies.Hold(a)
+			if err := h.Take(n); err != nil {
+				t.Fatalf("%s: %v", a, err)
 			}
+			holds = append(holds, h)
 		}
 		return func() {
-			for _, a := range addresses {
-				f.server.bodies.give(a, n)
+			for _, h := range holds {
+				h.Release()
 			}
 		}
 	}
@@ -117,7 +121,7 @@ func TestBodiesAreBounded(t *testing.T) {
 	release()
 	// One address has no more than its share, which leaves something for the others.
 	release = hold([]string{"192.0.2.1"}, bodyShare)
-	if f.server.bodies.take("192.0.2.1", 1) {
+	if f.server.bodies.Hold("192.0.2.1").Take(1) == nil {
 		t.Error("one address may take more than its share")
 	}
 	f.expect(200, "pdus")(f.call("PUT", uri, body))
@@ -126,10 +130,10 @@ func TestBodiesAreBounded(t *testing.T) {
 	f.expect(429, "M_LIMIT_EXCEEDED")(f.call("PUT", uri, body))
 	release()
 	f.expect(200, "pdus")(f.call("PUT", uri, body))
-	if f.server.bodies.free != bodyBudget {
-		t.Errorf("%d bytes were not given back", bodyBudget-f.server.bodies.free)
+	if f.server.bodies.Free() != bodyBudget {
+		t.Errorf("%d bytes were not given back", bodyBudget-f.server.bodies.Free())
 	}
-	if n := len(f.server.bodies.taken); n != 0 {
+	if n := f.server.bodies.Holders(); n != 0 {
 		t.Errorf("%d addresses are remembered", n)
 	}
 }

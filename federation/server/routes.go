@@ -17,7 +17,7 @@ const (
 
 // Body limits, in bytes.
 const (
-	transactionBody = 32 << 20 // 50 events of 64 KiB, and 100 EDUs that may carry keys of many devices
+	transactionBody = 16 << 20 // 50 events of 64 KiB, and 100 EDUs that may carry keys of many devices; no more than others take
 	eventBody       = 256 << 10
 	inviteBody      = 2 << 20 // an event and stripped state
 	keysBody        = 4 << 20
@@ -76,7 +76,7 @@ func (s *Server) routes() []endpoint.Route {
 		// Users.
 		{Method: get, Path: "/federation/v1/user/devices/{userId}", Operation: "getUserDevices", Auth: signed, Handle: s.getUserDevices},
 		{Method: post, Path: "/federation/v1/user/keys/query", Operation: "queryUserEncryptionKeys", Auth: signed, MaxBody: keysBody, Handle: s.heavy(s.queryKeys)},
-		{Method: post, Path: "/federation/v1/user/keys/claim", Operation: "claimUserEncryptionKeys", Auth: signed, MaxBody: keysBody, Handle: s.claimKeys},
+		{Method: post, Path: "/federation/v1/user/keys/claim", Operation: "claimUserEncryptionKeys", Auth: signed, MaxBody: keysBody, Handle: s.heavy(s.claimKeys)},
 
 		{Method: get, Path: "/federation/v1/media/download/{mediaId}", Operation: "getContent", Auth: signed, Handle: s.getMedia},
 		{Method: get, Path: "/federation/v1/media/thumbnail/{mediaId}", Operation: "getContentThumbnail", Auth: signed, Handle: s.getThumbnail},

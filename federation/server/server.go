@@ -17,6 +17,7 @@ import (
 
 	"hanok/federation/keyring"
 	"hanok/federation/peers"
+	"hanok/internal/budget"
 	"hanok/internal/endpoint"
 	"hanok/internal/gate"
 	"hanok/matrix"
@@ -93,8 +94,8 @@ type Server struct {
 	transactions singleflight.Group
 	heavyWork    *gate.Gate[matrix.ServerName]
 	strangers    *gate.Gate[string] // by address
-	bodies       *budget
-	received     atomic.Int64 // transactions
+	bodies       *budget.Budget     // by address
+	received     atomic.Int64       // transactions
 
 	// life is the context of work that outlives the request which began it; workers counts that work.
 	life    context.Context
@@ -120,7 +121,7 @@ func New(o Options) *Server {
 	}
 	s := &Server{
 		opts: o, heavyWork: gate.New[matrix.ServerName](heavyAtOnce, heavyWaiting), strangers: gate.New[string](strangersAtOnce, strangersWaiting),
-		bodies: newBudget(), staged: newStaged(), retrying: map[matrix.RoomID]bool{}, underWay: map[matrix.ServerName]int{},
+		bodies: budget.New(bodyBudget, bodyShare), staged: newStaged(), retrying: map[matrix.RoomID]bool{}, underWay: map[matrix.ServerName]int{},
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	common := endpoint.Options{Prefix: "/_matrix", Authorise: s.authorise, Observe: o.Observe, Log: o.Log}
@@ -134,9 +135,9 @@ func New(o Options) *Server {
 func (s *Server) Routes() []endpoint.Route { return endpoint.Expand("/_matrix", s.routes()) }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body := &charged{ReadCloser: r.Body, budget: s.bodies, address: s.address(r)}
-	defer func() { s.bodies.give(body.address, body.taken) }()
-	r.Body = body
+	held := s.bodies.Hold(s.address(r))
+	defer held.Release()
+	r.Body = charged{r.Body, held}
 	s.handler.ServeHTTP(w, r)
 }
 

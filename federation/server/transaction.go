@@ -16,6 +16,7 @@ import (
 	"hanok/federation/keyring"
 	"hanok/federation/queue"
 	"hanok/internal/endpoint"
+	"hanok/internal/strictjson"
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/rooms"
@@ -27,8 +28,30 @@ const processTimeout = 15 * time.Minute
 
 // transaction is what another server sends. Its origin is whoever signed the request.
 type transaction struct {
-	PDUs []jsontext.Value `json:"pdus"`
-	EDUs []edu            `json:"edus"`
+	PDUs pduList `json:"pdus"`
+	EDUs eduList `json:"edus"`
+}
+
+// pduList and eduList refuse more than a transaction may hold as they are read: M_INVALID_PARAM.
+type (
+	pduList []jsontext.Value
+	eduList []edu
+)
+
+func (l *pduList) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+	return strictjson.EachElement(dec, queue.MaxPDUs, func(v jsontext.Value) error {
+		*l = append(*l, v.Clone())
+		return nil
+	})
+}
+
+func (l *eduList) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+	return strictjson.EachElement(dec, queue.MaxEDUs, func(v jsontext.Value) error {
+		var e edu
+		err := json.Unmarshal(v, &e)
+		*l = append(*l, e)
+		return err
+	})
 }
 
 type edu struct {
@@ -55,9 +78,6 @@ func (s *Server) sendTransaction(r *endpoint.Request) (any, error) {
 	var txn transaction
 	if err := r.Decode(&txn); err != nil {
 		return nil, err
-	}
-	if len(txn.PDUs) > queue.MaxPDUs || len(txn.EDUs) > queue.MaxEDUs {
-		return nil, matrix.InvalidParam("A transaction may hold %d PDUs and %d EDUs at most.", queue.MaxPDUs, queue.MaxEDUs)
 	}
 	if !s.enter(from) {
 		return nil, matrix.Errorf(http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "Wait for the answer to a transaction before sending the next.").With("retry_after_ms", int64(1000))

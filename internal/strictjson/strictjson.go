@@ -22,6 +22,12 @@ func UnmarshalAs(what string, b []byte, v any) error {
 		return nil
 	}
 	var semantic *json.SemanticError
+	if errors.Is(err, ErrTooMany) {
+		if errors.As(err, &semantic) && semantic.JSONPointer != "" {
+			what = string(semantic.JSONPointer)
+		}
+		return matrix.InvalidParam("%s has too many elements.", what).Because(err)
+	}
 	if errors.As(err, &semantic) {
 		at := string(semantic.JSONPointer)
 		if at == "" {
