@@ -72,7 +72,7 @@ const (
 
 	// answersBudget is what all answers together may hold until nobody works with them any more, and answersShare those of one server. The
 	// beginning of an answer, which is all that most have, does not count: big ones that come slowly must not keep it out.
-	answersBudget = 384 << 20
+	answersBudget = 256 << 20
 	answersShare  = stateMaxBytes
 	uncounted     = 1 << 20
 )

@@ -33,20 +33,7 @@ func (s *Server) authorise(r *endpoint.Request, rt endpoint.Route) error {
 	if err != nil {
 		return err
 	}
-	req := xmatrix.Request{Method: r.Method, URI: r.RequestURI}
-	if len(body) > 0 {
-		// A body that is not JSON cannot have been signed, but the caller should learn which of the two it is.
-		if req.Content, err = canonicaljson.Canonical(body, canonicaljson.Lenient); err != nil {
-			return matrix.NotJSON("The body is not valid JSON.").Because(err)
-		}
-	}
-	for _, h := range headers {
-		// One good signature will do: a server may sign with several keys, some of them unknown to us.
-		if err = s.opts.Keys.VerifyRequest(r.Ctx(), req, h); err == nil {
-			break
-		}
-	}
-	if err != nil {
+	if err := s.verify(r, headers, body); err != nil {
 		return err
 	}
 	s.opts.Peers.Answered(origin)
@@ -59,6 +46,43 @@ func (s *Server) authorise(r *endpoint.Request, rt endpoint.Route) error {
 		return err
 	}
 	return s.checkACL(r, room, origin)
+}
+
+// verify checks the signature of a request.
+func (s *Server) verify(r *endpoint.Request, headers []xmatrix.Header, body []byte) (err error) {
+	req := xmatrix.Request{Method: r.Method, URI: r.RequestURI}
+	if req.Content, err = s.canonical(r.Ctx(), body); err != nil {
+		return err
+	}
+	for _, h := range headers {
+		// One good signature will do: a server may sign with several keys, some of them unknown to us.
+		if err = s.opts.Keys.VerifyRequest(r.Ctx(), req, h); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// canonical puts a body into the form that is signed; nil if there is none.
+func (s *Server) canonical(ctx context.Context, body []byte) ([]byte, error) {
+	if len(body) == 0 {
+		return nil, nil
+	}
+	if len(body) > bigBody {
+		// Sorting it takes many times as much memory, for a request that anybody may have made.
+		select {
+		case s.bigBodies <- struct{}{}:
+			defer func() { <-s.bigBodies }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	// A body that is not JSON cannot have been signed, but the caller should learn which of the two it is.
+	canonical, err := canonicaljson.Canonical(body, canonicaljson.Lenient)
+	if err != nil {
+		return nil, matrix.NotJSON("The body is not valid JSON.").Because(err)
+	}
+	return canonical, nil
 }
 
 // bodyTimeout is how long a server may take to send a request: before it is read nobody knows who sends it.

@@ -23,6 +23,8 @@ const (
 	strangersAtOnce, strangersWaiting = 4, 32
 	// bodyBudget is how many bytes of requests are kept at once, of all servers: a body is read before its signature can be checked.
 	bodyBudget = 128 << 20
+	// bigBodies is how many bodies of more than bigBody bytes are checked at once.
+	bigBody, bigBodies = 1 << 20, 2
 	// bodyShare is how much of it those from one address may take: one that sends slowly keeps it for a minute.
 	bodyShare = bodyBudget / 4
 )

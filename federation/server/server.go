@@ -95,7 +95,8 @@ type Server struct {
 	heavyWork    *gate.Gate[matrix.ServerName]
 	strangers    *gate.Gate[string] // by address
 	bodies       *budget.Budget     // by address
-	received     atomic.Int64       // transactions
+	bigBodies    chan struct{}
+	received     atomic.Int64 // transactions
 
 	// life is the context of work that outlives the request which began it; workers counts that work.
 	life    context.Context
@@ -121,7 +122,7 @@ func New(o Options) *Server {
 	}
 	s := &Server{
 		opts: o, heavyWork: gate.New[matrix.ServerName](heavyAtOnce, heavyWaiting), strangers: gate.New[string](strangersAtOnce, strangersWaiting),
-		bodies: budget.New(bodyBudget, bodyShare), staged: newStaged(), retrying: map[matrix.RoomID]bool{}, underWay: map[matrix.ServerName]int{},
+		bodies: budget.New(bodyBudget, bodyShare), bigBodies: make(chan struct{}, bigBodies), staged: newStaged(), retrying: map[matrix.RoomID]bool{}, underWay: map[matrix.ServerName]int{},
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	common := endpoint.Options{Prefix: "/_matrix", Authorise: s.authorise, Observe: o.Observe, Log: o.Log}
