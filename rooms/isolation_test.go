@@ -132,6 +132,37 @@ func TestIsolatedRoom(t *testing.T) {
 	}
 }
 
+// The operator may keep a room apart that is not known here: nobody is asked about it.
+func TestIsolatedRoomThatIsNotKnown(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	c := n.server("c.example")
+	carol := c.user("carol")
+	if err := c.Isolate(ctx, room, true); err != nil {
+		t.Fatal(err)
+	}
+	via := []matrix.ServerName{a.name, b.name}
+	if _, err := c.RoomDetails(ctx, rooms.SummaryRequest{Room: room, User: carol, Via: via}); !matrix.HasCode(err, "M_NOT_FOUND") {
+		t.Error(err)
+	}
+	if _, err := c.Join(ctx, rooms.MemberRequest{Room: room, Sender: carol, Via: via}); !matrix.HasCode(err, "M_FORBIDDEN") {
+		t.Error(err)
+	}
+	if _, err := c.Knock(ctx, rooms.MemberRequest{Room: room, Sender: carol, Via: via}); !matrix.HasCode(err, "M_FORBIDDEN") {
+		t.Error(err)
+	}
+	for _, call := range []string{"hierarchy", "make_join", "make_knock"} {
+		if asked := n.count("c.example " + call); asked > 0 {
+			t.Errorf("%s: asked %d times", call, asked)
+		}
+	}
+	if err := c.Isolate(ctx, room, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.RoomDetails(ctx, rooms.SummaryRequest{Room: room, User: carol, Via: via}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestIsolatedRoomUpgraded(t *testing.T) {
 	n := newNetwork(t)
 	a := n.server("a.example")

@@ -213,6 +213,9 @@ func (w *spaceWalk) ask(ctx context.Context, step spaceStep) *HierarchyRoom {
 
 // firstHierarchy asks servers in turn about a space; nil if none says anything of use. remembered: what one said lately is good enough.
 func (e *Engine) firstHierarchy(ctx context.Context, room matrix.RoomID, suggestedOnly, remembered bool, next func() (matrix.ServerName, bool)) (first *Hierarchy) {
+	if e.isolation.has(room) {
+		return nil
+	}
 	done, _ := inquiry[*Hierarchy]{
 		next: next,
 		ask: func(ctx context.Context, server matrix.ServerName) (*Hierarchy, error) {
