@@ -516,6 +516,19 @@ func TestAnsweringAsNotary(t *testing.T) {
 	if got := query(client.KeyCriteria{}); len(got) != 0 {
 		t.Errorf("%v", got)
 	}
+	// A document half of whose life is over is asked for again.
+	before := f.times("them.example")
+	f.now = f.now.Add(20 * time.Minute)
+	query(client.KeyCriteria{"them.example": nil})
+	if got := f.times("them.example"); got != before {
+		t.Errorf("asked %d times again within half of the life of its document", got-before)
+	}
+	f.publish("them.example", keyDocument(t, "them.example", f.now.Add(time.Hour), key))
+	f.now = f.now.Add(20 * time.Minute)
+	if got := query(client.KeyCriteria{"them.example": nil}); len(got) != 1 || f.times("them.example") != before+1 ||
+		got[0]["valid_until_ts"] != float64(f.now.Add(40*time.Minute).UnixMilli()) {
+		t.Errorf("asked %d times, %v", f.times("them.example")-before, got)
+	}
 	// A server that has gone since: what we have of it is still handed out.
 	f.mu.Lock()
 	delete(f.documents, "them.example")

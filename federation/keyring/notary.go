@@ -2,9 +2,11 @@ package keyring
 
 import (
 	"context"
+	"time"
 
 	"hanok/federation/client"
 	"hanok/matrix"
+	"hanok/storage"
 )
 
 // maxQuery bounds how many servers one query to us may name, and maxQueryFetches how many of them are asked because of it: anybody
@@ -42,7 +44,11 @@ func (r *Ring) Query(ctx context.Context, criteria client.KeyCriteria) ([][]byte
 			delete(missing, server)
 		}
 	}
+	asked = len(missing)
 	if err := r.ensure(ctx, missing, forQuestions); err != nil {
+		return nil, err
+	}
+	if err := r.renew(ctx, criteria, maxQueryFetches-asked); err != nil {
 		return nil, err
 	}
 	out := [][]byte{}
@@ -60,6 +66,42 @@ func (r *Ring) Query(ctx context.Context, criteria client.KeyCriteria) ([][]byte
 		}
 	}
 	return out, nil
+}
+
+// renewPatience is how long an answer waits for newer documents than those that are valid still.
+const renewPatience = 3 * time.Second
+
+// renew asks again those servers, most of them at the most, half of the life of whose document is over: what is handed out should not be about
+// to expire. spec: ss/getServerKey
+func (r *Ring) renew(ctx context.Context, criteria client.KeyCriteria, most int) error {
+	stale := map[matrix.ServerName][]need{}
+	for server := range criteria {
+		known, err := r.load(ctx, server)
+		if err != nil {
+			return err
+		}
+		if server != r.opts.ServerName && len(stale) < most && known.halfOver(r.now()) {
+			stale[server] = nil
+		}
+	}
+	if len(stale) == 0 {
+		return nil
+	}
+	waiting, cancel := context.WithTimeout(ctx, renewPatience)
+	defer cancel()
+	r.askDirectly(waiting, stale, forQuestions)
+	return ctx.Err()
+}
+
+// halfOver says whether half of the life of the newest document is over.
+func (s *serverKeys) halfOver(now matrix.Timestamp) bool {
+	var newest storage.ServerKey
+	for _, k := range s.keys {
+		if !k.Expired && k.FetchedAt > newest.FetchedAt {
+			newest = k
+		}
+	}
+	return newest.FetchedAt > 0 && now > newest.FetchedAt+(validUntil(newest)-newest.FetchedAt)/2
 }
 
 // documents are the different documents in which the wanted keys were last seen.
