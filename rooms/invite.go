@@ -305,8 +305,11 @@ func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, ro
 	if err := e.verify(ctx, []*event.Event{ev})[0]; err != nil {
 		return nil, matrix.Forbidden("the invite is not properly signed").Because(err)
 	}
-	if err := e.mayInvite(ctx, user, ev.Sender()); err != nil {
-		return nil, err
+	refused := e.mayInvite(ctx, user, ev.Sender())
+	// In a room that we are in, that nobody has the name is for the room to find out: nothing is kept here.
+	unknown := matrix.HasCode(refused, "M_FORBIDDEN") && e.residentIn(ctx, room)
+	if refused != nil && !unknown {
+		return nil, refused
 	}
 	if err := e.mayFederate(ctx, user); err != nil {
 		return nil, err
@@ -339,10 +342,16 @@ func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, ro
 		if m.Membership == storage.MembershipJoin {
 			return nil, matrix.Forbidden("the user is in the room already")
 		}
+		if unknown {
+			return signed.JSON(), nil
+		}
 		if err := r.keepSigned(ctx, signed, user, stripped); err != nil {
 			return nil, fmt.Errorf("store invite: %w", err)
 		}
 		return signed.JSON(), nil
+	}
+	if unknown { // we have just left the room
+		return nil, refused
 	}
 	if m.Membership != storage.MembershipInvite {
 		if err := e.fewInvites(ctx, user, origin); err != nil {
@@ -353,6 +362,17 @@ func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, ro
 		return nil, fmt.Errorf("store invite: %w", err)
 	}
 	return signed.JSON(), nil
+}
+
+// residentIn says whether this server is in a room.
+func (e *Engine) residentIn(ctx context.Context, id matrix.RoomID) bool {
+	r, err := e.room(ctx, id)
+	if err != nil {
+		return false
+	}
+	defer r.release()
+	resident, err := r.resident(ctx)
+	return resident && err == nil
 }
 
 // How many invites of a user may wait for an answer: those from one server, and all.
