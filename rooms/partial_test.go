@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -453,6 +454,42 @@ func TestPartialJoinAsksOthers(t *testing.T) {
 	}
 	p.complete(p.b.user("bob"))
 	p.n.split(p.a, p.b, false)
+	p.agree()
+}
+
+// A server that tells another state than the one that let us in is not believed at once.
+func TestPartialJoinLiedTo(t *testing.T) {
+	var lie, truth []matrix.EventID
+	p := newPartialJoin(t, rooms.CreateRequest{Name: "then"}, func(p *partialJoin) {
+		state := func() []matrix.EventID {
+			snap, err := p.a.Snapshot(ctx, p.room)
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			all, err := snap.State.All(ctx)
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			return idsOf(all)
+		}
+		lie = state()
+		p.a.set(p.a.user("alice"), p.room, "m.room.name", "", `{"name":"now"}`)
+		truth = state()
+		p.a.say(p.a.user("alice"), p.room, "what the join follows on")
+	})
+	<-p.asked
+	var asked atomic.Int32
+	p.n.stateIDs = func() (state, auth []matrix.EventID) {
+		if asked.Add(1) > 3 {
+			return truth, nil
+		}
+		return lie, nil
+	}
+	p.complete(p.b.user("bob"))
+	if n := asked.Load(); n != 4 {
+		t.Errorf("%d states were asked for", n)
+	}
+	p.n.stateIDs = nil
 	p.agree()
 }
 

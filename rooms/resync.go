@@ -24,7 +24,7 @@ const (
 	resyncServers    = 8           // servers asked before pausing
 	resyncFirstPause = time.Second
 	resyncLastPause  = 10 * time.Minute
-	// resyncStrict is how many rounds insist on being given every event of the state.
+	// resyncStrict is how many rounds insist on being given every event of the state, and on a state as that which came with our join.
 	resyncStrict = 2
 	resyncTries  = 5 // to find no further event that needs a state of its own
 )
@@ -362,6 +362,11 @@ func (s *resync) take(ctx context.Context, r *room, ev *Event, told *toldState) 
 	}
 	// Everybody in the room has accepted our join, so a state that does not allow it is not the one before it.
 	if s.e.isLocal(ev.Sender()) {
+		if s.round <= resyncStrict {
+			if err := s.agrees(ctx, ev, tree); err != nil {
+				return none, err
+			}
+		}
 		if rejection, err := r.checkEvent(ctx, ev.Event, tree, false); err != nil {
 			return none, err
 		} else if rejection != nil {
@@ -369,4 +374,19 @@ func (s *resync) take(ctx context.Context, r *room, ev *Event, told *toldState) 
 		}
 	}
 	return tree, nil
+}
+
+// agrees checks that the state before our join is, but for members, what the server told us that let us in. One of the two that differ lies, and any
+// server may be asked; who goes on to tell the same is believed in the end.
+func (s *resync) agrees(ctx context.Context, join *Event, told statetree.Tree) error {
+	diffs, err := statetree.Diff(ctx, s.e.treeBefore(join), told)
+	if err != nil {
+		return err
+	}
+	for _, d := range diffs {
+		if d.Type != int64(join.typ) {
+			return nonsense("the state is not the one that came with our join")
+		}
+	}
+	return nil
 }
