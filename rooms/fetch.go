@@ -69,12 +69,13 @@ var (
 	errNoState        = matrix.Forbidden("the state at the event cannot be had")
 )
 
-// errUnjudged is in the error about an event of which it cannot be said whether the rules allow it.
-var errUnjudged = errors.New("rooms: the event cannot be judged")
+// ErrUnjudged is in the error about an event of which it cannot be said whether the rules allow it: what it refers to cannot be had. Nothing is
+// stored of it.
+var ErrUnjudged = errors.New("rooms: the event cannot be judged")
 
 // unjudged is errNoAuthEvents or errNoState, with why that cannot be had, if known.
 func unjudged(kind *matrix.Error, cause error) error {
-	return kind.Because(errors.Join(errUnjudged, cause))
+	return kind.Because(errors.Join(ErrUnjudged, cause))
 }
 
 func (r *room) newInbound(origin matrix.ServerName) *inbound {
@@ -400,7 +401,7 @@ func (in *inbound) ensureAuth(ctx context.Context, ev *event.Event) error {
 			return err
 		}
 	}
-	return unjudged(errNoAuthEvents, in.failure)
+	return unjudged(errNoAuthEvents, in.why())
 }
 
 // store keeps events that were fetched as outliers.
@@ -439,7 +440,7 @@ func (in *inbound) remoteStateAfter(ctx context.Context, id matrix.EventID) (sta
 	}
 	after, err := in.r.apply(ctx, tree, known[id])
 	if errors.Is(err, errNoState) {
-		err = unjudged(errNoState, in.failure)
+		err = unjudged(errNoState, in.why())
 	}
 	if err == nil {
 		in.after[id] = after
@@ -493,7 +494,7 @@ func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (st
 		return statetree.Tree{}, err
 	}
 	if len(known) == 0 && len(stateIDs) > 0 {
-		return statetree.Tree{}, unjudged(errNoState, in.failure)
+		return statetree.Tree{}, unjudged(errNoState, in.why())
 	}
 	return r.treeFrom(ctx, stateIDs, known)
 }
@@ -517,12 +518,15 @@ func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix
 		}
 	}
 	for _, id := range ids {
-		if ev := known[id]; ev == nil || ev.apart() {
-			in.lacking[id] = cmp.Or(in.failure, errUnjudged)
+		if ev := known[id]; (ev == nil || ev.apart()) && in.lacking[id] == nil {
+			in.lacking[id] = cmp.Or(in.why(), ErrUnjudged)
 		}
 	}
 	return known, nil
 }
+
+// why is why single events could not be had, nil if all could: that somebody did not answer counts before that somebody does not have one.
+func (in *inbound) why() error { return cmp.Or(in.lost, in.failure) }
 
 // authLacking says that an event has auth events that were asked for in vain.
 func (in *inbound) authLacking(ctx context.Context, ev *event.Event) error {

@@ -1,6 +1,7 @@
 package rooms_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -230,7 +231,7 @@ func TestHoleInAnAuthChain(t *testing.T) {
 		return []byte(`{}`)
 	}
 	r := a.receive(b, room, third.JSON())
-	if r[0].Err == nil || !r[0].Unjudged() || r[0].Rejected() {
+	if !errors.Is(r[0].Err, rooms.ErrUnjudged) || r[0].Rejected() {
 		t.Errorf("%+v", r[0])
 	}
 	if states := n.count("a.example state_ids"); states != 1 || asked[hole] != 1 {

@@ -28,9 +28,6 @@ func (r Received) Rejected() bool {
 	return errors.As(r.Err, &rej) || errors.Is(r.Err, errRejectedBefore)
 }
 
-// Unjudged reports that the event could not be checked: what it refers to cannot be had of its sender, nor of others. Nothing is stored of it.
-func (r Received) Unjudged() bool { return errors.Is(r.Err, errUnjudged) }
-
 // awaitJoin waits for a join under way that makes this server resident: once a server has let our user in it sends what happens from
 // then on, also before its answer is stored here. A room that we are in already goes on meanwhile; who may authorise the join may be
 // among the news.

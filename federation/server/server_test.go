@@ -362,6 +362,8 @@ func TestTransactions(t *testing.T) {
 			return received(pdus, matrix.Forbidden("no"))
 		case "!rejected:us.example":
 			return received(pdus, matrix.Forbidden("no power").Because(&eventauth.Rejection{Reason: "no power"}))
+		case "!unjudged:us.example":
+			return received(pdus, matrix.Forbidden("no state").Because(errors.Join(rooms.ErrUnjudged, &client.Error{Destination: "a.example", Status: 404, Cause: errors.New("unknown")})))
 		case "!broken:us.example":
 			return received(pdus, errors.New("secret detail"))
 		}
@@ -370,17 +372,17 @@ func TestTransactions(t *testing.T) {
 	const denied = `{"room_id":"!d:us.example","event_id":"$d:a.example","type":"m.x","sender":"@x:a.example","origin_server_ts":1,"depth":1,"content":{},"prev_events":[],"auth_events":[],"hashes":{"sha256":""},"origin":"a.example","signatures":{}}`
 	const body = `{"origin":"a.example","origin_server_ts":1,"pdus":[
 		{"id":"$1","room_id":"!r:us.example"},{"id":"$2","room_id":"!r:us.example"},{"id":"$3","room_id":"!refused:us.example"},
-		{"id":"$4","room_id":"!broken:us.example"},{"id":"$5"},7,{"id":"$7","room_id":"!rejected:us.example"},{"id":"$6","room_id":8},` + denied + `]}`
-	const want = `{"pdus":{"$1":{},"$2":{},"$3":{"error":"no"},"$4":{},"$7":{},"$d:a.example":{"error":"denied by the access list"}}}`
+		{"id":"$4","room_id":"!broken:us.example"},{"id":"$5"},7,{"id":"$7","room_id":"!rejected:us.example"},{"id":"$8","room_id":"!unjudged:us.example"},{"id":"$6","room_id":8},` + denied + `]}`
+	const want = `{"pdus":{"$1":{},"$2":{},"$3":{"error":"no"},"$4":{},"$7":{},"$8":{},"$d:a.example":{"error":"denied by the access list"}}}`
 	f.expect(200, want)(f.call("PUT", "/_matrix/federation/v1/send/1", body))
-	if calls.Load() != 4 {
+	if calls.Load() != 5 {
 		t.Errorf("%d calls", calls.Load())
 	}
 	// Again, also after a restart: the same answer, no work.
 	f.expect(200, want)(f.call("PUT", "/_matrix/federation/v1/send/1", body))
 	f.start()
 	f.expect(200, want)(f.call("PUT", "/_matrix/federation/v1/send/1", `{"pdus":[]}`))
-	if calls.Load() != 4 {
+	if calls.Load() != 5 {
 		t.Errorf("a repeated transaction was processed again: %d calls", calls.Load())
 	}
 	f.expect(200, `{"pdus":{}}`)(f.call("PUT", "/_matrix/federation/v1/send/2", `{}`))

@@ -308,7 +308,7 @@ func (s *Server) receiveRoom(ctx context.Context, from matrix.ServerName, room m
 			// Processed, like an event that is soft-failed: what became of it is nothing that the sender can mend.
 			s.opts.Log.Debug().Err(r.Err).Str("event", string(r.ID)).Msg("federation: event rejected")
 			out[r.ID] = nil
-		case r.Unjudged() && !passing(r.Err):
+		case errors.Is(r.Err, rooms.ErrUnjudged) && !passing(r.Err):
 			// As good as rejected: it names what nobody has, and nothing can be built on it here.
 			s.opts.Log.Debug().Err(r.Err).Str("event", string(r.ID)).Msg("federation: event left out, because it cannot be judged")
 			out[r.ID] = nil
