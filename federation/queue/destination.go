@@ -23,7 +23,7 @@ type destination struct {
 	lane     *lane // in which it waits, nil while it does not
 	again    bool  // woken while running
 	volatile []volatileEDU
-	only     string      // the transaction besides which nothing was queued when it was made
+	only     string      // the transaction besides which nothing was queued; "" once the destination was woken for more
 	timer    *time.Timer // set while waiting: for the end of a back-off, or for company
 
 	// refused is the transaction that the server answered with a client error, and how often.
@@ -81,6 +81,7 @@ func (q *Queue) wakeLocked(servers ...matrix.ServerName) {
 	for _, server := range servers {
 		d := q.destination(server)
 		d.stop()
+		d.only = ""
 		if d.running {
 			d.again = true
 			if d.lane != nil && d.lane != q.laneOf(server) {
@@ -109,6 +110,7 @@ func (q *Queue) wakeSoon(servers ...matrix.ServerName) {
 	}
 	for _, server := range servers {
 		d := q.destination(server)
+		d.only = ""
 		switch {
 		case d.running:
 			d.again = true

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -719,6 +720,48 @@ func TestDestinationsTakeTurns(t *testing.T) {
 	}
 	if switches < 4 {
 		t.Errorf("%v", order)
+	}
+	f.empty()
+}
+
+// What is queued while a destination waits for its turn is sent, too: its first transaction was made before.
+func TestEventsWhileADestinationWaitsForItsTurn(t *testing.T) {
+	f := setUp(t, "a.example", "b.example")
+	f.stop()
+	f.prepare()
+	f.q.heard.limit, f.q.unheard.limit = 1, 1
+	f.network.hold = make(chan struct{})
+	for _, dest := range f.servers {
+		f.peers.Answered(dest)
+	}
+	f.run()
+	f.say("@me:us.example", "one")
+	f.publish()
+	<-f.attempted // one of them; the other waits
+	f.say("@me:us.example", "two")
+	f.publish()
+	waitFor(t, func() bool {
+		for _, dest := range f.servers {
+			queued, err := storage.FindOutboxPDUs(t.Context(), f.db, dest, everything, MaxPDUs)
+			if err != nil || len(queued) != 2 {
+				return false
+			}
+		}
+		return true
+	})
+	close(f.network.hold)
+	got := map[matrix.ServerName][]string{}
+	for range 4 {
+		d := f.next()
+		got[d.Dest] = append(got[d.Dest], d.PDUs...)
+		if len(got["a.example"]) == 2 && len(got["b.example"]) == 2 {
+			break
+		}
+	}
+	for _, dest := range f.servers {
+		if !slices.Equal(got[dest], []string{"one", "two"}) {
+			t.Errorf("%s got %q", dest, got[dest])
+		}
 	}
 	f.empty()
 }

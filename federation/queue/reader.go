@@ -206,12 +206,11 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 	r.cursor, r.unsaved = next, 0
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, t := range first {
-		if _, busy := q.busy[t.Destination]; !busy {
-			q.destination(t.Destination).only = t.ID
-		}
-	}
+	first = slices.DeleteFunc(first, func(t storage.OutboxTransaction) bool { return q.busy[t.Destination] != nil })
 	q.wakeLocked(to...)
+	for _, t := range first {
+		q.destination(t.Destination).only = t.ID // no sender has looked yet
+	}
 	return nil
 }
 
