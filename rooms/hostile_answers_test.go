@@ -4,17 +4,31 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
 	"hanok/rooms"
 )
 
 // nowhere is the ID of an event that nobody has.
 func nowhere(i int) matrix.EventID { return matrix.EventID(fmt.Sprintf("$%043d", i)) }
+
+// askedOf is how many requests a server has made.
+func (n *network) askedOf(s *server) (sum int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for call, k := range n.calls {
+		if strings.HasPrefix(call, string(s.name)) {
+			sum += k
+		}
+	}
+	return sum
+}
 
 // A server that answers every request with what makes another one necessary is asked a bounded number of times, and gets nothing into the room.
 func TestAnswersWithoutEnd(t *testing.T) {
@@ -22,16 +36,6 @@ func TestAnswersWithoutEnd(t *testing.T) {
 		n, a, b, room = twoServers(t)
 		dangling = b.forge(room, event.Proto{Sender: b.user("bob"), Type: "m.room.message", PrevEvents: []matrix.EventID{nowhere(0)}, Content: []byte(`{"body":"x"}`)})
 		return n, a, b, room, dangling
-	}
-	asked := func(n *network) (sum int) {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		for call, k := range n.calls {
-			if len(call) > 9 && call[:9] == "a.example" {
-				sum += k
-			}
-		}
-		return sum
 	}
 	const most = 150
 	t.Run("an auth chain", func(t *testing.T) {
@@ -45,11 +49,11 @@ func TestAnswersWithoutEnd(t *testing.T) {
 		}
 		n.event = func(id matrix.EventID) []byte { return member(nowhere(2*made+1), nowhere(2*made+2)).JSON() }
 		n.eventAuth = func() [][]byte { return nil }
-		before := asked(n)
+		before := n.askedOf(a)
 		if r := a.receive(b, room, member(nowhere(1)).JSON()); r[0].Err == nil {
 			t.Error("accepted")
 		}
-		if got := asked(n) - before; got > most {
+		if got := n.askedOf(a) - before; got > most {
 			t.Errorf("%d requests", got)
 		}
 	})
@@ -64,11 +68,11 @@ func TestAnswersWithoutEnd(t *testing.T) {
 			return out
 		}
 		n.stateIDs = func() (state, auth []matrix.EventID) { return nil, nil }
-		before := asked(n)
+		before := n.askedOf(a)
 		if r := a.receive(b, room, dangling.JSON()); r[0].Err == nil {
 			t.Error("accepted")
 		}
-		if got := asked(n) - before; got > most {
+		if got := n.askedOf(a) - before; got > most {
 			t.Errorf("%d requests", got)
 		}
 	})
@@ -82,11 +86,11 @@ func TestAnswersWithoutEnd(t *testing.T) {
 			return state, slices.Clone(state)
 		}
 		n.event = func(matrix.EventID) []byte { return []byte(`{}`) }
-		before := asked(n)
+		before := n.askedOf(a)
 		if r := a.receive(b, room, dangling.JSON()); r[0].Err == nil {
 			t.Error("accepted")
 		}
-		if got := asked(n) - before; got > most {
+		if got := n.askedOf(a) - before; got > most {
 			t.Errorf("%d requests", got)
 		}
 	})
@@ -252,4 +256,146 @@ func snapMember(t *testing.T, snap *rooms.Snapshot, user matrix.UserID) matrix.E
 		t.Fatal(err)
 	}
 	return ev.ID()
+}
+
+// Up to room version 2 servers name events, and so can have them refer to each other in a circle. That ends, and takes nobody anything.
+func TestEventsInACircle(t *testing.T) {
+	for _, version := range []roomversion.ID{"1", "2"} {
+		n := newNetwork(t)
+		a, b := n.server("a.example"), n.server("b.example")
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: version})
+		b.join(bob, room, a)
+		n.settle()
+		id := func(i int) matrix.EventID { return matrix.EventID(fmt.Sprintf("$circle%d:b.example", i)) }
+		// circle makes events of which each follows on the next, and the last one on the first.
+		circle := func(length int, prevs, auths bool) (events []*event.Event) {
+			key := string(bob)
+			for i := range length {
+				p := event.Proto{Sender: bob, Type: "m.room.member", StateKey: &key, Content: fmt.Appendf(nil, `{"membership":"join","displayname":"%d"}`, i)}
+				next := []matrix.EventID{id((i + 1) % length)}
+				if prevs {
+					p.PrevEvents = next
+				}
+				if auths {
+					p.AuthEvents = next
+				}
+				events = append(events, b.named(b.forge(room, p), id(i)))
+			}
+			return events
+		}
+		for _, length := range []int{1, 2, 15} {
+			for _, c := range []struct{ prevs, auths bool }{{true, false}, {false, true}, {true, true}} {
+				events := circle(length, c.prevs, c.auths)
+				all := make([][]byte, len(events))
+				for i, ev := range events {
+					all[i] = ev.JSON()
+				}
+				n.missing, n.eventAuth = func() [][]byte { return all }, func() [][]byte { return all }
+				n.event = func(id matrix.EventID) []byte {
+					for _, ev := range events {
+						if ev.ID() == id {
+							return ev.JSON()
+						}
+					}
+					return []byte(`{}`)
+				}
+				n.stateIDs = func() (state, auth []matrix.EventID) { return nil, nil }
+				before := n.askedOf(a)
+				for i, r := range a.receive(b, room, all...) {
+					if r.Err == nil {
+						t.Errorf("version %s, %d in a circle, %+v: number %d was accepted", version, length, c, i)
+					}
+				}
+				if asked := n.askedOf(a) - before; asked > 150 {
+					t.Errorf("version %s, %d in a circle, %+v: %d requests", version, length, c, asked)
+				}
+			}
+		}
+		n.missing, n.eventAuth, n.event, n.stateIDs = nil, nil, nil, nil
+		a.say(alice, room, "all is well")
+		b.say(bob, room, "here, too")
+		n.settle()
+		if got, want := b.state(room), a.state(room); !slices.Equal(got, want) {
+			t.Error("the states differ")
+		}
+	}
+}
+
+// What lets us into a room comes with thousands of copies, with events of other rooms, and with an auth chain as deep as anybody likes.
+func TestJoinWithMoreThanAState(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	c := n.server("c.example")
+	bob := b.user("bob")
+	key := string(bob)
+	other := a.create(a.user("alice"), rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+	foreign := a.allState(other)
+	// bob changes his name again and again: each time is authorised by the time before.
+	var chain [][]byte
+	snap, err := b.Snapshot(ctx, room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	member, err := snap.State.Event(ctx, "m.room.member", key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := member.Event
+	for i := range 2000 {
+		var auth []matrix.EventID
+		for _, typ := range []string{"m.room.create", "m.room.power_levels", "m.room.join_rules"} {
+			if ev, err := snap.State.Event(ctx, typ, ""); err != nil {
+				t.Fatal(err)
+			} else if ev != nil {
+				auth = append(auth, ev.ID())
+			}
+		}
+		last = b.forge(room, event.Proto{Sender: bob, Type: "m.room.member", StateKey: &key, AuthEvents: append(auth, last.ID()), Content: fmt.Appendf(nil, `{"membership":"join","displayname":"%d"}`, i)})
+		chain = append(chain, last.JSON())
+	}
+	n.lie = func(s *rooms.SentJoin) {
+		s.State = slices.DeleteFunc(s.State, func(raw []byte) bool { return string(raw) == string(member.JSON()) })
+		s.State = append(s.State, last.JSON())
+		for range 1000 {
+			s.State = append(s.State, s.State[0], foreign[len(foreign)-1])
+		}
+		s.AuthChain = append(s.AuthChain, foreign...)
+		slices.Reverse(chain)
+		s.AuthChain = append(append(s.AuthChain, chain...), member.JSON())
+	}
+	c.join(c.user("carol"), room, a)
+	n.lie = nil
+	got, err := c.Snapshot(ctx, room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ev, err := got.State.Event(ctx, "m.room.member", key); err != nil || ev == nil || ev.ID() != last.ID() {
+		t.Errorf("bob's membership is %v, %v", ev, err)
+	}
+	for _, raw := range foreign {
+		ev, err := event.Parse(last.Version(), raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Event(ctx, ev.ID()); !matrix.HasCode(err, "M_NOT_FOUND") {
+			t.Fatalf("an event of another room is kept: %v", err)
+		}
+	}
+}
+
+// allState is the whole current state of a room.
+func (s *server) allState(room matrix.RoomID) (out [][]byte) {
+	s.t.Helper()
+	snap, err := s.Snapshot(ctx, room)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	all, err := snap.State.All(ctx)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, ev := range all {
+		out = append(out, ev.JSON())
+	}
+	return out
 }

@@ -151,6 +151,20 @@ func TestSecondCreateEvent(t *testing.T) {
 	}
 }
 
+// named is an event of a room of version 1 or 2 under another name, signed by s.
+func (s *server) named(e *event.Event, id matrix.EventID) *event.Event {
+	s.t.Helper()
+	json := canonicaljson.Set(canonicaljson.Delete(e.JSON(), "signatures"), "event_id", canonicaljson.AppendString(nil, string(id)))
+	same, err := event.FromStored(e.Version(), id, json)
+	if err == nil {
+		same, err = same.Sign(s.name, s.key)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return same
+}
+
 // Up to room version 2 a server names its events as it likes. A name that an event of another room has does not do.
 func TestEventIDOfAnotherRoom(t *testing.T) {
 	n := newNetwork(t)
@@ -166,26 +180,14 @@ func TestEventIDOfAnotherRoom(t *testing.T) {
 	if r := a.receive(b, in[0], first.JSON()); r[0].Err != nil {
 		t.Fatalf("%+v", r)
 	}
-	named := func(e *event.Event, id matrix.EventID) *event.Event {
-		t.Helper()
-		json := canonicaljson.Set(canonicaljson.Delete(e.JSON(), "signatures"), "event_id", canonicaljson.AppendString(nil, string(id)))
-		same, err := event.FromStored(e.Version(), id, json)
-		if err == nil {
-			same, err = same.Sign(b.name, b.key)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return same
-	}
-	again := named(b.forge(in[1], event.Proto{Sender: bob, Type: "m.room.message"}), first.ID())
+	again := b.named(b.forge(in[1], event.Proto{Sender: bob, Type: "m.room.message"}), first.ID())
 	good := b.forge(in[1], event.Proto{Sender: bob, Type: "m.room.message", Content: []byte(`{"body":"good"}`)})
 	r := a.receive(b, in[1], again.JSON(), good.JSON())
 	if !matrix.HasCode(r[0].Err, "M_FORBIDDEN") || r[1].Err != nil {
 		t.Errorf("%+v", r)
 	}
 	// The same where it is an auth event.
-	n.forged = named(b.forge(in[1], event.Proto{Sender: bob, Type: "m.room.power_levels", StateKey: new(string)}), first.ID())
+	n.forged = b.named(b.forge(in[1], event.Proto{Sender: bob, Type: "m.room.power_levels", StateKey: new(string)}), first.ID())
 	auth := good.AuthEvents()
 	auth = append([]matrix.EventID{n.forged.ID()}, auth...)
 	message := b.forge(in[1], event.Proto{Sender: bob, Type: "m.room.message", AuthEvents: auth})

@@ -453,6 +453,7 @@ func (r *room) vouched(ctx context.Context, events []*event.Event) ([]*event.Eve
 // checked. Auth events come before the events they authorise, and what fails its own auth events is stored as
 // rejected, so that nothing built on it passes. What lacks auth events is left out.
 // The result holds all of them that are known now, with what was known before. room.inbound is held.
+// They are committed some at a time, so that those of a big room do not hold up all others.
 func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[matrix.EventID]*Event, error) {
 	e := r.e
 	ids := make([]matrix.EventID, 0, 2*len(events))
@@ -492,6 +493,14 @@ func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[ma
 	}
 	en := &entry{room: r, line: &line{}}
 	for _, parsed := range fresh {
+		if len(en.items) == maxOutliers {
+			// Auth events come first: what is stored is whole, whatever becomes of the rest.
+			e.committer.add(en)
+			if err := en.wait(ctx); err != nil {
+				return nil, err
+			}
+			en = &entry{room: r, line: &line{}}
+		}
 		rejection, err := r.judgeOutlier(ctx, parsed, known, create)
 		if errors.Is(err, errIncomplete) {
 			continue
@@ -525,6 +534,9 @@ func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[ma
 	e.committer.add(en)
 	return known, en.wait(ctx)
 }
+
+// maxOutliers is how many outliers are committed at once.
+const maxOutliers = 1000
 
 var errIncomplete = errors.New("auth events are missing")
 
