@@ -259,6 +259,8 @@ func (w *world) checkMemberships(ctx context.Context, r *room) {
 			// Refused while nobody in the room could be reached: it is over for the user all the same.
 		case r.doubtful[u] && !slices.Contains(residents, u.s):
 			// It was changed, and the word that it was got lost on the way back.
+		case r.version == "1" && w.follows(ctx, residents[0], got, want):
+			// Resolutions of states of that version go back to an earlier membership where a later one follows on one in between.
 		case want.Membership == "" && got.Membership == "leave":
 			// It joined at a time when others had closed the room.
 		case (got.Membership == "invite" || got.Membership == "knock") && want.Membership != "join" && !slices.Contains(residents, u.s) && !w.follows(ctx, residents[0], want, got):
