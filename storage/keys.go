@@ -113,11 +113,17 @@ const (
 )
 
 // ClaimKey takes the oldest one-time key of an algorithm, or the fallback key if there is
-// none; ErrNotFound if there is neither.
-func ClaimKey(ctx context.Context, tx *Tx, user matrix.UserID, device matrix.DeviceID, algorithm string) (OneTimeKey, error) {
+// none; ErrNotFound if there is neither. With spare, the fallback key goes before.
+func ClaimKey(ctx context.Context, tx *Tx, user matrix.UserID, device matrix.DeviceID, algorithm string, spare bool) (OneTimeKey, error) {
 	k := OneTimeKey{Algorithm: algorithm}
 	if err := tx.noteNext(Subject{Topic: TopicKeys, User: string(user)}); err != nil {
 		return k, err
+	}
+	if spare {
+		err := tx.QueryRow(ctx, useFallbackKey, user, device, algorithm).Scan(&k.KeyID, &k.Key)
+		if err != ErrNotFound {
+			return k, err
+		}
 	}
 	for {
 		var upload Position

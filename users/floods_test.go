@@ -211,3 +211,51 @@ func TestInvitesOfNobody(t *testing.T) {
 		}
 	})
 }
+
+// A server that claims all keys of a device gets its fallback key after a while, and others still get one-time keys.
+func TestClaimsWithoutEnd(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice := w.register(t, "alice")
+		w.login(t, alice, "A")
+		w.login(t, alice, "B")
+		for _, device := range []matrix.DeviceID{"A", "B"} {
+			mustGet[map[string]int64](t)(w.Keys.Upload(ctx, alice, device, KeysUpload{OneTimeKeys: oneTimeKeys("k", 50)}))
+		}
+		mustGet[map[string]int64](t)(w.Keys.Upload(ctx, alice, "A", KeysUpload{FallbackKeys: map[string]rawJSON{"signed_curve25519:fb": rawJSON(`{"key":"fb"}`)}}))
+		claim := func(origin matrix.ServerName, device matrix.DeviceID) (id string) {
+			t.Helper()
+			got := mustGet[ClaimedKeys](t)(w.Keys.ClaimFor(ctx, origin, Claims{alice: {device: "signed_curve25519", "NONE": "signed_curve25519"}}))
+			for k := range got[alice][device] {
+				id = strings.TrimPrefix(string(k), "signed_curve25519:")
+			}
+			return id
+		}
+		keys := map[string]bool{}
+		for range 100 {
+			keys[claim("evil.test", "A")] = true
+		}
+		if len(keys) != maxClaimsOfServer+1 || !keys["fb"] {
+			t.Errorf("%d different keys were given out", len(keys))
+		}
+		if id := claim("there.test", "A"); id == "fb" || id == "" {
+			t.Errorf("another server got %q", id)
+		}
+		w.clock.advance(claimTime)
+		if id := claim("evil.test", "A"); id == "fb" || id == "" {
+			t.Errorf("after an hour it got %q", id)
+		}
+		// Without a fallback key there is nothing else to give.
+		for range 50 {
+			if id := claim("evil.test", "B"); id == "" {
+				t.Fatal("no key though there are some")
+			}
+		}
+		if id := claim("evil.test", "B"); id != "" {
+			t.Errorf("there is a key %q", id)
+		}
+		if n := w.Keys.claims.counts.Len(); n != 3 {
+			t.Errorf("%d claimants are remembered", n)
+		}
+	})
+}

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/sync/errgroup"
 
 	"hanok/matrix"
@@ -139,8 +141,27 @@ func (k *Keys) splitClaims(claims Claims) (local Claims, remote map[matrix.Serve
 	return local, remote, nil
 }
 
-// ClaimLocal answers another server: users that are not ours and devices without keys are left out. spec: ss/claimUserEncryptionKeys
+// ClaimFor answers another server: users that are not ours and devices without keys are left out. A server that claims one key of a device
+// after the other gets its fallback key, so that others find one-time keys. spec: ss/claimUserEncryptionKeys
+func (k *Keys) ClaimFor(ctx context.Context, origin matrix.ServerName, claims Claims) (ClaimedKeys, error) {
+	claimed, err := k.claim(ctx, claims, func(user matrix.UserID, device matrix.DeviceID) bool {
+		return k.claims.many(claimant{origin, user, device}, k.Clock())
+	})
+	for user, devices := range claimed {
+		for device := range devices {
+			k.claims.note(claimant{origin, user, device}, k.Clock())
+		}
+	}
+	return claimed, err
+}
+
+// ClaimLocal claims keys of local devices for a local user.
 func (k *Keys) ClaimLocal(ctx context.Context, claims Claims) (ClaimedKeys, error) {
+	return k.claim(ctx, claims, func(matrix.UserID, matrix.DeviceID) bool { return false })
+}
+
+// claim claims keys of local devices; spare says of which the one-time keys are spared, if there is a fallback key.
+func (k *Keys) claim(ctx context.Context, claims Claims, spare func(matrix.UserID, matrix.DeviceID) bool) (ClaimedKeys, error) {
 	if claims.count() > maxClaims {
 		return nil, matrix.TooLarge("Too many keys claimed at once")
 	}
@@ -148,6 +169,7 @@ func (k *Keys) ClaimLocal(ctx context.Context, claims Claims) (ClaimedKeys, erro
 		user      matrix.UserID
 		device    matrix.DeviceID
 		algorithm string
+		spare     bool
 	}
 	var all []wanted
 	for user, devices := range claims {
@@ -155,7 +177,7 @@ func (k *Keys) ClaimLocal(ctx context.Context, claims Claims) (ClaimedKeys, erro
 			_, badUser := matrix.ParseUserID(string(user))
 			_, badDevice := matrix.ParseDeviceID(string(device))
 			if badUser == nil && badDevice == nil && checkName(algorithm, "algorithm") == nil && k.local(user) {
-				all = append(all, wanted{user, device, algorithm})
+				all = append(all, wanted{user, device, algorithm, spare(user, device)})
 			}
 		}
 	}
@@ -170,7 +192,7 @@ func (k *Keys) ClaimLocal(ctx context.Context, claims Claims) (ClaimedKeys, erro
 	err := k.DB.Write(ctx, func(tx *storage.Tx) error {
 		clear(out)
 		for _, w := range all {
-			key, err := storage.ClaimKey(ctx, tx, w.user, w.device, w.algorithm)
+			key, err := storage.ClaimKey(ctx, tx, w.user, w.device, w.algorithm, w.spare)
 			if errors.Is(err, storage.ErrNotFound) {
 				continue
 			}
@@ -185,4 +207,63 @@ func (k *Keys) ClaimLocal(ctx context.Context, claims Claims) (ClaimedKeys, erro
 		return nil, fmt.Errorf("claim keys: %w", err)
 	}
 	return out, nil
+}
+
+// A server has many users, each of whom may want a key of a device. Beyond so many within claimTime, the one-time keys are spared for others: a
+// device has fifty or so, and uploads more when it is online next.
+const (
+	maxClaimsOfServer = 30
+	claimTime         = time.Hour
+	maxClaimants      = 20_000 // remembered
+)
+
+// claimant is a server that claims keys of a device.
+type claimant struct {
+	server matrix.ServerName
+	user   matrix.UserID
+	device matrix.DeviceID
+}
+
+// claimMemory counts claims.
+type claimMemory struct {
+	mu     sync.Mutex
+	counts *simplelru.LRU[claimant, claimCount]
+}
+
+type claimCount struct {
+	since time.Time
+	count int
+}
+
+func newClaimMemory() *claimMemory {
+	counts, err := simplelru.NewLRU[claimant, claimCount](maxClaimants, nil)
+	if err != nil {
+		panic(err) // the size is a positive constant
+	}
+	return &claimMemory{counts: counts}
+}
+
+// lately returns what was claimed within claimTime. m.mu is held.
+func (m *claimMemory) lately(by claimant, now time.Time) claimCount {
+	c, ok := m.counts.Get(by)
+	if !ok || now.Sub(c.since) >= claimTime {
+		return claimCount{since: now}
+	}
+	return c
+}
+
+// many says whether a server has claimed many keys of a device lately.
+func (m *claimMemory) many(by claimant, now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lately(by, now).count >= maxClaimsOfServer
+}
+
+// note counts a key that was claimed.
+func (m *claimMemory) note(by claimant, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.lately(by, now)
+	c.count++
+	m.counts.Add(by, c)
 }

@@ -19,6 +19,7 @@ type Keys struct {
 	*core
 	lists  *DeviceLists
 	counts *storage.Memo[deviceKey, *KeyCounts]
+	claims *claimMemory // of other servers
 }
 
 // KeysUpload is the body of POST /keys/upload. spec: cs/uploadKeys

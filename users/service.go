@@ -160,7 +160,7 @@ func New(o Options) *Service {
 	hasher := newHasher(o.Hashing)
 	accounts := &Accounts{core: c, hasher: hasher, ignored: storage.NewMemo[matrix.UserID, map[matrix.UserID]bool](o.DB, maxRemembered), ofService: newServiceMemory()}
 	lists := &DeviceLists{core: c, wake: make(chan struct{}, 1), memberships: make(chan membershipChange, 4096)}
-	keys := &Keys{core: c, lists: lists, counts: storage.NewMemo[deviceKey, *KeyCounts](o.DB, maxRemembered)}
+	keys := &Keys{core: c, lists: lists, counts: storage.NewMemo[deviceKey, *KeyCounts](o.DB, maxRemembered), claims: newClaimMemory()}
 	return &Service{
 		Accounts:           accounts,
 		RegistrationTokens: &RegistrationTokens{core: c},

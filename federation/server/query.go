@@ -164,7 +164,7 @@ func (s *Server) claimKeys(r *endpoint.Request) (any, error) {
 	if err := withoutLocal(r.Ctx(), s, body.Keys); err != nil {
 		return nil, err
 	}
-	claimed, err := s.opts.Users.Keys.ClaimLocal(r.Ctx(), body.Keys)
+	claimed, err := s.opts.Users.Keys.ClaimFor(r.Ctx(), origin(r), body.Keys)
 	return map[string]users.ClaimedKeys{"one_time_keys": claimed}, err
 }
 
