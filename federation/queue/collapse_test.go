@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"hanok/federation/client"
+	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/storage"
 )
@@ -129,5 +130,33 @@ func TestCollapsedEDUs(t *testing.T) {
 	slices.Sort(want)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Of what passes, nothing is kept for servers that have been silent for long; messages to devices wait for everybody.
+func TestReceiptsForAServerThatIsLongGone(t *testing.T) {
+	f := setUp(t, "a.example")
+	f.stop()
+	now := time.Now()
+	silent := func(server matrix.ServerName, since time.Duration) {
+		b := storage.ServerBackoff{Server: server, FailingSince: matrix.TimestampOf(now.Add(-since)), RetryAt: matrix.TimestampOf(now.Add(time.Hour)), Attempts: 9}
+		if err := f.db.Write(t.Context(), func(tx *storage.Tx) error { return storage.PutServerBackoff(t.Context(), tx, b) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	silent("lately.example", collapseAfter/2)
+	silent("gone.example", 2*collapseAfter)
+	f.loadPeers()
+	f.prepare()
+	f.queueEDU("m.receipt", `{}`, "gone.example")
+	f.queueEDU("m.receipt", `{}`, "lately.example", "gone.example")
+	f.queueEDU("m.direct_to_device", `{}`, "lately.example", "gone.example")
+	sizes, err := storage.FindOutboxSizes(t.Context(), f.db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []storage.OutboxSize{{Destination: "gone.example", EDUs: 1}, {Destination: "lately.example", EDUs: 2}}
+	if d := cmp.Diff(want, sizes); d != "" {
+		t.Error(d)
 	}
 }

@@ -11,6 +11,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -200,6 +201,11 @@ func eduLifetime(eduType string) time.Duration {
 // QueueEDU stores an EDU for each destination in tx and sends it after the commit.
 func (q *Queue) QueueEDU(ctx context.Context, tx *storage.Tx, destinations []matrix.ServerName, eduType string, content []byte) error {
 	to := q.remote(destinations)
+	life := eduLifetime(eduType)
+	if life > 0 {
+		// Nothing that passes is kept for those who have been silent for long: in a big room, that is most servers.
+		to = slices.DeleteFunc(to, q.longGone)
+	}
 	if len(to) == 0 {
 		return nil
 	}
@@ -208,7 +214,7 @@ func (q *Queue) QueueEDU(ctx context.Context, tx *storage.Tx, destinations []mat
 		return err
 	}
 	e := storage.OutboxEDU{ID: id, Type: eduType, Content: content}
-	if life := eduLifetime(eduType); life > 0 {
+	if life > 0 {
 		e.ExpiresAt = matrix.TimestampOf(q.opts.Now().Add(life))
 	}
 	if err := storage.AddOutboxEDU(ctx, tx, to, e); err != nil {
