@@ -96,22 +96,6 @@ func TestJoinAsksNamedServersFirst(t *testing.T) {
 	try("", 2) // that b is not in the room any more is no refusal
 }
 
-// A server that cannot tell whether a user may enter a restricted room says that another one is to be asked. spec: server-server-api#restricted-rooms
-func TestJoinWhereTheNamedServerCannotTell(t *testing.T) {
-	n, a, b, room := twoServers(t)
-	c := n.server("c.example")
-	alice, carol := a.user("alice"), c.user("carol")
-	lobby := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
-	c.join(carol, lobby, a)
-	n.settle()
-	a.set(alice, room, "m.room.join_rules", "", `{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":"`+string(lobby)+`"}]}`)
-	n.settle()
-	c.must(c.Join(ctx, rooms.MemberRequest{Room: room, Sender: carol, Via: []matrix.ServerName{b.name}}))
-	if m, err := a.MembershipOf(ctx, room, carol); err != nil || m.Membership != "join" {
-		t.Error(m, err)
-	}
-}
-
 // What was sent on the other side of a partition comes late in the stream and early in the graph: paginating back from
 // a timeline finds all that came before it, once.
 // Servers that did not answer lately are asked last, and one that may not let the user in does not end the search.

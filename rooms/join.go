@@ -333,7 +333,9 @@ func (e *Engine) serversToTry(ctx context.Context, q MemberRequest) (named, know
 			known = add(known, named, domain(sender))
 		}
 	}
-	known = add(known, named, domain(q.Room))
+	if len(named) == 0 {
+		known = add(known, nil, domain(q.Room))
+	}
 	return named, known, nil
 }
 
@@ -389,14 +391,10 @@ func (w *wayIn) next() (matrix.ServerName, bool) {
 	return w.servers[w.asked-1], true
 }
 
-// decides says whether a failure is an answer to what was asked, rather than that another server has to be asked: one that left the room, or one
-// that cannot tell whether a user may enter a restricted room, or let them in itself. spec: server-server-api#restricted-rooms
+// decides says whether a failure is an answer to what was asked. That a server does not know the room is none: it may have left it.
 func decides(err error) bool {
 	answer, ok := matrix.AsError(err)
-	if !ok || !answers(err) {
-		return false
-	}
-	return answer.Status != http.StatusNotFound && answer.Code != "M_UNABLE_TO_AUTHORISE_JOIN" && answer.Code != "M_UNABLE_TO_GRANT_JOIN"
+	return ok && answers(err) && answer.Status != http.StatusNotFound
 }
 
 // answers says whether a failure is what a server that works has to say.

@@ -90,7 +90,7 @@ var ErrTooLarge = errors.New("the response is too large")
 // malformed are the codes for what is wrong with the form of a request.
 var malformed = [...]string{"M_MISSING_PARAM", "M_INVALID_PARAM", "M_BAD_JSON", "M_NOT_JSON"}
 
-// Unrecognised reports whether the peer has no such endpoint, rather than no such room, event or file. Some older servers say so with a 400.
+// Unrecognised reports whether the peer has no such endpoint, rather than no such room, event or file. Some older servers say so with a 400, with or without a code.
 // spec: server-server-api#unsupported-endpoints
 func Unrecognised(err error) bool {
 	var e *Error
@@ -101,7 +101,7 @@ func Unrecognised(err error) bool {
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
 		return e.Peer == nil || e.Peer.Code == "M_UNRECOGNIZED"
 	case http.StatusBadRequest:
-		return e.Peer != nil && e.Peer.Code == "M_UNRECOGNIZED"
+		return e.Peer == nil || e.Peer.Code == "M_UNRECOGNIZED"
 	}
 	return false
 }
