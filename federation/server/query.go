@@ -65,15 +65,19 @@ func (s *Server) queryProfile(r *endpoint.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	profile, err := s.opts.Users.Profiles.Get(r.Ctx(), user)
 	field := r.Query("field")
-	if field == "" {
-		return s.opts.Users.Profiles.Get(r.Ctx(), user)
+	if err != nil || field == "" {
+		return profile, err
 	}
-	value, err := s.opts.Users.Profiles.Field(r.Ctx(), user, field)
-	if err != nil {
-		return nil, err
+	value, set := profile[field]
+	switch {
+	case set:
+		return map[string]stdjson.RawMessage{field: value}, nil
+	case field == users.FieldDisplayName || field == users.FieldAvatarURL:
+		return nil, nil // everybody has these, if only empty: servers take a 404 for a user who does not exist
 	}
-	return map[string]stdjson.RawMessage{field: value}, nil
+	return nil, matrix.NotFound("The user's profile has no such field.")
 }
 
 // spec: ss/getPublicRooms
