@@ -43,7 +43,7 @@ func (r *Ring) ensure(ctx context.Context, needs map[matrix.ServerName][]need, p
 		return err
 	}
 	if len(missing) > manyServers && len(r.opts.Notaries) > 0 {
-		r.askNotaries(ctx, missing)
+		r.askNotaries(ctx, r.dueAtNotaries(missing))
 		if missing, err = r.missing(ctx, missing); err != nil {
 			return err
 		}
@@ -55,8 +55,22 @@ func (r *Ring) ensure(ctx context.Context, needs map[matrix.ServerName][]need, p
 	if missing, err = r.missing(ctx, missing); err != nil {
 		return err
 	}
-	r.askNotaries(ctx, missing)
+	r.askNotaries(ctx, r.dueAtNotaries(missing))
 	return ctx.Err()
+}
+
+// dueAtNotaries leaves out servers of which notaries were asked a moment ago.
+func (r *Ring) dueAtNotaries(missing map[matrix.ServerName][]need) map[matrix.ServerName][]need {
+	now := r.opts.Now()
+	due := make(map[matrix.ServerName][]need, len(missing))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for server, list := range missing {
+		if known, ok := r.cache.Peek(server); !ok || now.Sub(known.triedNotaries) >= retryAfterFailure {
+			due[server] = list
+		}
+	}
+	return due
 }
 
 // missing returns the part of needs that is not satisfied.
@@ -126,7 +140,7 @@ func (r *Ring) fetch(ctx context.Context, server matrix.ServerName, p purpose) {
 		if !r.due(server) {
 			return nil, nil // another flight landed between the caller's look and this one
 		}
-		raw, err := r.opts.Fetch.ServerKeys(ctx, server, p == forRequests) // who makes a request is there
+		raw, err := r.opts.Fetch.ServerKeys(ctx, server, p == forRequests || p == forStrangers) // who makes a request is there
 		if err == nil {
 			err = r.accept(ctx, server, raw)
 		}
@@ -206,7 +220,8 @@ func (r *Ring) change(server matrix.ServerName, change func(next *serverKeys)) {
 	defer r.mu.Unlock()
 	next := &serverKeys{keys: map[matrix.KeyID]storage.ServerKey{}}
 	if known, ok := r.cache.Peek(server); ok {
-		*next = serverKeys{keys: maps.Clone(known.keys), tried: known.tried, failed: known.failed}
+		*next = *known
+		next.keys = maps.Clone(known.keys)
 	}
 	change(next)
 	r.cache.Add(server, next)
@@ -256,6 +271,9 @@ func (r *Ring) askNotary(ctx context.Context, notary matrix.ServerName, batch cl
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*fetchTimeout)
 	defer cancel()
+	for server := range batch {
+		r.change(server, func(next *serverKeys) { next.triedNotaries = r.opts.Now() })
+	}
 	documents, err := r.opts.Fetch.QueryNotary(ctx, notary, batch)
 	if err != nil {
 		r.opts.Log.Debug().Err(err).Str("notary", string(notary)).Msg("federation: notary does not answer")

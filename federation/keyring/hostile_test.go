@@ -262,3 +262,46 @@ func TestKeysOfStrangersAreForgotten(t *testing.T) {
 		t.Error("the stranger's key is still known")
 	}
 }
+
+// A notary is asked about a server now and then, however often somebody names the server.
+func TestNotaryIsNotAskedForEachRequest(t *testing.T) {
+	f := setUp(t, "notary.example", "second.example")
+	notaryKey, key := generate(t), generate(t)
+	for _, notary := range []matrix.ServerName{"notary.example", "second.example"} {
+		f.publish(notary, keyDocument(t, notary, f.now.Add(24*time.Hour), notaryKey))
+	}
+	f.notaries["second.example"] = func(client.KeyCriteria) [][]byte { return nil }
+	for range 100 {
+		if err := f.request(t, "gone.example", key); !matrix.HasCode(err, "M_UNAUTHORIZED") {
+			t.Fatal(err)
+		}
+		if f.verify(t, message(t, "10", "gone.example", f.now, key)) == nil {
+			t.Fatal("verified without a key")
+		}
+		f.now = f.now.Add(time.Second)
+	}
+	if f.queries < 2 || f.queries > 4 { // of two notaries, within a hundred seconds
+		t.Errorf("notaries were asked %d times", f.queries)
+	}
+}
+
+// Strangers whose servers do not answer do not keep out servers that people here know.
+func TestStrangersDoNotKeepOutOthers(t *testing.T) {
+	f := setUp(t)
+	f.tarpit = make(chan struct{})
+	key := generate(t)
+	var strangers sync.WaitGroup
+	for i := range 100 {
+		strangers.Go(func() { _ = f.request(t, tarpit(i), key) })
+	}
+	f.awaitStuck(t, maxFetches()[forStrangers])
+	if _, err := f.db.Intern(t.Context(), "known.example"); err != nil {
+		t.Fatal(err)
+	}
+	f.publish("known.example", keyDocument(t, "known.example", f.now.Add(time.Hour), key))
+	if err := f.request(t, "known.example", key); err != nil {
+		t.Errorf("a server that people here know: %v", err)
+	}
+	close(f.tarpit)
+	strangers.Wait()
+}

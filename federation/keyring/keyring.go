@@ -68,6 +68,8 @@ type serverKeys struct {
 	tried time.Time
 	// failed says that the last attempt brought nothing.
 	failed bool
+	// triedNotaries is when notaries were last asked.
+	triedNotaries time.Time
 }
 
 const cachedServers = 5000
@@ -78,13 +80,14 @@ type purpose string
 
 const (
 	forEvents    purpose = "events"
-	forRequests  purpose = "requests"  // of servers that have not proved yet who they are
+	forRequests  purpose = "requests"  // of servers with which somebody here is in a room, or was
+	forStrangers purpose = "strangers" // requests of others: anybody can make them up
 	forQuestions purpose = "questions" // to us as a notary
 )
 
 // maxFetches is how many servers are asked at once. A silent one takes a place for fetchTimeout, and a join of a big room needs the keys of thousands.
 func maxFetches() map[purpose]int {
-	return map[purpose]int{forEvents: 256, forRequests: 32, forQuestions: 16}
+	return map[purpose]int{forEvents: 256, forRequests: 32, forStrangers: 32, forQuestions: 16}
 }
 
 // causesAtOnce is how many servers are asked at once because of what one other server sent, and maxCaused how many more wait for that.
@@ -224,11 +227,12 @@ func (r *Ring) Forget(ctx context.Context) error {
 		after = old[len(old)-1]
 		var strangers []matrix.ServerName
 		for _, server := range old {
-			// Servers of members have a number.
-			if _, err := r.opts.DB.LookupName(ctx, string(server)); errors.Is(err, storage.ErrNotFound) && server != r.opts.ServerName {
-				strangers = append(strangers, server)
-			} else if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			stranger, err := r.stranger(ctx, server)
+			if err != nil {
 				return err
+			}
+			if stranger && server != r.opts.ServerName {
+				strangers = append(strangers, server)
 			}
 		}
 		if err := r.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.DeleteKeysOfServers(ctx, tx, strangers) }); err != nil {

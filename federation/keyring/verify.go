@@ -9,6 +9,7 @@ import (
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/matrix/signing"
+	"hanok/storage"
 )
 
 // VerifyRequest checks the signature of a request. The key must be valid now.
@@ -36,10 +37,22 @@ func (r *Ring) Known(ctx context.Context, h xmatrix.Header) (bool, error) {
 // Fetch gets the key of a request's signature, if it is not here. M_UNAUTHORIZED if there is none that is valid now.
 func (r *Ring) Fetch(ctx context.Context, h xmatrix.Header) error {
 	now := r.now()
-	if err := r.ensure(ctx, map[matrix.ServerName][]need{h.Origin: {{h.Key, now}}}, forRequests); err != nil {
+	known, err := r.load(ctx, h.Origin)
+	if err != nil {
 		return err
 	}
-	known, err := r.load(ctx, h.Origin)
+	if !known.satisfies(need{h.Key, now}) {
+		p := forRequests
+		if stranger, err := r.stranger(ctx, h.Origin); err != nil {
+			return err
+		} else if stranger {
+			p = forStrangers
+		}
+		if err := r.ensure(ctx, map[matrix.ServerName][]need{h.Origin: {{h.Key, now}}}, p); err != nil {
+			return err
+		}
+	}
+	known, err = r.load(ctx, h.Origin)
 	if err != nil {
 		return err
 	}
@@ -51,6 +64,15 @@ func (r *Ring) Fetch(ctx context.Context, h xmatrix.Header) error {
 		return unauthorized("The key %s of %s has expired.", h.Key, h.Origin)
 	}
 	return nil
+}
+
+// stranger says whether no user of a server was ever in a room that is known here: servers of members have a number.
+func (r *Ring) stranger(ctx context.Context, server matrix.ServerName) (bool, error) {
+	_, err := r.opts.DB.LookupName(ctx, string(server))
+	if errors.Is(err, storage.ErrNotFound) {
+		return true, nil
+	}
+	return false, err
 }
 
 func unauthorized(format string, args ...any) *matrix.Error {
