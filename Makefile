@@ -36,7 +36,7 @@ interop: ## against another homeserver, by default Synapse; see docs/contributin
 		echo "Synapse is not installed. Run 'sytest/synapse --install' (Debian's package, into a folder of its own; needs debootstrap and root),"; \
 		echo "or set HANOK_INTEROP to a program that starts another homeserver from the variables that sytest/launch describes."; exit 1; \
 	fi; \
-	HANOK_INTEROP=$$launch go test ./sytest -run 'TestInterop$$' -count=1 -timeout 30m -v
+	HANOK_INTEROP=$$launch go test ./sytest -run 'TestInterop(Corners)?$$' -count=1 -timeout 45m -v
 
 bench: ## BENCH=regexp selects, as in make bench BENCH=Append
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
