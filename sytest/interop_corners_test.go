@@ -623,7 +623,7 @@ func (c corners) forkedRoom(t *testing.T, version string) (room string, users []
 func cornersForks(t *testing.T, c corners) {
 	c.versions(t, 1, func(t *testing.T, c corners, version string) {
 		t.Logf("-interop-seed %d", *interopSeed)
-		c = c.only("forks of several servers")
+		c = c.only("forks")
 		rng := rand.New(rand.NewPCG(*interopSeed, uint64(len(version))<<8|uint64(version[len(version)-1])))
 		room, users := c.forkedRoom(t, version)
 		for round := range *interopRounds {
@@ -648,7 +648,7 @@ func cornersForks(t *testing.T, c corners) {
 func cornersTurns(t *testing.T, c corners) {
 	common := roomVersions(t, c.servers...)
 	for i, version := range []string{common[len(common)-1], common[len(common)-3]} {
-		c := c.from(1 + 2*i).only("forks of several servers")
+		c := c.from(1 + 2*i).only("forks")
 		t.Run("version "+version, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(*interopSeed, uint64(i)))
 			room, users := c.forkedRoom(t, version)
