@@ -144,9 +144,26 @@ func (e *Engine) withdraw(ctx context.Context, user matrix.UserID) error {
 	return e.db.Write(ctx, func(tx *storage.Tx) error { return storage.EndWithdrawal(ctx, tx, user) })
 }
 
-// sharing leaves out users of other servers with whom a local user shares no other room than such that are kept apart.
-func (i *isolation) sharing(ctx context.Context, e *Engine, user matrix.UserID, users []matrix.UserID) ([]matrix.UserID, error) {
-	if len(*i.rooms.Load()) == 0 {
+// outOfTouch returns what says of a room that this server hears nothing of its other servers: it is kept apart, or they say that it is not in it. nil if
+// there is no such room.
+func (e *Engine) outOfTouch() func(matrix.RoomID) bool {
+	refused := e.partials.refused()
+	if len(refused) == 0 && len(*e.isolation.rooms.Load()) == 0 {
+		return nil
+	}
+	return func(room matrix.RoomID) bool { return refused[room] || e.isolation.has(room) }
+}
+
+// inTouch says whether two users share a room of which this server hears.
+func (e *Engine) inTouch(ctx context.Context, a, b matrix.UserID, off func(matrix.RoomID) bool) (bool, error) {
+	shared, err := e.SharedRooms(ctx, a, b)
+	return slices.ContainsFunc(shared, func(room matrix.RoomID) bool { return !off(room) }), err
+}
+
+// sharing leaves out users of other servers with whom a local user shares no other room than such that this server is out of touch with.
+func (e *Engine) sharing(ctx context.Context, user matrix.UserID, users []matrix.UserID) ([]matrix.UserID, error) {
+	off := e.outOfTouch()
+	if off == nil {
 		return users, nil
 	}
 	joined, err := e.Memberships(ctx, user, "join")
@@ -155,7 +172,7 @@ func (i *isolation) sharing(ctx context.Context, e *Engine, user matrix.UserID, 
 	}
 	doubtful := make(map[matrix.UserID]bool)
 	for _, m := range joined {
-		if !i.has(m.Room) {
+		if !off(m.Room) {
 			continue
 		}
 		members, err := e.JoinedUsers(ctx, m.Room)
@@ -168,14 +185,38 @@ func (i *isolation) sharing(ctx context.Context, e *Engine, user matrix.UserID, 
 			}
 		}
 	}
+	return deleteFailing(users, func(u matrix.UserID) (bool, error) {
+		if !doubtful[u] {
+			return false, nil
+		}
+		shares, err := e.inTouch(ctx, user, u, off)
+		return !shares, err
+	})
+}
+
+// localSharing leaves out local users who share no other room with a user of another server than such whose servers say that we are not in it.
+func (e *Engine) localSharing(ctx context.Context, user matrix.UserID, local []matrix.UserID) ([]matrix.UserID, error) {
+	refused := e.partials.refused()
+	if len(refused) == 0 {
+		return local, nil
+	}
+	off := func(room matrix.RoomID) bool { return refused[room] }
+	return deleteFailing(local, func(u matrix.UserID) (bool, error) {
+		shares, err := e.inTouch(ctx, u, user, off)
+		return !shares, err
+	})
+}
+
+// deleteFailing is slices.DeleteFunc with a function that may fail.
+func deleteFailing[T any](list []T, del func(T) (bool, error)) ([]T, error) {
 	var failed error
-	users = slices.DeleteFunc(users, func(u matrix.UserID) bool {
-		if !doubtful[u] || failed != nil {
+	list = slices.DeleteFunc(list, func(v T) bool {
+		if failed != nil {
 			return false
 		}
-		shared, err := e.SharedRooms(ctx, user, u)
+		out, err := del(v)
 		failed = err
-		return err == nil && !slices.ContainsFunc(shared, func(room matrix.RoomID) bool { return !i.has(room) })
+		return err == nil && out
 	})
-	return users, failed
+	return list, failed
 }

@@ -422,7 +422,7 @@ func (e *Engine) Sharing(ctx context.Context, user matrix.UserID) ([]matrix.User
 	if err != nil {
 		return nil, err
 	}
-	return e.isolation.sharing(ctx, e, user, users)
+	return e.sharing(ctx, user, users)
 }
 
 // LocalSharing lists the local users who share a room with a user of another server. Whatever tells of such a user asks for them, and may
@@ -436,7 +436,11 @@ func (e *Engine) LocalSharing(ctx context.Context, user matrix.UserID) ([]matrix
 	if err != nil {
 		return nil, err
 	}
-	return e.users(ctx, nids)
+	local, err := e.users(ctx, nids)
+	if err != nil {
+		return nil, err
+	}
+	return e.localSharing(ctx, user, local)
 }
 
 // SharedRooms lists the rooms to which both are joined.

@@ -42,9 +42,9 @@ func newPartialRoom(nid storage.RoomNID, id matrix.RoomID, servers ...matrix.Ser
 	return &partialRoom{nid: nid, id: id, servers: servers, done: make(chan struct{}), heard: make(chan struct{}, 1), refusal: make(chan struct{})}
 }
 
-// setRefused notes whether the servers of the room say that we are not in it. Only resync calls it.
-func (pr *partialRoom) setRefused(yes bool) {
-	pr.refused.Store(yes)
+// setRefused notes whether the servers of the room say that we are not in it, and reports whether that is new. Only resync calls it.
+func (pr *partialRoom) setRefused(yes bool) (new bool) {
+	was := pr.refused.Swap(yes)
 	if yes {
 		select {
 		case <-pr.refusal:
@@ -52,6 +52,7 @@ func (pr *partialRoom) setRefused(yes bool) {
 			close(pr.refusal)
 		}
 	}
+	return yes && !was
 }
 
 // partials knows the rooms whose state is partial, and when those became whole that were.
@@ -102,6 +103,23 @@ func (p *partials) get(room storage.RoomNID) *partialRoom {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	return p.ongoing[room]
+}
+
+// refused lists the rooms whose servers say that we are not in them; nil if there are none.
+func (p *partials) refused() map[matrix.RoomID]bool {
+	if p.count.Load() == 0 {
+		return nil
+	}
+	var out map[matrix.RoomID]bool
+	for _, pr := range p.all() {
+		if pr.refused.Load() {
+			if out == nil {
+				out = make(map[matrix.RoomID]bool)
+			}
+			out[pr.id] = true
+		}
+	}
+	return out
 }
 
 // nudge is called when an event of a room has come.

@@ -699,6 +699,19 @@ func TestPartialJoinRefused(t *testing.T) {
 	for _, other := range []*server{p.a, p.c} {
 		p.n.split(other, p.b, false)
 	}
+	// Of whom is in a room that we hear nothing of, we do not hear either.
+	heard := func(when string, want bool) {
+		t.Helper()
+		users, err := p.b.Sharing(ctx, bob)
+		if err != nil || slices.Contains(users, p.c.user("carol")) != want {
+			t.Errorf("%s: %v share a room, %v", when, users, err)
+		}
+		local, err := p.b.LocalSharing(ctx, p.c.user("carol"))
+		if err != nil || slices.Contains(local, bob) != want {
+			t.Errorf("%s: %v share a room with carol, %v", when, local, err)
+		}
+	}
+	heard("at first", true)
 	began := time.Now()
 	p.release()
 	// Who waits already is told, and so is who asks later.
@@ -710,9 +723,11 @@ func TestPartialJoinRefused(t *testing.T) {
 	if waited := time.Since(began); waited > 20*time.Second {
 		t.Errorf("that took %s", waited)
 	}
+	heard("while nobody shows us the members", false)
 	p.b.join(bob, p.room, p.a)
 	p.n.settle()
 	p.complete(bob)
+	heard("in the end", true)
 	p.b.say(bob, p.room, "back")
 	p.n.settle()
 	p.agree()

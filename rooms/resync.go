@@ -235,13 +235,34 @@ func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
 	if last == nil {
 		return errors.New("no server of the room is known")
 	}
-	s.pr.setRefused(refused)
+	if s.pr.setRefused(refused) {
+		if err := s.e.lostTouch(ctx, r); err != nil {
+			return err
+		}
+	}
 	if resident, err := r.resident(ctx); err != nil {
 		return err
 	} else if refused && !resident {
 		return errParted
 	}
 	return last
+}
+
+// lostTouch makes known that we do not hear any more of the users of other servers who are in a room: their servers say that we are not in it.
+func (e *Engine) lostTouch(ctx context.Context, r *room) error {
+	members, err := e.JoinedUsers(ctx, r.id)
+	if err != nil {
+		return err
+	}
+	c := &Completion{Room: r.id, Since: e.db.Current()}
+	for _, u := range members {
+		if e.isLocal(u) {
+			c.Local = append(c.Local, u)
+		} else {
+			c.Misled = append(c.Misled, u)
+		}
+	}
+	return e.db.Write(ctx, func(tx *storage.Tx) error { return e.completed(ctx, tx, c) })
 }
 
 // tell asks a server for the state before an event.

@@ -31,6 +31,7 @@ type hostedRoom struct {
 	last   *event.Event
 	asked  chan struct{} // gets a token for each request for the state
 	open   chan struct{} // closed when those are answered
+	refuse bool          // with 403
 }
 
 func newHostedRoom(t *testing.T, peer *homeserver.Peer, members int) *hostedRoom {
@@ -146,6 +147,10 @@ func (h *hostedRoom) answer(w http.ResponseWriter, r *http.Request) bool {
 		case <-r.Context().Done():
 		}
 		h.mu.Lock()
+		if h.refuse {
+			w.WriteHeader(http.StatusForbidden)
+			return reply(json{"errcode": "M_FORBIDDEN", "error": "you are not in this room"})
+		}
 		ids, events := []matrix.EventID{}, []stdjson.RawMessage{}
 		for _, ev := range h.state {
 			if ev.Sender().Server() == h.peer.Name {
@@ -156,6 +161,8 @@ func (h *hostedRoom) answer(w http.ResponseWriter, r *http.Request) bool {
 			return reply(json{"pdu_ids": ids, "auth_chain_ids": []matrix.EventID{}})
 		}
 		return reply(json{"pdus": events, "auth_chain": []stdjson.RawMessage{}})
+	case len(parts) == 4 && parts[1] == "user" && parts[2] == "devices":
+		return reply(json{"user_id": parts[3], "stream_id": 1, "devices": []json{{"device_id": "ONE", "keys": json{"user_id": parts[3], "device_id": "ONE", "algorithms": []string{}, "keys": json{}, "signatures": json{}}}}})
 	case len(parts) == 3 && parts[1] == "event":
 		if ev := h.events[matrix.EventID(parts[2])]; ev != nil {
 			return reply(json{"origin": h.peer.Name, "pdus": []stdjson.RawMessage{ev.JSON()}})
@@ -311,4 +318,44 @@ func TestKillDuringPartialState(t *testing.T) {
 			t.Error("the room is gone after another start")
 		}
 	})
+}
+
+// Whose only room with somebody here is one that this server is not in after all, as its servers say, is not followed: their server does not tell us of their devices.
+func TestDevicesInRefusedRoom(t *testing.T) {
+	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})
+	alice := hs.Register(t, "alice")
+	h := newHostedRoom(t, hs.Network().NewPeer(), 3)
+	h.refuse = true
+	room := string(h.id)
+	alice.Join(room, string(h.peer.Name))
+	<-h.asked
+	elsie := "@elsie:" + string(h.peer.Name)
+	h.mu.Lock()
+	joined := h.send(event.Proto{Sender: matrix.UserID(elsie), Type: "m.room.member", StateKey: &elsie, Content: []byte(`{"membership":"join"}`)})
+	h.mu.Unlock()
+	if status, body := h.peer.Call(hs, "PUT", "/_matrix/federation/v1/send/elsie", fmt.Appendf(nil, `{"origin":%q,"origin_server_ts":1,"pdus":[%s],"edus":[]}`, h.peer.Name, joined.JSON())); status != 200 {
+		t.Fatal(status, string(body))
+	}
+	asked := func(when string, more int) {
+		t.Helper()
+		count := func() (n int) {
+			for _, path := range h.peer.Asked() {
+				if strings.Contains(path, "/user/devices/") || strings.Contains(path, "/user/keys/query") {
+					n++
+				}
+			}
+			return n
+		}
+		before := count()
+		alice.Must("POST", "/v3/keys/query", json{"device_keys": json{elsie: []string{}}})
+		if got := count() - before; got != more {
+			t.Errorf("%s: %d requests for devices, not %d", when, got, more)
+		}
+	}
+	asked("at first", 1)
+	asked("then", 0)
+	close(h.open)
+	alice.Refused("GET", "/v3/rooms"+homeserver.Path(room, "members"), nil, http.StatusGatewayTimeout, "M_UNKNOWN")
+	asked("when the room is refused", 1)
+	asked("after that", 1)
 }
