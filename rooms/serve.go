@@ -520,7 +520,9 @@ func (e *Engine) ServeMissingEvents(ctx context.Context, origin matrix.ServerNam
 	if len(earliest) > 100 || len(latest) > 100 {
 		return nil, matrix.InvalidParam("too many events")
 	}
-	limit = min(max(limit, 1), maxServedMissing)
+	if limit = min(limit, maxServedMissing); limit <= 0 {
+		return nil, nil
+	}
 	known, err := r.eventsByID(ctx, latest)
 	if err != nil {
 		return nil, err

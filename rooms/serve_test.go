@@ -60,6 +60,9 @@ func TestServingRejectedEvents(t *testing.T) {
 	if _, err := a.ServeBackfill(ctx, b.name, room, []matrix.EventID{"$unknown", "$unknown2"}, 3); !matrix.HasCode(err, "M_NOT_FOUND") {
 		t.Errorf("backfill from nowhere: %v", err)
 	}
+	if got := idsOf(a.ServeMissingEvents(ctx, b.name, room, nil, []matrix.EventID{next.ID()}, 0, 0)); len(got) > 0 {
+		t.Errorf("get_missing_events with the limit 0: %v", got)
+	}
 	if pdu, err := a.ServeEvent(ctx, b.name, coup.ID()); err != nil || !bytes.Equal(pdu, coup.JSON()) {
 		t.Errorf("event: %s, %v", pdu, err)
 	}
@@ -277,5 +280,32 @@ func TestHistoryWithManyPrevEvents(t *testing.T) {
 	}
 	if texts := b.texts(bob, room); !slices.Contains(texts, "before") || !slices.Contains(texts, "of old") {
 		t.Errorf("as history: %q", texts)
+	}
+}
+
+// Who asks for an alias begins with the first server named: that is this one as long as it is in the room.
+func TestServersOfAnAlias(t *testing.T) {
+	n, a, b, _ := twoServers(t)
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", AliasLocal: "here"})
+	b.join(bob, room, a)
+	n.settle()
+	servers := func() []matrix.ServerName {
+		t.Helper()
+		id, servers, err := a.ResolveLocalAlias(ctx, "#here:a.example")
+		if err != nil || id != room {
+			t.Fatal(id, err)
+		}
+		return servers
+	}
+	if got := servers(); !slices.Equal(got, []matrix.ServerName{a.name, b.name}) {
+		t.Errorf("with alice in the room: %v", got)
+	}
+	if _, err := a.Leave(ctx, rooms.MemberRequest{Room: room, Sender: alice}); err != nil {
+		t.Fatal(err)
+	}
+	n.settle()
+	if got := servers(); !slices.Equal(got, []matrix.ServerName{b.name}) {
+		t.Errorf("after she left: %v", got)
 	}
 }
