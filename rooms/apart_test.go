@@ -185,6 +185,38 @@ func TestBanThatDoesNotHold(t *testing.T) {
 	}
 }
 
+// The same with who was banned by somebody of the same server, who left then.
+func TestBanByOwnUserThatDoesNotHold(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	alice, bob, bella := a.user("alice"), b.user("bob"), b.user("bella")
+	b.join(bella, room, a)
+	n.settle()
+	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100,"@bob:b.example":50}}`)
+	n.settle()
+	n.split(a, b, true)
+	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100}}`)
+	b.must(b.Ban(ctx, rooms.MemberRequest{Room: room, Sender: bob, Target: bella}))
+	b.must(b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob}))
+	b.mu.Lock()
+	unsent := b.outbox
+	b.mu.Unlock()
+	n.settle()
+	n.split(a, b, false)
+	for _, ev := range unsent {
+		if r := a.receive(b, room, ev.JSON()); r[0].Err != nil {
+			t.Fatal(r[0].Err)
+		}
+	}
+	a.expectMembership(bella, room, "join")
+	b.expectMembership(bella, room, "ban")
+	a.say(alice, room, "still here?")
+	n.settle()
+	b.expectMembership(bella, room, "join")
+	if diff := cmp.Diff(a.state(room), b.state(room)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // Who is banned may not be told any more what came before the ban.
 func TestBanOutOfTheBlue(t *testing.T) {
 	for _, gone := range []bool{false, true} { // the server of who bans has left by then

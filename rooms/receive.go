@@ -351,22 +351,18 @@ func (in *inbound) stateNow(ctx context.Context, p *placement, missing []matrix.
 	return nil
 }
 
-// removed says whether this server takes no part in a room though its last user did not leave: another server removed it, or there is a branch on
-// which a local user is in the room, and which lost against others. With further branches that may turn out not to hold: who goes on to send
+// removed says whether this server takes no part in a room though not all of its users left by themselves: somebody removed one, or there is a
+// branch on which one is in the room, and which lost against others. With further branches that may turn out not to hold: who goes on to send
 // us events knows already.
 func (r *room) removed(ctx context.Context) (bool, error) {
 	c, err := r.current(ctx)
 	if err != nil {
 		return false, err
 	}
+	if was, err := storage.WasRemoved(ctx, r.e.db, r.nid, r.e.own); was || err != nil {
+		return was, err
+	}
 	for _, t := range c.head.tips {
-		ev, err := r.event(ctx, t.nid)
-		if err != nil {
-			return false, err
-		}
-		if r.e.putsOut(ev.Event) {
-			return true, nil
-		}
 		changes, err := r.memberChanges(ctx, c.head.state, t.after, nil)
 		if err != nil {
 			return false, err

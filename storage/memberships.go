@@ -1,6 +1,9 @@
 package storage
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // Membership is a current membership as stored; 0 means there never was one.
 type Membership int64
@@ -121,6 +124,17 @@ func JoinedOfServer(ctx context.Context, q Querier, room RoomNID, server NameNID
 func LeftOfServer(ctx context.Context, q Querier, room RoomNID, server NameNID, since Position) ([]NameNID, error) {
 	return collectNumbers[NameNID](q.Query(ctx, `SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership IN (1, 3, 4, 5) AND server_nid = $2 AND left_pos > $3`,
 		int64(room), int64(server), int64(since)))
+}
+
+// WasRemoved says whether a user of a server was removed from a room or banned, by whomever.
+func WasRemoved(ctx context.Context, q Querier, room RoomNID, server NameNID) (bool, error) {
+	var one int
+	err := q.QueryRow(ctx, `SELECT 1 FROM memberships WHERE room_nid = $1 AND membership IN (3, 4) AND server_nid = $2 AND sender_nid <> user_nid LIMIT 1`,
+		int64(room), int64(server)).Scan(&one)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // JoinedServers lists the servers with a user joined to a room.
