@@ -15,7 +15,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -211,24 +210,33 @@ func escape(s string) string {
 	return b.String()
 }
 
-// Do makes a request and decodes the JSON answer into out (nil: it only has to be a 200).
+// Do makes a request and decodes the JSON answer into out (nil: it only has to be a 200), as it comes: what makes up the answer is not kept besides.
 // Every failure is an *Error.
 func (c *Client) Do(ctx context.Context, r Request, out any) error {
-	body, err := c.Raw(ctx, r)
-	if err != nil {
+	if out == nil {
+		_, err := c.Raw(ctx, r)
 		return err
 	}
-	if out == nil {
-		return nil
-	}
-	if err := json.Unmarshal(body, out); err != nil {
-		return &Error{Destination: r.Destination, Status: http.StatusOK, Cause: fmt.Errorf("answer to %s: %w", r.Operation, err)}
-	}
-	return nil
+	return c.read(ctx, r, func(body *answer) error {
+		err := json.UnmarshalRead(body, out)
+		if body.failed == nil && err != nil {
+			return &Error{Destination: r.Destination, Status: http.StatusOK, Cause: fmt.Errorf("answer to %s: %w", r.Operation, err)}
+		}
+		return err
+	})
 }
 
 // Raw makes a request and returns the body of the answer.
-func (c *Client) Raw(ctx context.Context, r Request) ([]byte, error) {
+func (c *Client) Raw(ctx context.Context, r Request) (raw []byte, err error) {
+	err = c.read(ctx, r, func(body *answer) (err error) {
+		raw, err = io.ReadAll(body)
+		return err
+	})
+	return raw, err
+}
+
+// read makes a request and has the answer read. An error of take is returned as it is, unless the answer could not be read.
+func (c *Client) read(ctx context.Context, r Request, take func(body *answer) error) error {
 	if r.Timeout == 0 {
 		r.Timeout = defaultTimeout
 	}
@@ -240,20 +248,25 @@ func (c *Client) Raw(ctx context.Context, r Request) ([]byte, error) {
 	start := time.Now()
 	res, err := c.Open(ctx, r)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer res.Body.Close()
 	held := c.answers.Hold(string(r.Destination))
 	defer held.Done(ctx)
-	body, err := readAll(res.Body, res.ContentLength, r.MaxBytes, held)
-	if err != nil {
-		held.Release()
-		if !errors.Is(err, ErrTooLarge) && !errors.Is(err, budget.ErrSpent) && !gaveUp(ctx, start) {
-			c.opts.Peers.Failed(r.Destination, 0, reason(err))
-		}
-		return nil, &Error{Destination: r.Destination, Status: res.StatusCode, Retry: !errors.Is(err, ErrTooLarge), Cause: fmt.Errorf("answer to %s: %w", r.Operation, err)}
+	body := newAnswer(res, r.MaxBytes, held)
+	err = take(body)
+	if err == nil {
+		return nil
 	}
-	return body, nil
+	held.Release()
+	failed := body.failed
+	if failed == nil {
+		return err
+	}
+	if !errors.Is(failed, ErrTooLarge) && !errors.Is(failed, budget.ErrSpent) && !gaveUp(ctx, start) {
+		c.opts.Peers.Failed(r.Destination, 0, reason(failed))
+	}
+	return &Error{Destination: r.Destination, Status: res.StatusCode, Retry: !errors.Is(failed, ErrTooLarge), Cause: fmt.Errorf("answer to %s: %w", r.Operation, failed)}
 }
 
 // Open makes a request and returns the response of a 200, whose body the caller
@@ -369,7 +382,7 @@ func (c *Client) send(ctx context.Context, r Request) (*http.Response, error) {
 func (c *Client) refused(r Request, res *http.Response) error {
 	e := &Error{Destination: r.Destination, Status: res.StatusCode, made: r.Made}
 	e.Retry = res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusUnauthorized
-	body, err := readAll(res.Body, res.ContentLength, maxErrorBytes, nil)
+	body, err := io.ReadAll(newAnswer(res, maxErrorBytes, nil))
 	if err == nil {
 		e.Peer, e.RetryAfter = peerError(res.StatusCode, body)
 	}
@@ -423,32 +436,43 @@ func peerError(status int, body []byte) (*matrix.Error, time.Duration) {
 	return e, time.Duration(ms) * time.Millisecond
 }
 
-// readAll reads a body of at most limit bytes, for which room is taken as they come. announced is the Content-Length, -1 if unknown.
-func readAll(body io.Reader, announced, limit int64, held *budget.Hold) ([]byte, error) {
-	if announced > limit {
-		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, announced)
+// answer is the body of a response, of at most so many bytes, for which room is taken as they come.
+type answer struct {
+	body   io.Reader
+	left   int64        // of the limit
+	free   int64        // of what does not count
+	held   *budget.Hold // nil: nothing counts
+	failed error        // why it could not be read to its end
+}
+
+// newAnswer reads a response. One that announces more than it may have is not read at all.
+func newAnswer(res *http.Response, limit int64, held *budget.Hold) *answer {
+	a := &answer{body: res.Body, left: limit, free: uncounted, held: held}
+	if res.ContentLength > limit {
+		a.failed = fmt.Errorf("%w: %d bytes", ErrTooLarge, res.ContentLength)
 	}
-	b := make([]byte, 0, min(max(announced, 0)+1, 64<<10))
-	for counted := int64(uncounted); ; {
-		n, err := body.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		if int64(len(b)) > limit {
-			return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)
-		}
-		if more := int64(len(b)) - counted; more > 0 {
-			if err := held.Take(more); err != nil {
-				return nil, err
-			}
-			counted += more
-		}
-		if err == io.EOF {
-			return b, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if len(b) == cap(b) {
-			b = slices.Grow(b, len(b)/2+1)
-		}
+	return a
+}
+
+func (a *answer) Read(p []byte) (int, error) {
+	if a.failed != nil {
+		return 0, a.failed
 	}
+	// One byte beyond the limit shows that there are more.
+	n, err := a.body.Read(p[:min(int64(len(p)), a.left+1)])
+	if a.left -= int64(n); a.left < 0 {
+		a.failed = ErrTooLarge
+		return 0, a.failed
+	}
+	if a.free -= int64(n); a.free < 0 && a.held != nil {
+		if spent := a.held.Take(-a.free); spent != nil {
+			a.failed = spent
+			return 0, spent
+		}
+		a.free = 0
+	}
+	if err != nil && err != io.EOF {
+		a.failed = err
+	}
+	return n, err
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	stdjson "encoding/json"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -206,7 +207,7 @@ func (c *Client) Version(ctx context.Context, dest matrix.ServerName) (Software,
 			Version string `json:"version"`
 		} `json:"server"`
 	}
-	body, err := readAll(res.Body, res.ContentLength, defaultMaxBytes, nil)
+	body, err := io.ReadAll(newAnswer(res, defaultMaxBytes, nil))
 	if err == nil {
 		err = json.Unmarshal(body, &answer)
 	}
