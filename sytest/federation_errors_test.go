@@ -236,3 +236,33 @@ func TestFederationEndpointErrors(t *testing.T) {
 		}
 	}
 }
+
+// A server that federates with some others only says so to the rest, without asking them anything, and shows them what everybody may see.
+func TestServersThatAreNotAllowed(t *testing.T) {
+	n := homeserver.NewNetwork(t)
+	hs := n.Start(homeserver.Options{ExtraConfig: "federation: {allow_servers: [good.example]}\n"})
+	room := hs.Register(t, "alice").CreateRoom(json{"preset": "public_chat", "visibility": "public"})
+	peer := n.NewPeer()
+	for path, want := range map[string]struct {
+		status int
+		code   string
+	}{
+		"/_matrix/federation/v1/version":                                           {200, ""},
+		"/_matrix/key/v2/server":                                                   {200, ""},
+		"/_matrix/key/v2/query/" + string(peer.Name):                               {200, ""}, // an empty list
+		"/_matrix/federation/v1/openid/userinfo?access_token=x":                    {401, "M_UNKNOWN_TOKEN"},
+		"/_matrix/federation/v1/nothing":                                           {404, "M_UNRECOGNIZED"},
+		"/_matrix/federation/v1/publicRooms":                                       {403, "M_FORBIDDEN"},
+		"/_matrix/federation/v1/event/$x":                                          {403, "M_FORBIDDEN"},
+		fed("v1", "make_join", room, "@x:"+string(peer.Name)) + "?ver=12":          {403, "M_FORBIDDEN"},
+		fed("v1", "hierarchy", room):                                               {403, "M_FORBIDDEN"},
+		fed("v1", "query/profile") + "?user_id=@alice:" + url.QueryEscape(hs.Name): {403, "M_FORBIDDEN"},
+	} {
+		if status, res := askAs(t, peer, hs, "GET", path, nil); status != want.status || want.code != "" && res["errcode"] != want.code {
+			t.Errorf("%s: %d %v, want %d %s", path, status, res, want.status, want.code)
+		}
+	}
+	if asked := peer.Asked(); len(asked) > 0 {
+		t.Errorf("it was asked for %q", asked)
+	}
+}
