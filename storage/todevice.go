@@ -96,6 +96,25 @@ func NoteToDeviceReceived(ctx context.Context, tx *Tx, server matrix.ServerName,
 }
 
 const (
+	overflowToDeviceReceived = `SELECT ts FROM to_device_received WHERE server = $1 ORDER BY ts DESC LIMIT 1 OFFSET $2`
+	trimToDeviceReceived     = `DELETE FROM to_device_received WHERE server = $1 AND ts <= $2`
+)
+
+// TrimToDeviceReceived forgets the oldest notes about a server beyond keep.
+func TrimToDeviceReceived(ctx context.Context, tx *Tx, server matrix.ServerName, keep int) error {
+	var at matrix.Timestamp
+	err := tx.QueryRow(ctx, overflowToDeviceReceived, server, keep).Scan(&at)
+	if err == ErrNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, trimToDeviceReceived, server, at)
+	return err
+}
+
+const (
 	expireToDeviceSent     = `DELETE FROM to_device_sent WHERE ts < $1`
 	expireToDeviceReceived = `DELETE FROM to_device_received WHERE ts < $1`
 )

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"hanok/matrix"
+	"hanok/storage"
 )
 
 // count is how many rows a query about a table finds.
@@ -256,6 +257,40 @@ func TestClaimsWithoutEnd(t *testing.T) {
 		}
 		if n := w.Keys.claims.counts.Len(); n != 3 {
 			t.Errorf("%d claimants are remembered", n)
+		}
+	})
+}
+
+// Of the messages of one server the last ones are known again, not all of them.
+func TestNotesOfMessagesAreBounded(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice := w.register(t, "alice")
+		w.login(t, alice, "A")
+		must(t, w.db.Write(ctx, func(tx *storage.Tx) error {
+			for i := range 100 {
+				if _, err := storage.NoteToDeviceReceived(ctx, tx, "there.test", fmt.Sprint(i), matrix.Timestamp(i)); err != nil {
+					return err
+				}
+			}
+			if _, err := storage.NoteToDeviceReceived(ctx, tx, "elsewhere.test", "1", 1); err != nil {
+				return err
+			}
+			return storage.TrimToDeviceReceived(ctx, tx, "there.test", 30)
+		}))
+		for server, want := range map[string]int{"there.test": 30, "elsewhere.test": 1} {
+			if n := w.count(t, `SELECT count(*) FROM to_device_received WHERE server = $1`, server); n != want {
+				t.Errorf("%d messages of %s are known again", n, server)
+			}
+		}
+		// The oldest of them, and only now and then.
+		w.ToDevice.received.Store(trimNotesEvery - 1)
+		edu := encode(map[string]any{"message_id": "new", "sender": carol, "type": "m.x", "messages": map[string]any{string(alice): map[string]any{"A": map[string]int{}}}})
+		for range 2 {
+			must(t, w.ToDevice.Receive(ctx, "there.test", edu))
+		}
+		if got, _ := w.pending(t, alice, "A"); len(got) != 1 {
+			t.Errorf("the message came %d times", len(got))
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -20,7 +21,8 @@ import (
 type ToDevice struct {
 	*core
 	// oldest are the positions of the first messages, noToDevice where there are none: what a sync acknowledges is mostly nothing.
-	oldest *storage.Memo[deviceKey, storage.Position]
+	oldest   *storage.Memo[deviceKey, storage.Position]
+	received atomic.Int64 // messages of other servers
 }
 
 // Messages are contents by user and device; the device "*" means all devices of the user.
@@ -36,6 +38,9 @@ const (
 	eduDirectToDevice = "m.direct_to_device"
 	// toDeviceMemory is how long repeated transactions are recognised.
 	toDeviceMemory = 30 * 24 * time.Hour
+	// maxToDeviceNotes is of how many messages of one server it is remembered that they came. Those of the last transaction are repeated, not older ones.
+	maxToDeviceNotes = 50_000
+	trimNotesEvery   = 8192 // messages
 	// maxToDeviceQueue and maxToDeviceBytes are how many messages wait for one device, and how big they are; the oldest go.
 	maxToDeviceQueue = 20_000
 	maxToDeviceBytes = 64 << 20
@@ -151,6 +156,11 @@ func (t *ToDevice) Receive(ctx context.Context, origin matrix.ServerName, conten
 		fresh, err := storage.NoteToDeviceReceived(ctx, tx, origin, m.MessageID, t.now())
 		if err != nil || !fresh {
 			return err
+		}
+		if t.received.Add(1)%trimNotesEvery == 0 {
+			if err := storage.TrimToDeviceReceived(ctx, tx, origin, maxToDeviceNotes); err != nil {
+				return err
+			}
 		}
 		return t.enqueue(ctx, tx, m.Sender, m.Type, messages)
 	})

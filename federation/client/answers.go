@@ -17,8 +17,9 @@ import (
 // the values are that they consist of.
 
 const (
-	minEvent      = 64      // bytes; with its signature alone an event has more
-	maxEvents     = 1 << 20 // in one list
+	minEvent      = 64        // bytes; with its signature alone an event has more
+	maxEvent      = 256 << 10 // bytes; an event has a quarter of it, whatever it was escaped to
+	maxEvents     = 1 << 20   // in one list
 	maxIDs        = 1 << 20
 	maxNames      = 1 << 17 // servers
 	maxRooms      = 1000    // of a page of a directory, of a space
@@ -27,12 +28,12 @@ const (
 	maxKeysClaims = 10      // keys of one device, of which one is wanted
 )
 
-// eventList is a list of events. What is too small to be one is left out.
+// eventList is a list of events. What is too small or too big to be one is left out.
 type eventList [][]byte
 
 func (l *eventList) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	return strictjson.EachElement(dec, maxEvents*64, func(v jsontext.Value) error {
-		if len(v) < minEvent {
+		if len(v) < minEvent || len(v) > maxEvent {
 			return nil
 		}
 		if len(*l) == maxEvents {
