@@ -43,7 +43,7 @@ type Options struct {
 	Log        zerolog.Logger
 	// Observe is told of every finished request; status 0 means there was no response. class is the server's before it. nil for none.
 	Observe func(operation string, class peers.Class, status int, elapsed time.Duration)
-	// MaxConnections is how many connections may be open before those that are idle are closed; 0 is 1000.
+	// MaxConnections is how many connections may be open before those that are idle are closed; 0 is 500.
 	MaxConnections int
 	// Transport takes the requests in place of connections of our own, in tests.
 	Transport http.RoundTripper
@@ -76,7 +76,8 @@ const (
 	uncounted     = 1 << 20
 )
 
-const maxConnections = 1000
+// maxConnections is a default: an idle connection takes about 50 kB.
+const maxConnections = 500
 
 // New makes a client.
 func New(o Options) *Client {
