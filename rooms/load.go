@@ -213,6 +213,35 @@ func (e *Engine) EventsAfter(ctx context.Context, since, until storage.Position,
 	return e.eventsByNID(ctx, nids)
 }
 
+// How far back the newest event for a server is looked for.
+const (
+	maxNewestAmong = 2000 // events of the room
+	maxNewest      = 50   // of them, sent by us
+)
+
+// NewestFor returns the newest event of a room after a position that this server has to send to another one; nil if there is none among the
+// last ones of the room.
+func (e *Engine) NewestFor(ctx context.Context, room storage.RoomNID, server matrix.ServerName, after storage.Position) (*Event, error) {
+	nids, err := storage.NewestSent(ctx, e.db, room, after, maxNewestAmong, maxNewest)
+	if err != nil {
+		return nil, err
+	}
+	for _, nid := range nids {
+		ev, err := e.eventByNID(ctx, nid)
+		if err != nil {
+			return nil, err
+		}
+		servers, err := e.ServersAt(ctx, ev)
+		if err != nil {
+			return nil, err
+		}
+		if ev.Sender().Server() != server && slices.Contains(servers, server) {
+			return ev, nil
+		}
+	}
+	return nil, nil
+}
+
 // internEvent makes sure the names in an event have numbers, the server of a member included: later, with a lock held,
 // they are only looked up.
 func (e *Engine) internEvent(ctx context.Context, ev *event.Event) (typ, skey, sender storage.NameNID, err error) {

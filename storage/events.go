@@ -273,6 +273,15 @@ func EventsAfter(ctx context.Context, q Querier, since, until Position, limit in
 		int64(since), int64(until), int64(limit)))
 }
 
+const newestSent = `
+SELECT nid FROM (SELECT nid, pos, flags FROM events WHERE room_nid = $1 AND pos > $2 ORDER BY pos DESC LIMIT $3) AS recent
+WHERE (flags & $4) <> 0 ORDER BY pos DESC LIMIT $5`
+
+// NewestSent lists the newest events of a room after a position that this server sends to others, newest first, among so many events.
+func NewestSent(ctx context.Context, q Querier, room RoomNID, after Position, among, limit int) ([]EventNID, error) {
+	return collectNumbers[EventNID](q.Query(ctx, newestSent, int64(room), int64(after), int64(among), int64(EventRelay), int64(limit)))
+}
+
 const (
 	eventsFromTime = `SELECT nid FROM events WHERE room_nid = $1 AND origin_ts >= $2 AND pos IS NOT NULL ORDER BY origin_ts, depth, pos LIMIT $3 OFFSET $4`
 	eventsToTime   = `SELECT nid FROM events WHERE room_nid = $1 AND origin_ts <= $2 AND pos IS NOT NULL ORDER BY origin_ts DESC, depth DESC, pos DESC LIMIT $3 OFFSET $4`

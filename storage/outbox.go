@@ -15,17 +15,23 @@ type OutboxPDU struct {
 	EventID     matrix.EventID
 	// KeepUntil is until when it is delivered even if newer events of its room make it superfluous.
 	KeepUntil matrix.Timestamp
+	// Newest says that it stands for the newest event of its room when the destination can be reached again.
+	Newest bool
 }
 
 const insertOutboxPDU = `
-INSERT INTO outbox_pdus (destination, position, room_nid, event_id, keep_until) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO outbox_pdus (destination, position, room_nid, event_id, keep_until, newest) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (destination, position) DO NOTHING`
 
 // AddOutboxPDUs queues events.
 func AddOutboxPDUs(ctx context.Context, tx *Tx, pdus []OutboxPDU) error {
 	args := make([][]any, len(pdus))
 	for i, p := range pdus {
-		args[i] = []any{string(p.Destination), int64(p.Position), int64(p.Room), string(p.EventID), int64(p.KeepUntil)}
+		newest := int64(0)
+		if p.Newest {
+			newest = 1
+		}
+		args[i] = []any{string(p.Destination), int64(p.Position), int64(p.Room), string(p.EventID), int64(p.KeepUntil), newest}
 	}
 	if err := tx.ExecBatch(ctx, insertOutboxPDU, args); err != nil {
 		return fmt.Errorf("queue events: %w", err)
@@ -34,7 +40,7 @@ func AddOutboxPDUs(ctx context.Context, tx *Tx, pdus []OutboxPDU) error {
 }
 
 const selectOutboxPDUs = `
-SELECT position, room_nid, event_id, keep_until FROM outbox_pdus
+SELECT position, room_nid, event_id, keep_until, newest FROM outbox_pdus
 WHERE destination = $1 AND position <= $2 ORDER BY position LIMIT $3`
 
 // FindOutboxPDUs returns the oldest events queued for a destination, up to a position.
@@ -46,14 +52,34 @@ func FindOutboxPDUs(ctx context.Context, q Querier, dest matrix.ServerName, upTo
 	defer rows.Close()
 	var out []OutboxPDU
 	for rows.Next() {
-		var pos, room, keep int64
+		var pos, room, keep, newest int64
 		var id string
-		if err := rows.Scan(&pos, &room, &id, &keep); err != nil {
+		if err := rows.Scan(&pos, &room, &id, &keep, &newest); err != nil {
 			return nil, fmt.Errorf("queued events: %w", err)
 		}
-		out = append(out, OutboxPDU{dest, Position(pos), RoomNID(room), matrix.EventID(id), matrix.Timestamp(keep)})
+		out = append(out, OutboxPDU{dest, Position(pos), RoomNID(room), matrix.EventID(id), matrix.Timestamp(keep), newest != 0})
 	}
 	return out, rows.Err()
+}
+
+const (
+	deleteOutboxPDU = `DELETE FROM outbox_pdus WHERE destination = $1 AND position = $2`
+	settleOutboxPDU = `UPDATE outbox_pdus SET newest = 0 WHERE destination = $1 AND position = $2`
+)
+
+// ReplaceOutboxPDU puts an event in the place of one that stands for the newest of its room; nil: it is the newest itself.
+func ReplaceOutboxPDU(ctx context.Context, tx *Tx, standing OutboxPDU, newest *OutboxPDU) error {
+	query := settleOutboxPDU
+	if newest != nil {
+		query = deleteOutboxPDU
+	}
+	if _, err := tx.Exec(ctx, query, string(standing.Destination), int64(standing.Position)); err != nil {
+		return fmt.Errorf("replace a queued event: %w", err)
+	}
+	if newest == nil {
+		return nil
+	}
+	return AddOutboxPDUs(ctx, tx, []OutboxPDU{*newest})
 }
 
 // OutboxEDU is an EDU that waits to be sent.

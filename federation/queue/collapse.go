@@ -102,6 +102,67 @@ func supersedes(e storage.OutboxEDU) string {
 	return e.Type + " " + about.User
 }
 
+// Of a server that is long gone only the newest event of each room matters, so one row stands for it however many follow: most servers of a
+// big room are gone, and an event there is to cost nothing for them. When the server is tried again, the newest event takes the row's place.
+
+// stand notes that an event for a server stands for those that follow in its room from now on; false if one does already.
+func (q *Queue) stand(server matrix.ServerName, room storage.RoomNID) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	d := q.destination(server)
+	if d.standing[room] {
+		return false
+	}
+	if d.standing == nil {
+		d.standing = map[storage.RoomNID]bool{}
+	}
+	d.standing[room] = true
+	return true
+}
+
+// unstand takes that back.
+func (q *Queue) unstand(pdus []storage.OutboxPDU) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, p := range pdus {
+		if d := q.busy[p.Destination]; d != nil {
+			delete(d.standing, p.Room)
+		}
+	}
+}
+
+// settle puts the newest events in the place of those that stand for them, and says whether there were any.
+func (q *Queue) settle(ctx context.Context, pdus []storage.OutboxPDU) (bool, error) {
+	newest := map[storage.Position]*storage.OutboxPDU{}
+	for _, p := range pdus {
+		if !p.Newest {
+			continue
+		}
+		e, err := q.rooms.NewestFor(ctx, p.Room, p.Destination, p.Position)
+		if err != nil {
+			return false, err
+		}
+		newest[p.Position] = nil
+		if e != nil {
+			newest[p.Position] = &storage.OutboxPDU{Destination: p.Destination, Position: e.Pos, Room: p.Room, EventID: e.ID(), KeepUntil: keepUntil(e, p.Destination)}
+		}
+	}
+	if len(newest) == 0 {
+		return false, nil
+	}
+	return true, q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		for _, p := range pdus {
+			if !p.Newest {
+				continue
+			}
+			if err := storage.ReplaceOutboxPDU(ctx, tx, p, newest[p.Position]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // longGone says whether a server has been silent for so long that events for it take the place of older ones.
 func (q *Queue) longGone(server matrix.ServerName) bool {
 	since, failing := q.opts.Peers.FailingSince(server)

@@ -1,6 +1,8 @@
 package queue
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -68,7 +70,7 @@ func TestWhatIsRefusedIsFoundByHalves(t *testing.T) {
 	f.empty()
 }
 
-// While a server is away for long, each event takes the place of the one before in its room, but for the memberships of its users.
+// While a server is away for long, one event stands for all of its room, but for the memberships of its users.
 func TestEventsForAServerThatIsLongGone(t *testing.T) {
 	f := setUp(t, "a.example")
 	f.stop()
@@ -81,11 +83,17 @@ func TestEventsForAServerThatIsLongGone(t *testing.T) {
 		f.say("@me:us.example", fmt.Sprint(i))
 		f.publish()
 	}
-	last := f.events[len(f.events)-1].Pos
 	waitFor(t, func() bool {
+		f.q.freshMu.Lock()
+		defer f.q.freshMu.Unlock()
 		queued, err := storage.FindOutboxPDUs(t.Context(), f.db, "a.example", everything, 100)
-		return err == nil && len(queued) == 2 && queued[0].KeepUntil > 0 && queued[1].Position == last
+		return err == nil && len(queued) == 2 && queued[0].KeepUntil > 0 && queued[1].Newest && len(f.q.fresh.events) == 0
 	})
+	f.peers.Answered("a.example")
+	if d := f.next(); !slices.Equal(d.PDUs, []string{"kick", "19"}) {
+		t.Errorf("%v", d.PDUs)
+	}
+	f.empty()
 }
 
 // Of news of devices only the last of each user wait for a server that is away; messages to devices all do.
@@ -133,19 +141,22 @@ func TestCollapsedEDUs(t *testing.T) {
 	}
 }
 
+// silent stores that a server has not answered for some time, and is not to be tried for an hour.
+func (f *fixture) silent(server matrix.ServerName, since time.Duration) {
+	f.house.t.Helper()
+	now := time.Now()
+	b := storage.ServerBackoff{Server: server, FailingSince: matrix.TimestampOf(now.Add(-since)), RetryAt: matrix.TimestampOf(now.Add(time.Hour)), Attempts: 9}
+	if err := f.db.Write(context.Background(), func(tx *storage.Tx) error { return storage.PutServerBackoff(context.Background(), tx, b) }); err != nil {
+		f.house.t.Fatal(err)
+	}
+}
+
 // Of what passes, nothing is kept for servers that have been silent for long; messages to devices wait for everybody.
 func TestReceiptsForAServerThatIsLongGone(t *testing.T) {
 	f := setUp(t, "a.example")
 	f.stop()
-	now := time.Now()
-	silent := func(server matrix.ServerName, since time.Duration) {
-		b := storage.ServerBackoff{Server: server, FailingSince: matrix.TimestampOf(now.Add(-since)), RetryAt: matrix.TimestampOf(now.Add(time.Hour)), Attempts: 9}
-		if err := f.db.Write(t.Context(), func(tx *storage.Tx) error { return storage.PutServerBackoff(t.Context(), tx, b) }); err != nil {
-			t.Fatal(err)
-		}
-	}
-	silent("lately.example", collapseAfter/2)
-	silent("gone.example", 2*collapseAfter)
+	f.silent("lately.example", collapseAfter/2)
+	f.silent("gone.example", 2*collapseAfter)
 	f.loadPeers()
 	f.prepare()
 	f.queueEDU("m.receipt", `{}`, "gone.example")
@@ -159,4 +170,107 @@ func TestReceiptsForAServerThatIsLongGone(t *testing.T) {
 	if d := cmp.Diff(want, sizes); d != "" {
 		t.Error(d)
 	}
+}
+
+// For a server that is long gone one row stands for all that is said in a room; when it is back, it gets the newest event, whatever happened in between.
+func TestOneRowForAServerThatIsLongGone(t *testing.T) {
+	f := setUp(t, "gone.example", "well.example")
+	f.stop()
+	f.silent("gone.example", 2*collapseAfter)
+	f.loadPeers()
+	f.start()
+	say := func(bodies ...string) {
+		t.Helper()
+		for _, body := range bodies {
+			f.say("@me:us.example", body)
+			f.publish()
+			if d := f.next(); d.Dest != "well.example" {
+				t.Errorf("%+v", d)
+			}
+		}
+	}
+	rows := func() int64 {
+		t.Helper()
+		sizes, err := storage.FindOutboxSizes(t.Context(), f.db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range sizes {
+			if s.Destination == "gone.example" {
+				return s.PDUs
+			}
+		}
+		return 0
+	}
+	say("one", "two", "three")
+	rest := func() {
+		t.Helper()
+		waitFor(t, func() bool {
+			sizes, err := storage.FindOutboxSizes(t.Context(), f.db)
+			return err == nil && len(sizes) == 1 && sizes[0].Destination == "gone.example"
+		})
+	}
+	rest()
+	if n := rows(); n != 1 {
+		t.Errorf("%d rows", n)
+	}
+	// A restart forgets that a row stands for what follows, but not what it stands for.
+	f.stop()
+	f.loadPeers()
+	f.start()
+	say("four", "five")
+	rest()
+	if n := rows(); n != 1 {
+		t.Errorf("%d rows after a restart", n)
+	}
+	f.stop()
+	f.loadPeers()
+	f.start()
+	f.peers.Answered("gone.example")
+	if d := f.next(); d.Dest != "gone.example" || !slices.Equal(d.PDUs, []string{"five"}) {
+		t.Errorf("%+v", d)
+	}
+	f.empty()
+	f.say("@me:us.example", "six")
+	f.publish()
+	got := []matrix.ServerName{f.next().Dest, f.next().Dest}
+	slices.Sort(got)
+	if !slices.Equal(got, []matrix.ServerName{"gone.example", "well.example"}) {
+		t.Errorf("%v", got)
+	}
+	f.empty()
+}
+
+// An attempt that fails, and what is said before and after it.
+func TestAServerThatIsLongGoneAndTriedInVain(t *testing.T) {
+	f := setUp(t, "gone.example")
+	f.stop()
+	f.silent("gone.example", 2*collapseAfter)
+	f.loadPeers()
+	f.start()
+	f.fail("gone.example", errors.New("down"))
+	f.say("@me:us.example", "one")
+	f.say("@me:us.example", "two")
+	f.publish()
+	waitFor(t, func() bool {
+		f.q.mu.Lock()
+		defer f.q.mu.Unlock()
+		d := f.q.busy["gone.example"]
+		return d != nil && d.timer != nil
+	})
+	f.peers.Answered("gone.example") // so it is tried, and is down again
+	<-f.attempted
+	f.say("@me:us.example", "three")
+	f.say("@me:us.example", "four")
+	f.publish()
+	f.fail("gone.example", nil)
+	f.peers.Answered("gone.example")
+	var got []string
+	for len(got) == 0 || got[len(got)-1] != "four" {
+		got = append(got, f.next().PDUs...)
+	}
+	if !slices.Contains(got, "two") || slices.Contains(got, "one") {
+		t.Errorf("%v", got) // "two" was under way
+	}
+	f.empty()
 }

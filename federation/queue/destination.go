@@ -23,8 +23,9 @@ type destination struct {
 	lane     *lane // in which it waits, nil while it does not
 	again    bool  // woken while running
 	volatile []volatileEDU
-	only     string      // the transaction besides which nothing was queued; "" once the destination was woken for more
-	timer    *time.Timer // set while waiting: for the end of a back-off, or for company
+	only     string                   // the transaction besides which nothing was queued; "" once the destination was woken for more
+	standing map[storage.RoomNID]bool // rooms of which a queued event stands for those that follow; see collapse.go
+	timer    *time.Timer              // set while waiting: for the end of a back-off, or for company
 
 	// refused is the transaction that the server answered with a client error, and how often.
 	refused  string
@@ -246,8 +247,17 @@ func (q *Queue) next(ctx context.Context, server matrix.ServerName, d *destinati
 	if resumed {
 		lastPDU, lastEDU = txn.LastPDU, txn.LastEDU
 	}
-	if lastPDU > 0 {
+	for stood := lastPDU > 0; stood; {
+		q.mu.Lock()
+		d.standing = nil // before looking: what follows has rows of its own again
+		q.mu.Unlock()
 		if pdus, err = storage.FindOutboxPDUs(ctx, q.opts.DB, server, lastPDU, MaxPDUs); err != nil {
+			return txn, nil, nil, false, err
+		}
+		if stood = !resumed; stood {
+			stood, err = q.settle(ctx, pdus)
+		}
+		if err != nil {
 			return txn, nil, nil, false, err
 		}
 	}

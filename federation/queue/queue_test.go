@@ -157,6 +157,17 @@ func (h *house) ServersAt(context.Context, *rooms.Event) ([]matrix.ServerName, e
 	return append([]matrix.ServerName{"us.example"}, h.servers...), nil
 }
 
+func (h *house) NewestFor(_ context.Context, _ storage.RoomNID, _ matrix.ServerName, after storage.Position) (*rooms.Event, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range slices.Backward(h.events) {
+		if e.Relay && e.Pos > after {
+			return e, nil
+		}
+	}
+	return nil, nil
+}
+
 func (h *house) Federates(matrix.RoomID) bool { return true }
 
 func (h *house) Event(_ context.Context, id matrix.EventID) (*rooms.Event, error) {
@@ -703,6 +714,8 @@ func TestDestinationsTakeTurns(t *testing.T) {
 	f.stop()
 	f.prepare()
 	f.q.heard.limit, f.q.unheard.limit = 1, 1
+	f.peers.Answered("a.example") // in one lane
+	f.peers.Answered("b.example")
 	for i := range 4 * MaxPDUs {
 		f.say("@me:us.example", fmt.Sprint(i))
 	}
@@ -718,7 +731,7 @@ func TestDestinationsTakeTurns(t *testing.T) {
 			switches++
 		}
 	}
-	if switches < 4 {
+	if switches < 6 {
 		t.Errorf("%v", order)
 	}
 	f.empty()

@@ -144,6 +144,7 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 	q := r.q
 	var pdus, late []storage.OutboxPDU
 	var to []matrix.ServerName
+	var standing []storage.OutboxPDU
 	for _, e := range events {
 		if e.Pos <= r.cursor {
 			continue
@@ -153,7 +154,14 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 			return fmt.Errorf("destinations of an event: %w", err)
 		}
 		for _, s := range servers {
-			pdus = append(pdus, storage.OutboxPDU{Destination: s, Position: e.Pos, Room: e.RoomNID, EventID: e.ID(), KeepUntil: keepUntil(e, s)})
+			p := storage.OutboxPDU{Destination: s, Position: e.Pos, Room: e.RoomNID, EventID: e.ID(), KeepUntil: keepUntil(e, s)}
+			if p.KeepUntil == 0 && q.longGone(s) {
+				if p.Newest = q.stand(s, e.RoomNID); !p.Newest {
+					continue // another one stands for it
+				}
+				standing = append(standing, p)
+			}
+			pdus = append(pdus, p)
 			to = append(to, s)
 		}
 		if joined(e) {
@@ -180,7 +188,6 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 	matrix.SortInTurn(to, string(q.opts.ServerName)) // in a big room, not the same ones are to come last everywhere
 	to = slices.Compact(to)
 	first := q.firstTransactions(pdus)
-	replacing := slices.DeleteFunc(slices.Clone(pdus), func(p storage.OutboxPDU) bool { return !q.longGone(p.Destination) })
 	err := q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		// Older events than those that may be under way to the server: they queue up behind them.
 		for i := range late {
@@ -192,7 +199,7 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 		if err := storage.AddOutboxPDUs(ctx, tx, slices.Concat(pdus, late)); err != nil {
 			return err
 		}
-		if err := storage.SupersedeOutboxPDUs(ctx, tx, replacing, matrix.TimestampOf(q.opts.Now())); err != nil {
+		if err := storage.SupersedeOutboxPDUs(ctx, tx, standing, matrix.TimestampOf(q.opts.Now())); err != nil {
 			return err
 		}
 		if err := storage.AddOutboxTransactions(ctx, tx, first); err != nil {
@@ -201,6 +208,7 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 		return storage.SetCursor(ctx, tx, cursorName, next)
 	})
 	if err != nil {
+		q.unstand(standing)
 		return err
 	}
 	r.cursor, r.unsaved = next, 0
@@ -219,7 +227,9 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 func (q *Queue) firstTransactions(pdus []storage.OutboxPDU) []storage.OutboxTransaction {
 	count := map[matrix.ServerName]int{}
 	last := map[matrix.ServerName]storage.Position{}
+	stands := map[matrix.ServerName]bool{}
 	for _, p := range pdus {
+		stands[p.Destination] = stands[p.Destination] || p.Newest
 		count[p.Destination]++
 		last[p.Destination] = max(last[p.Destination], p.Position)
 	}
@@ -228,7 +238,7 @@ func (q *Queue) firstTransactions(pdus []storage.OutboxPDU) []storage.OutboxTran
 	var out []storage.OutboxTransaction
 	for dest, n := range count {
 		_, busy := q.busy[dest]
-		if _, wait := q.opts.Peers.RetryAt(dest); !busy && !wait && n <= MaxPDUs {
+		if _, wait := q.opts.Peers.RetryAt(dest); !busy && !wait && !stands[dest] && n <= MaxPDUs {
 			out = append(out, storage.OutboxTransaction{Destination: dest, ID: q.newID(), LastPDU: last[dest]})
 		}
 	}

@@ -30,6 +30,7 @@ CREATE TABLE outbox_pdus (
     room_nid    INTEGER NOT NULL,
     event_id    TEXT NOT NULL,
     keep_until  INTEGER NOT NULL, -- ms: until then it must be delivered whatever comes after it in its room
+    newest      INTEGER NOT NULL, -- 1: it stands for the newest event of its room, for a server that is long gone
     PRIMARY KEY (destination, position)
 ) STRICT;
 
