@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -224,9 +225,12 @@ func TestHoleInAnAuthChain(t *testing.T) {
 		ids := slices.DeleteFunc(idsOf(state), func(id matrix.EventID) bool { return id == snapMember(t, snap, bob) })
 		return append(ids, member.ID()), []matrix.EventID{hole}
 	}
+	var mu sync.Mutex // single events are asked for beside each other
 	asked := make(map[matrix.EventID]int)
 	n.event = func(id matrix.EventID) []byte {
+		mu.Lock()
 		asked[id]++
+		mu.Unlock()
 		for _, ev := range []*event.Event{member, first, second} {
 			if ev.ID() == id {
 				return ev.JSON()
