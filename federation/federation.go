@@ -82,6 +82,7 @@ var (
 	_ rooms.Listener = (*queue.Queue)(nil)
 	_ queue.Rooms    = (*rooms.Engine)(nil)
 	_ server.Rooms   = (*rooms.Engine)(nil)
+	_ server.Outbox  = (*queue.Queue)(nil)
 )
 
 // NewOutbound makes the outbound half. Nothing is sent before Queue.Run.

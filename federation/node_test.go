@@ -115,7 +115,7 @@ func (s *node) start() {
 	s.feed = feed.New(feed.Options{DB: s.db, Rooms: s.rooms, Users: s.users, Hub: s.hub, Log: log})
 	inbound := server.New(server.Options{
 		ServerName: s.name, Version: "test", DB: s.db, Keys: s.out.Keys, Peers: s.out.Peers, Rooms: s.rooms, Users: s.users,
-		Media: s.media, Typing: typing{s}, Log: log,
+		Media: s.media, Typing: typing{s}, Outbox: s.out.Queue, Log: log,
 	})
 	s.handler.Store(inbound)
 	done := make(chan error, 3)

@@ -425,10 +425,13 @@ func (in *inbound) store(ctx context.Context, events []*event.Event) error {
 	return err
 }
 
-// remoteStateAfter asks the origin for the state after an event that we do not have.
+// remoteStateAfter asks the origin for the state after an event that we do not have, unless it is known from what follows on it.
 func (in *inbound) remoteStateAfter(ctx context.Context, id matrix.EventID) (statetree.Tree, error) {
 	if told, ok := in.after[id]; ok {
 		return told, nil
+	}
+	if known, ok, err := in.stateKnownAfter(ctx, id); ok || err != nil {
+		return known, err
 	}
 	tree, err := in.remoteStateBefore(ctx, id)
 	if err != nil {
@@ -446,6 +449,27 @@ func (in *inbound) remoteStateAfter(ctx context.Context, id matrix.EventID) (sta
 		in.after[id] = after
 	}
 	return after, err
+}
+
+// stateKnownAfter is the state after a missing event as it was told when something came that follows on it; or as it shows before what follows on
+// nothing else, such as our own join.
+func (in *inbound) stateKnownAfter(ctx context.Context, id matrix.EventID) (after statetree.Tree, ok bool, err error) {
+	children, err := storage.ChildrenOfMissing(ctx, in.e.db, in.r.nid, id)
+	if err != nil {
+		return after, false, err
+	}
+	for _, c := range children {
+		child, err := in.r.event(ctx, c.Child)
+		switch {
+		case err != nil:
+			return after, false, err
+		case c.State != 0:
+			return in.e.forest.At(statetree.Ref(c.State)), true, nil
+		case len(child.PrevEvents()) == 1 && !child.Partial && !child.Outlier:
+			return in.e.treeBefore(child), true, nil
+		}
+	}
+	return after, false, nil
 }
 
 // remoteStateBefore asks the origin for the state before an event. spec: ss/getRoomStateIds, ss/getRoomState

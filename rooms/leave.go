@@ -154,7 +154,7 @@ func (e *Engine) invitedBefore(ctx context.Context, r *room, ev *event.Event) er
 	user := matrix.UserID(key)
 	message, signature, ok := ev.SignatureCheck(e.server, e.key.ID)
 	if ev.Type() != "m.room.member" || !e.isLocal(user) || ev.HashMismatch() || !ok || !ed25519.Verify(e.key.Public(), message, signature) {
-		return errNotInRoom
+		return ErrNotInRoom
 	}
 	known, err := r.eventsByID(ctx, []matrix.EventID{ev.ID()})
 	if err != nil || known[ev.ID()] != nil {
@@ -178,7 +178,8 @@ func (e *Engine) invitedBefore(ctx context.Context, r *room, ev *event.Event) er
 	return r.setApart(ctx, ev, user, m.Membership, shown, nil)
 }
 
-var errNotInRoom = matrix.Forbidden("this server is not in the room")
+// ErrNotInRoom says of an event of another server that it belongs to a room in which this server takes no part.
+var ErrNotInRoom = matrix.Forbidden("this server is not in the room")
 
 // takenBack ends a local user's invite or knock. The room's rules cannot be checked from here; that the event
 // names the invite or knock among its auth events shows that its sender's server knows the room. asked notes about whom
@@ -187,21 +188,21 @@ func (e *Engine) takenBack(ctx context.Context, r *room, ev *event.Event, asked 
 	key, _ := ev.StateKey()
 	user := matrix.UserID(key)
 	if ev.Type() != "m.room.member" || !e.isLocal(user) || ev.HashMismatch() || ev.Membership() != "leave" && ev.Membership() != "ban" {
-		return errNotInRoom
+		return ErrNotInRoom
 	}
 	m, err := e.membershipIn(ctx, r.nid, user)
 	if err != nil {
 		return err
 	}
 	if m.Membership != storage.MembershipInvite && m.Membership != storage.MembershipKnock {
-		return errNotInRoom
+		return ErrNotInRoom
 	}
 	was, err := e.eventByNID(ctx, m.Event)
 	if err != nil {
 		return err
 	}
 	if !slices.Contains(ev.AuthEvents(), was.ID()) {
-		return errNotInRoom
+		return ErrNotInRoom
 	}
 	if err := e.verify(ctx, []*event.Event{ev})[0]; err != nil {
 		return err
@@ -209,7 +210,7 @@ func (e *Engine) takenBack(ctx context.Context, r *room, ev *event.Event, asked 
 	// An invite is taken back by who sent it, or by anybody whom the room gives the power to: that cannot be told from outside the room.
 	if m.Membership == storage.MembershipInvite && ev.Sender() != was.Sender() {
 		if asked[user] {
-			return errNotInRoom
+			return ErrNotInRoom
 		}
 		asked[user] = true
 		if !e.doubted.before(ev.ID()) {

@@ -94,7 +94,7 @@ func (e *Engine) Receive(ctx context.Context, origin matrix.ServerName, room mat
 		var left []*event.Event
 		var indexLeft []int
 		for i, err := range e.receiveApart(ctx, r, events) {
-			if removed && errors.Is(err, errNotInRoom) {
+			if removed && errors.Is(err, ErrNotInRoom) {
 				left, indexLeft = append(left, events[i]), append(indexLeft, index[i])
 			} else {
 				out[index[i]].Err = err

@@ -379,6 +379,14 @@ func MissingPrevs(ctx context.Context, q Querier, room RoomNID, minDepth int64, 
 	return out, rows.Err()
 }
 
+// ChildrenOfMissing returns the children of a missing prev event, with the states after it that are known, the oldest child first.
+func ChildrenOfMissing(ctx context.Context, q Querier, room RoomNID, id matrix.EventID) ([]MissingPrev, error) {
+	return collect(ctx, q, func(r *Rows) (MissingPrev, error) {
+		m := MissingPrev{ID: id}
+		return m, r.Scan(&m.Child, &m.Depth, &m.State)
+	}, `SELECT child_nid, depth, state FROM missing_prevs WHERE room_nid = $1 AND event_id = $2 ORDER BY child_nid LIMIT 10`, int64(room), string(id))
+}
+
 // IsMissingPrev says whether an event is known as the missing prev event of another.
 func IsMissingPrev(ctx context.Context, q Querier, room RoomNID, id matrix.EventID) (bool, error) {
 	var one int64

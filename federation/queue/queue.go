@@ -229,6 +229,22 @@ func (q *Queue) QueueEDU(ctx context.Context, tx *storage.Tx, destinations []mat
 	return nil
 }
 
+// QueueAgain sends an event to a server that was not in the room at the event, or is thought to have missed it.
+func (q *Queue) QueueAgain(ctx context.Context, dest matrix.ServerName, ev *rooms.Event) error {
+	to := q.remote([]matrix.ServerName{dest})
+	if len(to) == 0 {
+		return nil
+	}
+	return q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		pos, err := tx.NextPosition()
+		if err != nil {
+			return err
+		}
+		tx.OnVisible(func() { q.wake(dest) })
+		return storage.AddOutboxPDUs(ctx, tx, []storage.OutboxPDU{{Destination: dest, Position: pos, Room: ev.RoomNID, EventID: ev.ID()}})
+	})
+}
+
 // canWait says which EDUs may wait for company: people read many messages one after the other,
 // and who is online is no news of the second.
 func canWait(eduType string) bool { return eduType == "m.receipt" || eduType == "m.presence" }

@@ -778,3 +778,24 @@ func TestEventsWhileADestinationWaitsForItsTurn(t *testing.T) {
 	}
 	f.empty()
 }
+
+// An event may be queued for a server that was not in the room at the event, and is sent once.
+func TestQueueAgain(t *testing.T) {
+	f := setUp(t, "a.example")
+	f.say("@me:us.example", "bye")
+	f.publish()
+	first := f.next()
+	for _, dest := range []matrix.ServerName{"late.example", "us.example"} {
+		if err := f.q.QueueAgain(t.Context(), dest, f.events[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := f.next(); d.Dest != "late.example" || !slices.Equal(d.PDUs, first.PDUs) {
+		t.Errorf("%+v, want %v for late.example", d, first.PDUs)
+	}
+	f.say("@me:us.example", "more")
+	f.publish()
+	if d := f.next(); d.Dest != "a.example" {
+		t.Errorf("%+v", d)
+	}
+}

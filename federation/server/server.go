@@ -42,6 +42,7 @@ type Rooms interface {
 	AcceptThirdPartyInvite(ctx context.Context, room matrix.RoomID, sender, target matrix.UserID, signed []byte) error
 
 	Receive(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, pdus [][]byte) []rooms.Received
+	Farewell(ctx context.Context, room matrix.RoomID, pdus [][]byte) (*rooms.Event, error)
 	MakeJoin(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, user matrix.UserID, versions []roomversion.ID) (rooms.MadeEvent, error)
 	SendJoin(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, id matrix.EventID, pdu []byte, omitMembers bool) (rooms.SentJoin, error)
 	MakeLeave(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, user matrix.UserID) (rooms.MadeEvent, error)
@@ -65,6 +66,11 @@ type Typing interface {
 	Stop(room matrix.RoomID, user matrix.UserID) (changed bool)
 }
 
+// Outbox sends events; *queue.Queue does.
+type Outbox interface {
+	QueueAgain(ctx context.Context, dest matrix.ServerName, ev *rooms.Event) error
+}
+
 // Options are what a Server works with.
 type Options struct {
 	ServerName matrix.ServerName
@@ -76,6 +82,7 @@ type Options struct {
 	Users      *users.Service
 	Media      *media.Repository // nil: no media
 	Typing     Typing            // nil: typing notices are dropped
+	Outbox     Outbox            // nil: who has missed that we left a room is not told
 	// Observe is told of every finished request; nil for none.
 	Observe     func(operation, method string, status int, elapsed time.Duration)
 	BehindProxy bool // a reverse proxy says in X-Forwarded-For who asks
@@ -97,6 +104,7 @@ type Server struct {
 	bodies       *budget.Budget     // by address
 	bigBodies    chan struct{}
 	received     atomic.Int64 // transactions
+	farewells    *farewells
 
 	// life is the context of work that outlives the request which began it; workers counts that work.
 	life    context.Context
@@ -121,7 +129,7 @@ func New(o Options) *Server {
 		o.Retry = 15 * time.Second
 	}
 	s := &Server{
-		opts: o, heavyWork: gate.New[matrix.ServerName](heavyAtOnce, heavyWaiting), strangers: gate.New[string](strangersAtOnce, strangersWaiting),
+		opts: o, farewells: newFarewells(), heavyWork: gate.New[matrix.ServerName](heavyAtOnce, heavyWaiting), strangers: gate.New[string](strangersAtOnce, strangersWaiting),
 		bodies: budget.New(bodyBudget, bodyShare), bigBodies: make(chan struct{}, bigBodies), staged: newStaged(), retrying: map[matrix.RoomID]bool{}, underWay: map[matrix.ServerName]int{},
 	}
 	s.life, s.end = context.WithCancel(context.Background())

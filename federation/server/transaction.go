@@ -301,7 +301,9 @@ func (s *Server) receiveRoom(ctx context.Context, from matrix.ServerName, room m
 		}
 		return out
 	}
+	outside := false
 	for _, r := range s.opts.Rooms.Receive(ctx, from, room, pdus) {
+		outside = outside || errors.Is(r.Err, rooms.ErrNotInRoom)
 		switch {
 		case r.ID == "":
 		case r.Rejected():
@@ -315,6 +317,9 @@ func (s *Server) receiveRoom(ctx context.Context, from matrix.ServerName, room m
 		default:
 			out[r.ID] = r.Err
 		}
+	}
+	if outside {
+		s.sayFarewell(ctx, from, room, pdus)
 	}
 	return out
 }

@@ -213,7 +213,7 @@ func (p *process) open() (err error) {
 	})
 	p.inbound = fedserver.New(fedserver.Options{
 		ServerName: s.name, Version: "simulation", DB: p.db, Keys: p.out.Keys, Peers: p.out.Peers, Rooms: p.rooms, Users: p.users,
-		Typing: p.feed.Typing, Log: log,
+		Typing: p.feed.Typing, Outbox: p.out.Queue, Log: log,
 	})
 	return nil
 }

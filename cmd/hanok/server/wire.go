@@ -53,7 +53,7 @@ func (s *Server) wire(ctx context.Context) (err error) {
 	if s.outbound != nil {
 		s.federation = fedserver.New(fedserver.Options{
 			ServerName: s.name, Version: s.version, DB: s.db, Keys: s.outbound.Keys, Peers: s.outbound.Peers,
-			Rooms: s.rooms, Users: s.users, Media: s.media, Typing: s.feed.Typing, BehindProxy: s.cfg.Server.BehindProxy,
+			Rooms: s.rooms, Users: s.users, Media: s.media, Typing: s.feed.Typing, Outbox: s.outbound.Queue, BehindProxy: s.cfg.Server.BehindProxy,
 			Observe: s.metrics.observer("federation"), Log: s.part("federation"),
 		})
 	}
