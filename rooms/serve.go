@@ -487,6 +487,10 @@ func (e *Engine) ServeBackfill(ctx context.Context, origin matrix.ServerName, ro
 		return nil, err
 	}
 	if len(from) > 0 && len(known) == 0 {
+		elsewhere, err := e.eventsByID(ctx, from)
+		if err != nil || len(elsewhere) > 0 {
+			return [][]byte{}, err // of other rooms: there is nothing before them in this one
+		}
 		// Servers that are given nothing take that for an answer, and come back to ask for it instead of asking somebody else.
 		return nil, matrix.NotFound("none of the events is known here")
 	}

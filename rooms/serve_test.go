@@ -60,6 +60,10 @@ func TestServingRejectedEvents(t *testing.T) {
 	if _, err := a.ServeBackfill(ctx, b.name, room, []matrix.EventID{"$unknown", "$unknown2"}, 3); !matrix.HasCode(err, "M_NOT_FOUND") {
 		t.Errorf("backfill from nowhere: %v", err)
 	}
+	elsewhere := a.create(a.user("alice"), rooms.CreateRequest{Version: "11"})
+	if pdus, err := a.ServeBackfill(ctx, b.name, room, a.tips(elsewhere), 3); err != nil || len(pdus) != 0 {
+		t.Errorf("backfill from an event of another room: %d events, %v", len(pdus), err)
+	}
 	if got := idsOf(a.ServeMissingEvents(ctx, b.name, room, nil, []matrix.EventID{next.ID()}, 0, 0)); len(got) > 0 {
 		t.Errorf("get_missing_events with the limit 0: %v", got)
 	}
