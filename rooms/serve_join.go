@@ -276,6 +276,71 @@ func (e *Engine) serversBefore(ctx context.Context, r *room, join *Event) ([]mat
 	return slices.DeleteFunc(slices.Clone(servers), func(s matrix.ServerName) bool { return s == joining }), nil
 }
 
+// MissedBy lists what a server has to be sent beside the join by which it comes into a room, none for any other event: this server's own sticky events,
+// and what happened while the join was made, if it came in through this server.
+func (e *Engine) MissedBy(ctx context.Context, join *Event) ([]*Event, error) {
+	key, ok := join.StateKey()
+	if !ok || join.Type() != "m.room.member" || join.Membership() != "join" || e.isLocal(matrix.UserID(key)) {
+		return nil, nil
+	}
+	joined, err := e.servers.at(ctx, e, join.RoomNID, e.treeBefore(join))
+	if err != nil || joined[domain(key)] > 0 {
+		return nil, err
+	}
+	missed, err := e.stickyFor(ctx, join)
+	if err != nil || !join.Relay {
+		return missed, err
+	}
+	beside, err := e.beside(ctx, join)
+	return append(beside, slices.DeleteFunc(missed, func(ev *Event) bool {
+		return slices.ContainsFunc(beside, func(b *Event) bool { return b.NID == ev.NID })
+	})...), err
+}
+
+// maxBeside bounds the events that are sent to a server because they came while its join was made.
+const maxBeside = 50
+
+// beside lists what came into the room after what a join was made upon and before the join itself, as far as its server may see it. Nobody sends that server
+// these events, since it was not in the room when they were made, and nothing that it has refers to them: it would learn of them with the next
+// event only, which may be a long time off.
+func (e *Engine) beside(ctx context.Context, join *Event) ([]*Event, error) {
+	if len(join.prevs) < len(distinctIDs(join.PrevEvents())) {
+		return nil, nil
+	}
+	prevs, err := e.eventsByNID(ctx, join.prevs)
+	if err != nil {
+		return nil, err
+	}
+	var since storage.Position
+	for _, p := range prevs {
+		since = max(since, p.Pos)
+	}
+	if since == 0 {
+		return nil, nil
+	}
+	nids, err := storage.TimelineBackward(ctx, e.db, join.RoomNID, since, join.Pos-1, maxBeside)
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(nids)
+	events, err := e.eventsByNID(ctx, nids)
+	if err != nil {
+		return nil, err
+	}
+	v := &serverView{e: e, server: domain(join.Sender())}
+	out := events[:0]
+	for _, ev := range events {
+		ok, err := v.sees(ctx, ev)
+		if err != nil {
+			return nil, err
+		}
+		if ok && domain(ev.Sender()) != v.server {
+			out = append(out, ev)
+		}
+	}
+	return out, nil
+}
+
 // MakeLeave makes a leave for a user of origin. spec: ss/makeLeave
 func (e *Engine) MakeLeave(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, user matrix.UserID) (MadeEvent, error) {
 	r, err := e.guest(ctx, origin, room, user)

@@ -162,19 +162,10 @@ func (e *Engine) stickyEvents(ctx context.Context, rows []storage.StickyRow, lim
 // maxStickyForServer bounds the sticky events that a server is sent when it joins.
 const maxStickyForServer = 500
 
-// StickyFor lists this server's own sticky events that a server has to be sent because it came into the room with an event:
-// none unless the event is the first join of a user of that server.
-func (e *Engine) StickyFor(ctx context.Context, join *Event) ([]*Event, error) {
-	key, ok := join.StateKey()
-	if !ok || join.Type() != "m.room.member" || join.Membership() != "join" || e.isLocal(matrix.UserID(key)) {
-		return nil, nil
-	}
+// stickyFor lists this server's own sticky events that a server has to be sent because it came into the room with a join.
+func (e *Engine) stickyFor(ctx context.Context, join *Event) ([]*Event, error) {
 	rows, err := storage.OwnStickyEvents(ctx, e.db, join.RoomNID, join.Pos, e.now(), maxStickyForServer)
 	if err != nil || len(rows) == 0 {
-		return nil, err
-	}
-	joined, err := e.servers.at(ctx, e, join.RoomNID, e.treeBefore(join))
-	if err != nil || joined[domain(key)] > 0 {
 		return nil, err
 	}
 	events, _, err := e.stickyEvents(ctx, rows, len(rows))

@@ -205,7 +205,7 @@ func TestStickyVisibility(t *testing.T) {
 	b.join(b.user("ben"), room)
 	n.settle()
 	for _, join := range joins() {
-		owed, err := a.StickyFor(ctx, join)
+		owed, err := a.MissedBy(ctx, join)
 		if err != nil {
 			t.Fatal(err)
 		}

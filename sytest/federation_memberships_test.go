@@ -290,3 +290,48 @@ func TestFederatedRestrictedJoins(t *testing.T) {
 		})
 	}
 }
+
+// What is said while a join is being made reaches the server that joins, though it was not in the room then, and nothing refers to it yet.
+func TestMessageWhileAServerJoins(t *testing.T) {
+	n := homeserver.NewNetwork(t)
+	hs := n.Start(homeserver.Options{})
+	alice := hs.Register(t, "alice")
+	for visibility, shown := range map[string]bool{"shared": true, "joined": false} {
+		peer := n.NewPeer()
+		got := make(chan string, 10)
+		peer.Answer = func(w http.ResponseWriter, r *http.Request) bool {
+			var txn struct {
+				PDUs []json `json:"pdus"`
+			}
+			if !strings.Contains(r.URL.Path, "/send/") || stdjson.NewDecoder(r.Body).Decode(&txn) != nil {
+				return false
+			}
+			for _, pdu := range txn.PDUs {
+				got <- fmt.Sprint(homeserver.Dig(pdu, "content", "body"))
+			}
+			_, _ = w.Write([]byte(`{"pdus":{}}`))
+			return true
+		}
+		room := alice.CreateRoom(json{"preset": "public_chat", "initial_state": []json{{"type": "m.room.history_visibility", "content": json{"history_visibility": visibility}}}})
+		user := "@mallory:" + string(peer.Name)
+		status, made := askAs(t, peer, hs, "GET", fed("v1", "make_join", room, user)+"?ver=12", nil)
+		if status != 200 {
+			t.Fatalf("make_join: %d %v", status, made)
+		}
+		alice.Say(room, "meanwhile")
+		v, _ := roomversion.Get("12")
+		join := peer.Complete(v, encode(t, made["event"]))
+		if status, res := askAs(t, peer, hs, "PUT", fed("v2", "send_join", room, string(join.ID())), stdjson.RawMessage(join.JSON())); status != 200 {
+			t.Fatalf("send_join: %d %v", status, res)
+		}
+		if shown {
+			if first := <-got; first != "meanwhile" {
+				t.Errorf("%s: %q comes first", visibility, first)
+			}
+		}
+		alice.Say(room, "afterwards")
+		if next := <-got; next != "afterwards" {
+			t.Errorf("%s: %q comes next", visibility, next)
+		}
+	}
+}

@@ -40,7 +40,7 @@ type Sender interface {
 type Rooms interface {
 	EventsAfter(ctx context.Context, since, until storage.Position, limit int) ([]*rooms.Event, error)
 	ServersAt(ctx context.Context, ev *rooms.Event) ([]matrix.ServerName, error)
-	StickyFor(ctx context.Context, join *rooms.Event) ([]*rooms.Event, error)
+	MissedBy(ctx context.Context, join *rooms.Event) ([]*rooms.Event, error)
 	NewestFor(ctx context.Context, room storage.RoomNID, server matrix.ServerName, after storage.Position) (*rooms.Event, error)
 	Federates(room matrix.RoomID) bool
 	Event(ctx context.Context, id matrix.EventID) (*rooms.Event, error)

@@ -134,7 +134,7 @@ type house struct {
 	sticky  []*rooms.Event
 }
 
-func (h *house) StickyFor(context.Context, *rooms.Event) ([]*rooms.Event, error) {
+func (h *house) MissedBy(context.Context, *rooms.Event) ([]*rooms.Event, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.sticky, nil

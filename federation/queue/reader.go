@@ -165,14 +165,14 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 			to = append(to, s)
 		}
 		if joined(e) {
-			// A server that comes into the room missed what is sticky there. spec: MSC4354#federation-behaviour
-			sticky, err := q.rooms.StickyFor(ctx, e)
+			// A server that comes into the room missed what is sticky there, and what happened meanwhile. spec: MSC4354#federation-behaviour
+			missed, err := q.rooms.MissedBy(ctx, e)
 			if err != nil {
-				return fmt.Errorf("sticky events for a server: %w", err)
+				return fmt.Errorf("what a server missed: %w", err)
 			}
 			user, _ := target(e)
 			for _, s := range q.remote([]matrix.ServerName{user.Server()}) {
-				for _, ev := range sticky {
+				for _, ev := range missed {
 					late = append(late, storage.OutboxPDU{Destination: s, Room: ev.RoomNID, EventID: ev.ID(), KeepUntil: ev.StickyUntil()})
 					to = append(to, s)
 				}
