@@ -118,7 +118,7 @@ func TestEDUsOfOtherServers(t *testing.T) {
 						t.Errorf("alice: %v", e)
 					}
 				case me:
-					if c["presence"] != "online" || c["status_msg"] != "Making cupcakes" || c["currently_active"] != true || ago < 60000 || ago > 120000 {
+					if c["presence"] != "online" || c["status_msg"] != "Making cupcakes" || c["currently_active"] != true || ago < 59000 || ago > 120000 {
 						t.Errorf("mallory: %v", e)
 					}
 					return true
