@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -74,6 +75,14 @@ type server struct {
 
 func newNetwork(t testing.TB) *network {
 	return &network{t: t, servers: make(map[matrix.ServerName]*server), cut: make(map[[2]matrix.ServerName]bool), calls: make(map[string]int)}
+}
+
+// stoppedClock gives servers that start from now on a time that stands still until the test moves it.
+func (n *network) stoppedClock(ms int64) *atomic.Int64 {
+	clock := new(atomic.Int64)
+	clock.Store(ms)
+	n.now = func() matrix.Timestamp { return matrix.Timestamp(clock.Load()) }
+	return clock
 }
 
 func (n *network) server(name matrix.ServerName) *server {

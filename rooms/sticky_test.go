@@ -54,8 +54,7 @@ func (s *server) expectSticky(what string, room matrix.RoomID, since storage.Pos
 func TestStickyEvents(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v roomversion.ID) {
 		n := newNetwork(t)
-		now := matrix.Timestamp(1_700_000_000_000)
-		n.now = func() matrix.Timestamp { return now }
+		clock := n.stoppedClock(1_700_000_000_000)
 		a, b := n.server("a.example"), n.server("b.example")
 		alice, bob := a.user("alice"), b.user("bob")
 		room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: v})
@@ -80,7 +79,7 @@ func TestStickyEvents(t *testing.T) {
 		if err != nil || o.StickyFor != hour {
 			t.Errorf("what a client is told: %+v %v", o, err)
 		}
-		now += 1000
+		now := matrix.Timestamp(clock.Add(1000))
 		a.expectSticky("one has expired", room, 0, first)
 		if o, err := b.ClientOptions(ctx, ev, bob, ""); err != nil || o.StickyFor != hour-1000 {
 			t.Errorf("what a client is told later: %+v %v", o, err)
@@ -106,7 +105,7 @@ func TestStickyEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.expectSticky("redacted", room, 0, ahead.ID(), long.ID())
-		now += matrix.Timestamp(hour)
+		clock.Add(hour)
 		a.expectSticky("expired", room, 0)
 		last := a.stick(alice, room, hour)
 		var rows int
@@ -157,8 +156,7 @@ func TestStickySoftFailure(t *testing.T) {
 // Who joins sees what is sticky, whatever the history visibility.
 func TestStickyVisibility(t *testing.T) {
 	n := newNetwork(t)
-	now := matrix.Timestamp(time.Now().UnixMilli())
-	n.now = func() matrix.Timestamp { return now }
+	clock := n.stoppedClock(time.Now().UnixMilli())
 	a, b := n.server("a.example"), n.server("b.example")
 	alice, carol, bob := a.user("alice"), a.user("carol"), b.user("bob")
 	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", InitialState: []rooms.StateInput{{Type: "m.room.history_visibility", Content: []byte(`{"history_visibility":"joined"}`)}}})
@@ -213,7 +211,7 @@ func TestStickyVisibility(t *testing.T) {
 			t.Errorf("with the join of %s: %d events, want %d", join.Sender(), got, want)
 		}
 	}
-	now += matrix.Timestamp(hour)
+	clock.Add(hour)
 	sees("expired", sticky, false)
 }
 
