@@ -123,8 +123,8 @@ func (a *Accounts) CheckInvite(ctx context.Context, user, inviter matrix.UserID)
 	if r.For(inviter) == InviteBlocked {
 		return matrix.Errorf(http.StatusForbidden, "M_INVITE_BLOCKED", "This user does not accept the invite")
 	}
-	if a.local(inviter) {
-		return nil // people are invited before they sign in for the first time
+	if a.local(inviter) || a.Reserved(user) {
+		return nil // people are invited before they sign in for the first time, and users of a service while it is down
 	}
 	account, err := storage.GetAccount(ctx, a.DB, user)
 	if errors.Is(err, storage.ErrNotFound) || err == nil && account.Deactivated {

@@ -41,5 +41,8 @@ func TestInvitePermission(t *testing.T) {
 			must(t, w.AccountData.Delete(ctx, alice, "", c.dataType))
 		}
 		must(t, w.Accounts.CheckInvite(ctx, alice, eve))
+		wantCode(t, w.Accounts.CheckInvite(ctx, "@nobody:here.test", eve), 403, "M_FORBIDDEN")
+		w.Accounts.Reserved = func(user matrix.UserID) bool { return user == "@bridge_1:here.test" }
+		must(t, w.Accounts.CheckInvite(ctx, "@bridge_1:here.test", eve))
 	})
 }
