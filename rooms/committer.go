@@ -275,6 +275,8 @@ func (c *committer) publish(w *batchWrite) {
 		for _, s := range u.stored {
 			u.room.pending.placed(s.it.ev, s.pos)
 			stored = append(stored, s.it.ev)
+		}
+		for _, s := range u.stored { // last: a page of history may have a redaction before its target
 			for _, er := range s.it.erased {
 				er.target.Pos = er.original.Pos
 				stored = append(stored, er.target)

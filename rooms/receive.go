@@ -408,8 +408,23 @@ func (r *room) apply(ctx context.Context, before statetree.Tree, ev *Event) (sta
 	return before.With(ctx, ev.entry())
 }
 
+// sortByDepth puts events before those that follow on them, and redactions behind others that may be their targets: one that comes before
+// its target is shown to nobody.
 func sortByDepth(events []*event.Event) {
-	slices.SortStableFunc(events, func(a, b *event.Event) int { return cmp.Compare(a.Depth(), b.Depth()) })
+	slices.SortStableFunc(events, func(a, b *event.Event) int {
+		if c := cmp.Compare(a.Depth(), b.Depth()); c != 0 {
+			return c
+		}
+		_, aRedacts := a.Redacts()
+		_, bRedacts := b.Redacts()
+		switch {
+		case aRedacts == bRedacts:
+			return 0
+		case aRedacts:
+			return 1
+		}
+		return -1
+	})
 }
 
 // parseAll parses PDUs of a room, leaving out what is malformed or of another room.

@@ -97,3 +97,28 @@ func TestRedactionsShown(t *testing.T) {
 		}
 	}
 }
+
+// A message and its redaction that come in one page of history are known as what they are at once, not after the next start only.
+func TestRedactionInAPageOfHistory(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+	said := a.say(alice, room, "secret")
+	redaction, err := a.Redact(ctx, rooms.SendRequest{Room: room, Sender: alice, Redacts: said}, "")
+	a.must(redaction, err)
+	a.say(alice, room, "after")
+	n.settle()
+	b.join(bob, room, a)
+	b.texts(bob, room)
+	for range 2 {
+		ev, err := b.Event(ctx, said)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ev.RedactedBy != redaction {
+			t.Errorf("redacted by %q, want %s", ev.RedactedBy, redaction)
+		}
+		b.restart()
+	}
+}

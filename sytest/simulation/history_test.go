@@ -209,12 +209,21 @@ func (w *world) compareHistory(ctx context.Context, r *room, a, b *user, seen, o
 	}
 }
 
+// redactedItself says whether an event was redacted, as a user's server knows.
+func redactedItself(ctx context.Context, u *user, id matrix.EventID) bool {
+	ev, err := u.s.current().rooms.Event(ctx, id)
+	return err == nil && ev.RedactedBy != ""
+}
+
 // sameEffect says whether an event is a redaction that two users' servers heed alike. It may have a place of its own with one of them only: it
 // has none where it came before what it redacts, or where it takes no effect and the room's state did not change with it.
 func (w *world) sameEffect(ctx context.Context, a, b *user, ev *rooms.Event) bool {
 	id, ok := ev.Redacts()
-	if ev.Type() != "m.room.redaction" || !ok {
+	if ev.Type() != "m.room.redaction" {
 		return false
+	}
+	if !ok {
+		return redactedItself(ctx, a, ev.ID()) || redactedItself(ctx, b, ev.ID()) // and says no more what it redacts
 	}
 	one, err := a.s.current().rooms.Event(ctx, id)
 	other, otherErr := b.s.current().rooms.Event(ctx, id)
