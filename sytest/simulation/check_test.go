@@ -81,7 +81,7 @@ func (w *world) residents(ctx context.Context, r *room) []*server {
 // checkHistory: what was acknowledged is there, at the server that did and at all that were in the room then and are now. A server
 // that left may not have been in the room when an event came to it: it has it when, in the end, what it is sent comes after that.
 func (w *world) checkHistory(ctx context.Context, r *room, end bool, lost map[*server]bool) {
-	residents := slices.DeleteFunc(w.residents(ctx, r), func(s *server) bool { return r.left[s] && !end || lost[s] })
+	residents := slices.DeleteFunc(w.residents(ctx, r), func(s *server) bool { return (r.left[s] || w.partial(ctx, s, r)) && !end || lost[s] })
 	for _, a := range r.acked {
 		home := a.by.s.current()
 		ev, err := home.rooms.Event(ctx, a.id)
@@ -109,6 +109,13 @@ func (w *world) checkHistory(ctx context.Context, r *room, end bool, lost map[*s
 			}
 		}
 	}
+}
+
+// partial says whether a server joined a room without its members and does not know them yet: the others do not count it in.
+func (w *world) partial(ctx context.Context, s *server, r *room) bool {
+	p := s.current()
+	nid, err := p.rooms.RoomNID(ctx, r.id)
+	return err == nil && p.rooms.PartialAt(p.db.Current())[nid]
 }
 
 // afterGap pages back through a room, which fetches what a server missed while it was not in the room, and
