@@ -214,6 +214,20 @@ func TestBanByOwnUserThatDoesNotHold(t *testing.T) {
 	if diff := cmp.Diff(a.state(room), b.state(room)); diff != "" {
 		t.Error(diff)
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	revived := false
+	for _, u := range b.updates {
+		for _, m := range u.Memberships {
+			if m.Revived && (m.User != bella || m.Current != "join") {
+				t.Errorf("revived: %+v", m)
+			}
+			revived = revived || m.Revived
+		}
+	}
+	if !revived {
+		t.Error("the join is not said to hold again")
+	}
 }
 
 // Who is banned may not be told any more what came before the ban.

@@ -382,6 +382,14 @@ func TestRun(t *testing.T) {
 		if list.StreamID != u.StreamID {
 			t.Errorf("list at %d, announced %d", list.StreamID, u.StreamID)
 		}
+		// Who was thought to be out of the room is told what it missed.
+		w.DeviceLists.ServerReturned("there.test", "!r:here.test")
+		eventually(t, "the server that is back is told", func() bool { sent = w.outbox.take(); return len(sent) == 1 })
+		var again deviceListUpdate
+		must(t, json.Unmarshal(sent[0].Content, &again))
+		if again.UserID != alice || !slices.Equal(again.PrevID, []int64{u.StreamID}) || !slices.Equal(sent[0].To, []matrix.ServerName{"there.test"}) {
+			t.Errorf("told %+v to %v", again, sent[0].To)
+		}
 		w.rooms.leave("!r:here.test", carol)
 		w.DeviceLists.MembershipChanged(carol, "!r:here.test", false)
 		eventually(t, "the list is forgotten", func() bool {

@@ -287,11 +287,12 @@ func (d *DeviceLists) Untrack(ctx context.Context, users ...matrix.UserID) error
 	return nil
 }
 
-// membershipChange is a user joining or ceasing to be joined to a room.
+// membershipChange is a user joining or ceasing to be joined to a room, or a server that is in it again.
 type membershipChange struct {
-	user   matrix.UserID
-	room   matrix.RoomID
-	joined bool
+	user     matrix.UserID
+	room     matrix.RoomID
+	joined   bool
+	returned matrix.ServerName
 }
 
 // MembershipChanged is to be called after a commit in which a user, local or remote, joined a room or ceased to
@@ -301,7 +302,7 @@ func (d *DeviceLists) MembershipChanged(user matrix.UserID, room matrix.RoomID, 
 		return // their server tells us about their devices
 	}
 	select {
-	case d.memberships <- membershipChange{user, room, joined}:
+	case d.memberships <- membershipChange{user: user, room: room, joined: joined}:
 	default:
 		// Too many at once. A list kept too long is found out when it is asked for, at the next start, or by the
 		// gap in the user's next update; a server that was not told asks when it needs the devices.
@@ -317,6 +318,8 @@ func (d *DeviceLists) followMemberships(ctx context.Context) error {
 		case m := <-d.memberships:
 			var err error
 			switch {
+			case m.returned != "":
+				err = d.tellReturned(ctx, m.returned, m.room)
 			case m.joined:
 				err = d.announce(ctx, m.user, m.room)
 			case d.local(m.user):
@@ -442,6 +445,17 @@ func (d *DeviceLists) announce(ctx context.Context, user matrix.UserID, room mat
 
 // announceTo is announce to all servers that share a room, and some more.
 func (d *DeviceLists) announceTo(ctx context.Context, tx *storage.Tx, user matrix.UserID, more []matrix.ServerName) error {
+	aud, err := d.audienceOf(ctx, user)
+	if err != nil {
+		return err
+	}
+	servers := slices.Concat(aud.servers, more)
+	slices.Sort(servers)
+	return d.tellOf(ctx, tx, user, slices.Compact(servers))
+}
+
+// tellOf sends servers an update of a local user's devices that says nothing new but to those who missed some.
+func (d *DeviceLists) tellOf(ctx context.Context, tx *storage.Tx, user matrix.UserID, servers []matrix.ServerName) error {
 	devices, err := storage.ListDeviceKeys(ctx, tx, []matrix.UserID{user})
 	if err != nil {
 		return fmt.Errorf("announce device list: %w", err)
@@ -451,13 +465,7 @@ func (d *DeviceLists) announceTo(ctx context.Context, tx *storage.Tx, user matri
 	}
 	// Best one with keys: it means something to the others.
 	i := max(0, slices.IndexFunc(devices, func(k storage.DeviceKeys) bool { return k.Keys != nil }))
-	aud, err := d.audienceOf(ctx, user)
-	if err != nil {
-		return err
-	}
-	servers := slices.Concat(aud.servers, more)
-	slices.Sort(servers)
-	last, err := d.sendDevices(ctx, tx, user, slices.Compact(servers), []matrix.DeviceID{devices[i].DeviceID})
+	last, err := d.sendDevices(ctx, tx, user, servers, []matrix.DeviceID{devices[i].DeviceID})
 	if err != nil {
 		return err
 	}
@@ -467,6 +475,32 @@ func (d *DeviceLists) announceTo(ctx context.Context, tx *storage.Tx, user matri
 		return err
 	}
 	return storage.SetDeviceListChange(ctx, tx, user, pos, int64(last))
+}
+
+// ServerReturned is to be called after a commit in which a server came back into a room by a join that had been thought to be over. It does not
+// know that, and was not told of changes meanwhile. It does not block.
+func (d *DeviceLists) ServerReturned(server matrix.ServerName, room matrix.RoomID) {
+	select {
+	case d.memberships <- membershipChange{room: room, returned: server}:
+	default: // too many at once: the next update shows the gap
+	}
+}
+
+// tellReturned tells such a server of the devices of the local users in the room.
+func (d *DeviceLists) tellReturned(ctx context.Context, server matrix.ServerName, room matrix.RoomID) error {
+	joined, err := d.Rooms.JoinedUsers(ctx, room)
+	if err != nil {
+		return err
+	}
+	for _, user := range joined {
+		if !d.local(user) {
+			continue
+		}
+		if err := d.DB.Write(ctx, func(tx *storage.Tx) error { return d.tellOf(ctx, tx, user, []matrix.ServerName{server}) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // untrackRoom drops the lists of remote users of a room that a local user left, if they share no other.

@@ -332,6 +332,9 @@ func (l listener) RoomUpdated(u *rooms.Update) {
 		if joined := m.Current == "join"; joined != (m.Previous == "join") {
 			p.users.DeviceLists.MembershipChanged(m.User, u.Room, joined)
 		}
+		if m.Revived && !m.Local {
+			p.users.DeviceLists.ServerReturned(m.User.Server(), u.Room)
+		}
 	}
 	p.out.Queue.RoomUpdated(u)
 }

@@ -52,5 +52,8 @@ func (d deviceLists) RoomUpdated(u *rooms.Update) {
 		if joined := m.Current == "join"; joined != (m.Previous == "join") {
 			d.server.users.DeviceLists.MembershipChanged(m.User, u.Room, joined)
 		}
+		if m.Revived && !m.Local {
+			d.server.users.DeviceLists.ServerReturned(m.User.Server(), u.Room)
+		}
 	}
 }
