@@ -268,10 +268,11 @@ func (e *Engine) lostTouch(ctx context.Context, r *room) error {
 // tell asks a server for the state before an event.
 //
 // Of a single prev event the state is asked for first, and not of the event itself: that one may be known to few servers yet. The
-// prev event is of no use where its signature cannot be checked, because its server is gone.
+// prev event is of no use where its signature cannot be checked, because its server is gone, and where the server that let us in has come
+// into the room after it.
 func (s *resync) tell(ctx context.Context, r *room, server matrix.ServerName, ev *Event) (*toldState, error) {
 	if prevs := ev.PrevEvents(); len(prevs) == 1 {
-		if told, err := s.ask(ctx, r, server, ev, prevs[0]); !errors.Is(err, errNoState) {
+		if told, err := s.ask(ctx, r, server, ev, prevs[0]); !errors.Is(err, errNoState) && !matrix.HasCode(err, "M_NOT_FOUND") {
 			return told, err
 		}
 	}

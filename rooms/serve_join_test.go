@@ -2,6 +2,7 @@ package rooms_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 
 	"hanok/matrix"
@@ -72,6 +73,42 @@ func TestSendJoinOmitsMembers(t *testing.T) {
 		}
 		if members != want || !sent.MembersOmitted || len(sent.Servers) != 1 {
 			t.Errorf("room %q: %d memberships, want %d; servers %v", name, members, want, sent.Servers)
+		}
+	}
+}
+
+// A join is sent to a server that came into the room after another one had made it. That server tells the others of it, although it was not in the
+// room at the state that the join follows on, and tells who joins the members, although it does not know that state as one of the room's.
+func TestSendJoinToWhoCameLater(t *testing.T) {
+	n := newNetwork(t)
+	n.omit = true
+	a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+	alice, bob, carol := a.user("alice"), b.user("bob"), c.user("carol")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11", Name: "named"})
+	var once sync.Once
+	n.hold = func(from, to matrix.ServerName, call string) error {
+		if from != c.name || to != a.name || call != "send_join" {
+			return nil
+		}
+		once.Do(func() {
+			b.join(bob, room, a)
+			if err := b.AwaitMembers(ctx, bob, room); err != nil {
+				t.Error(err)
+			}
+			n.split(a, c, true)
+		})
+		return errUnreachable
+	}
+	c.join(carol, room, a, b)
+	if err := c.AwaitMembers(ctx, carol, room); err != nil {
+		t.Fatal(err)
+	}
+	n.settle()
+	for _, s := range []*server{a, b, c} {
+		for _, u := range []matrix.UserID{alice, carol} {
+			if m, err := s.MembershipOf(ctx, room, u); err != nil || m.Membership != "join" {
+				t.Errorf("%s says that %s is %q: %v", s.name, u, m.Membership, err)
+			}
 		}
 	}
 }

@@ -13,17 +13,20 @@ import (
 	"hanok/storage/statetree"
 )
 
-// ServersAt lists the servers joined in the state before an event (and the target's, for a membership event):
-// those who must be sent it. While the state is partial, those that were in the room before our join count, too. This server is not included; if it is not in the room at the event (it joins
-// through another server), that other server sends the event, and there is nobody for us to send it to.
+// ServersAt lists the servers joined in the state before an event (and the target's, for a membership event): those who must be sent it.
+// While the state is partial, those that were in the room before our join count, too. This server is not included; if it is not in the room
+// at the event (it joins through another server), that other server sends the event, and there is nobody for us to send it to.
+//
+// What we let in for another server we have to send to all that are in the room (spec: ss/sendJoinV2), also to those that came, like this
+// server maybe, after what another resident made it upon.
 func (e *Engine) ServersAt(ctx context.Context, ev *Event) ([]matrix.ServerName, error) {
 	if e.isolation.has(ev.RoomID()) {
 		return nil, nil
 	}
-	var told []matrix.ServerName
+	var more []matrix.ServerName // besides those in the state
 	if ev.Partial {
 		if pr := e.partials.get(ev.RoomNID); pr != nil {
-			told = pr.servers[:min(len(pr.servers), maxToldSent)]
+			more = append(more, pr.servers[:min(len(pr.servers), maxToldSent)]...)
 		} else {
 			// By now the state before it is known.
 			stored, err := e.eventByNID(ctx, ev.NID)
@@ -34,41 +37,38 @@ func (e *Engine) ServersAt(ctx context.Context, ev *Event) ([]matrix.ServerName,
 		}
 	}
 	joined, err := e.servers.at(ctx, e, ev.RoomNID, e.treeBefore(ev))
-	if err != nil || joined[e.server] == 0 {
+	if err != nil {
 		return nil, err
 	}
-	out := make([]matrix.ServerName, 0, len(joined))
-	for s := range joined {
-		if s != e.server {
-			out = append(out, s)
-		}
+	letIn := ev.Relay && !e.isLocal(ev.Sender())
+	key, ok := ev.StateKey()
+	membership := ok && ev.Type() == "m.room.member"
+	if joined[e.server] == 0 && !letIn {
+		return nil, nil
 	}
-	add := func(s matrix.ServerName) {
-		if s != e.server && joined[s] == 0 && !slices.Contains(told, s) {
-			out = append(out, s)
+	if letIn || membership && ev.Membership() == "invite" {
+		now, err := e.JoinedServers(ctx, ev.RoomID())
+		if err != nil {
+			return nil, err
 		}
+		if letIn {
+			more = append(more, now...)
+		}
+		// The invited server got the invite by the invite endpoint. As an event it is for one that is in the room, or was when
+		// it was invited.
+		membership = membership && (ev.Membership() != "invite" || slices.Contains(now, domain(key)))
 	}
-	if key, ok := ev.StateKey(); ok && ev.Type() == "m.room.member" {
-		concerned := ev.Membership() != "invite"
-		if !concerned {
-			// The invited server got the invite by the invite endpoint. As an event it is for one that is in the room, or was when
-			// it was invited.
-			now, err := e.JoinedServers(ctx, ev.RoomID())
-			if err != nil {
-				return nil, err
-			}
-			concerned = slices.Contains(now, domain(key))
-		}
-		if concerned {
-			add(domain(key))
-		}
+	if membership {
+		more = append(more, domain(key))
 	}
-	for _, s := range told {
+	out := slices.Collect(maps.Keys(joined))
+	slices.Sort(more)
+	for _, s := range slices.Compact(more) {
 		if joined[s] == 0 {
 			out = append(out, s)
 		}
 	}
-	return out, nil
+	return slices.DeleteFunc(out, func(s matrix.ServerName) bool { return s == e.server }), nil
 }
 
 // maxToldSent bounds the servers that get our events because another one says that they are in the room: it may have made them up to have us
