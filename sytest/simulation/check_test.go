@@ -186,16 +186,18 @@ func (w *world) findLost(ctx context.Context, r *room) map[*server]bool {
 	return out
 }
 
+// voice is the server by which others are judged: one whose users may speak, if there is one, which ties loose ends of the room together.
+func (r *room) voice(residents []*server) *server {
+	return residents[max(0, slices.IndexFunc(residents, func(s *server) bool { return r.spoken[s] }))]
+}
+
 // checkAgreement: all servers in a room have the same state and the same end of history, and agree on who is in it.
 func (w *world) checkAgreement(ctx context.Context, r *room) {
 	residents := w.residents(ctx, r)
 	if len(residents) == 0 {
 		return
 	}
-	first := residents[0]
-	if i := slices.IndexFunc(residents, func(s *server) bool { return r.spoken[s] }); i >= 0 {
-		first = residents[i]
-	}
+	first := r.voice(residents)
 	state, ends := w.state(ctx, first, r)
 	in, err := first.current().rooms.JoinedServers(ctx, r.id)
 	if err != nil {
@@ -246,14 +248,15 @@ func (w *world) checkMemberships(ctx context.Context, r *room) {
 	if len(residents) == 0 {
 		return
 	}
-	inside := residents[0].current()
+	first := r.voice(residents)
+	inside := first.current()
 	for _, u := range w.users {
 		if r.excluded[u.s] {
 			continue
 		}
 		want, err := inside.rooms.MembershipOf(ctx, r.id, u.id)
 		if err != nil {
-			w.fail("%s: %v", residents[0].short, err)
+			w.fail("%s: %v", first.short, err)
 		}
 		got, err := u.s.current().rooms.MembershipOf(ctx, r.id, u.id)
 		if err != nil && !matrix.HasCode(err, "M_NOT_FOUND") {
@@ -267,20 +270,35 @@ func (w *world) checkMemberships(ctx context.Context, r *room) {
 			// Refused while nobody in the room could be reached: it is over for the user all the same.
 		case r.doubtful[u] && !slices.Contains(residents, u.s):
 			// It was changed, and the word that it was got lost on the way back.
-		case r.version == "1" && w.follows(ctx, residents[0], got, want):
+		case !r.spoken[first] && w.untiedSay(ctx, r, residents, u, got.Membership):
+			// The first has soft-failed what stays an end of the room to others, and to the user's server; nobody may tie it to the rest.
+		case r.version == "1" && w.follows(ctx, first, got, want):
 			// Resolutions of states of that version go back to an earlier membership where a later one follows on one in between.
 		case want.Membership == "" && got.Membership == "leave":
 			// It joined at a time when others had closed the room.
-		case (got.Membership == "invite" || got.Membership == "knock") && want.Membership != "join" && !slices.Contains(residents, u.s) && !w.follows(ctx, residents[0], want, got):
+		case (got.Membership == "invite" || got.Membership == "knock") && want.Membership != "join" && !slices.Contains(residents, u.s) && !w.follows(ctx, first, want, got):
 			// The invite or knock lost against something else in a resolution of states: there is no event that takes it back.
 		case want.Event == "" && got.Event == "" && outside(want.Membership) && outside(got.Membership):
 			// It was never one here, and was lost in a resolution of states there.
 		case outside(want.Membership) && outside(got.Membership) && !slices.Contains(residents, u.s):
 			// Of no interest to a server that is not in the room.
 		default:
-			w.fail("%s in %s: %q says %s, %q says %s", u, r.name, want.Membership, residents[0].short, got.Membership, u.s.short)
+			w.fail("%s in %s: %q says %s, %q says %s", u, r.name, want.Membership, first.short, got.Membership, u.s.short)
 		}
 	}
+}
+
+// untiedSay says whether a server with other ends of a room than the first resident takes a user's membership for the given one.
+func (w *world) untiedSay(ctx context.Context, r *room, residents []*server, u *user, membership string) bool {
+	_, ends := w.state(ctx, r.voice(residents), r)
+	return slices.ContainsFunc(residents, func(s *server) bool {
+		_, other := w.state(ctx, s, r)
+		m, err := s.current().rooms.MembershipOf(ctx, r.id, u.id)
+		if err != nil {
+			w.fail("%s: %v", s.short, err)
+		}
+		return m.Membership == membership && !slices.Equal(sorted(ends), sorted(other))
+	})
 }
 
 // lost says whether a user's membership as its own server s sees it went in a resolution of states at another, there: no event ended it, but

@@ -195,18 +195,46 @@ func (w *world) checkPages(ctx context.Context, r *room) {
 	}
 }
 
-// compareHistory fails for what a sees and b does not, unless b's server soft-failed it, which is about the moment when it came.
+// compareHistory fails for what a sees and b does not, unless b's server soft-failed it, which is about the moment when it came, or all that
+// follows on it: what comes before what was soft-failed is not asked for.
 func (w *world) compareHistory(ctx context.Context, r *room, a, b *user, seen, other map[matrix.EventID]bool) {
-	for _, id := range slices.Sorted(maps.Keys(seen)) {
+	var follows map[matrix.EventID][]matrix.EventID
+	var excused func(id matrix.EventID) bool
+	excused = func(id matrix.EventID) bool {
 		if other[id] {
-			continue
+			return false
 		}
 		ev, err := b.s.current().rooms.Event(ctx, id)
 		if err == nil && (ev.SoftFailed || w.sameEffect(ctx, a, b, ev)) {
+			return true
+		}
+		if follows == nil {
+			follows = w.children(ctx, a, seen)
+		}
+		return len(follows[id]) > 0 && !slices.ContainsFunc(follows[id], func(child matrix.EventID) bool { return !excused(child) })
+	}
+	for _, id := range slices.Sorted(maps.Keys(seen)) {
+		if !other[id] && !excused(id) {
+			_, err := b.s.current().rooms.Event(ctx, id)
+			w.fail("%s sees %s in %s, %s does not: %v", a, id, r.name, b, err)
+		}
+	}
+}
+
+// children lists those of some events that follow directly on an event, by that.
+func (w *world) children(ctx context.Context, u *user, events map[matrix.EventID]bool) map[matrix.EventID][]matrix.EventID {
+	out := map[matrix.EventID][]matrix.EventID{}
+	for id := range events {
+		ev, err := u.s.current().rooms.Event(ctx, id)
+		if err != nil {
+			w.fail("%s: %v", u.s.short, err)
 			continue
 		}
-		w.fail("%s sees %s in %s, %s does not: %v", a, id, r.name, b, err)
+		for _, prev := range ev.PrevEvents() {
+			out[prev] = append(out[prev], id)
+		}
 	}
+	return out
 }
 
 // redactedItself says whether an event was redacted, as a user's server knows.
