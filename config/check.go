@@ -78,6 +78,9 @@ func (c *Config) check() Problems {
 		if (l.TLSCertificate == "") != (l.TLSKey == "") {
 			bad(key, "Give both files, or none for plain HTTP.", "has only one of tls_certificate and tls_key")
 		}
+		if l.MaxConnections < 0 {
+			bad(key+".max_connections", "Leave it out for the default.", "cannot be negative")
+		}
 		file(key+".tls_certificate", l.TLSCertificate)
 		file(key+".tls_key", l.TLSKey)
 	}

@@ -51,6 +51,7 @@ type Listener struct {
 	Serve          []string `yaml:"serve" doc:"Which APIs: client, federation, or both. Empty: both."`
 	TLSCertificate string   `yaml:"tls_certificate" doc:"PEM file with the certificate chain. Empty: plain HTTP, for use behind a reverse proxy."`
 	TLSKey         string   `yaml:"tls_key" doc:"PEM file with the certificate's private key."`
+	MaxConnections int      `yaml:"max_connections" doc:"How many connections may be open at a time; each of a client that waits for news is one. When all are taken, those go first on which nothing is asked, then some of the address that has most. Empty: 10,000, which take some 100 MB if nothing is asked on them, 250 with TLS."`
 }
 
 // Serves reports whether the listener serves an API ("client", "federation").
@@ -207,6 +208,7 @@ func (c *Config) fill(dir string) {
 	for i := range c.Server.Listeners {
 		path(&c.Server.Listeners[i].TLSCertificate, "", dir)
 		path(&c.Server.Listeners[i].TLSKey, "", dir)
+		or(&c.Server.Listeners[i].MaxConnections, 10_000)
 	}
 	for i := range c.Federation.TrustedCAFiles {
 		path(&c.Federation.TrustedCAFiles[i], "", dir)

@@ -33,7 +33,7 @@ func TestDefaults(t *testing.T) {
 	want := &Config{
 		Server: Server{
 			Name: "example.org", DataDir: filepath.Join(dir, "data"), SigningKey: filepath.Join(dir, "data", "signing.key"),
-			Listeners: []Listener{{Address: "127.0.0.1:8008"}},
+			Listeners: []Listener{{Address: "127.0.0.1:8008", MaxConnections: 10_000}},
 		},
 		Database: Database{URL: "sqlite:" + filepath.Join(dir, "data", "hanok.db")},
 		Rooms:    Rooms{DefaultVersion: "12"},
@@ -101,6 +101,7 @@ func TestBad(t *testing.T) {
 		"push":         {minimal + "push: {details: some, gateways: [\"https://push.example.org\"]}\n", []string{`push.details: "some" is not known`, "push.gateways[0]", "without https://"}},
 		"database":     {minimal + "database: {url: mysql://x}\n", []string{`"mysql://x" is not a database`, "sqlite:PATH"}},
 		"token":        {minimal + "registration: {tokens: [a b]}\n", []string{"registration.tokens[0]: is not a registration token"}},
+		"connections":  {strings.Replace(minimal, "8008", "8008\n      max_connections: -1", 1), []string{"server.listeners[0].max_connections: cannot be negative"}},
 		"metrics":      {minimal + "metrics: {address: 127.0.0.1:8008}\n", []string{"127.0.0.1:8008 is used by a listener"}},
 		"turn":         {minimal + "turn: {uris: [\"turn:x\"]}\n", []string{"has uris but no credentials"}},
 		"level":        {minimal + "log: {level: loud}\n", []string{`log.level: "loud" is not known`}},

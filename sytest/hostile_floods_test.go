@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -69,6 +71,54 @@ func packed(t *testing.T, before, element, after string, size int) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// Who opens connections and asks for nothing on them, or has not asked yet after a while, keeps nobody out, and takes no more than all connections may.
+func TestConnectionsWithoutEnd(t *testing.T) {
+	const most, more = 10_000, 500
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur < most+more+1000 {
+		t.Skipf("the test may open %d files only (%v)", files.Cur, err)
+	}
+	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})
+	alice := hs.Register(t, "alice")
+	alice.Sync(0)
+	told := make(chan json, 1)
+	go func() { told <- alice.Sync(time.Minute) }()
+	memory := peakMemory(t, hs)
+	address := strings.TrimPrefix(hs.ClientURL, "http://")
+	for i := range most + more {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err = io.WriteString(c, "GET /_matrix/client/versions HTTP/1.1\r\nHost"[:i%40]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := time.Now()
+	room := alice.CreateRoom(json{}) // which the other connection, that waited meanwhile, is told of
+	if body := fmt.Sprint(<-told); !strings.Contains(body, room) {
+		t.Error("a request that was waiting was not answered")
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("a room was made and told of in %v", took)
+	}
+	for listener, open := range map[string]func(float64) bool{
+		fmt.Sprintf(`hanok_http_connections{listener=%q}`, address):                          func(n float64) bool { return n <= most },
+		fmt.Sprintf(`hanok_http_connections_full_total{listener=%q,reason="idle"}`, address): func(n float64) bool { return n >= more },
+		fmt.Sprintf(`hanok_http_connections_full_total{listener=%q,reason="busy"}`, address): func(n float64) bool { return n == 0 },
+	} {
+		if n := hs.Metric(listener); !open(n) {
+			t.Errorf("%s is %v", listener, n)
+		}
+	}
+	if n := memory(); n > 500<<20 {
+		t.Errorf("%d MB of memory were needed", n>>20)
+	} else {
+		t.Logf("%d MB of memory for %d connections", n>>20, most)
+	}
 }
 
 // Answers of the greatest length, to all questions that the events of many rooms make necessary at the same time, do not take the memory of all of them.

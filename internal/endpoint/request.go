@@ -160,6 +160,15 @@ func (r *Request) limitReading() {
 	r.deadline = http.NewResponseController(r.W).SetReadDeadline(until) == nil
 }
 
+// restTime is how long net/http may read on in a body that the handler did not want to its end, before it answers.
+const restTime = 5 * time.Second
+
+func (r *Request) limitRest() {
+	if r.deadline && !r.read {
+		r.deadline = http.NewResponseController(r.W).SetReadDeadline(time.Now().Add(restTime)) == nil
+	}
+}
+
 func (r *Request) maxBody() int64 {
 	if r.Route.MaxBody != 0 {
 		return r.Route.MaxBody
@@ -174,7 +183,7 @@ func (r *Request) Body() ([]byte, error) {
 	}
 	b, err := io.ReadAll(http.MaxBytesReader(r.W, r.Request.Body, r.maxBody()))
 	if err == nil && r.deadline {
-		// It would end the connection under a long poll. (After an error it stays: net/http reads on before it answers.)
+		// It would end the connection under a long poll. (After an error there is another: limitRest.)
 		err = http.NewResponseController(r.W).SetReadDeadline(time.Time{})
 	}
 	if err != nil {

@@ -32,10 +32,11 @@ type Written struct{}
 func Serve(o Options, rt Route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		start := time.Now()
-		sw := &statusWriter{ResponseWriter: w}
+		sw := &statusWriter{ResponseWriter: w, conn: http.NewResponseController(w)}
 		r := &Request{Request: hr, W: sw, Route: rt}
 		r.limitReading()
 		answer, err := run(o, rt, r)
+		r.limitRest()
 		whole := true
 		switch a := answer.(type) {
 		case Stream:
@@ -169,9 +170,17 @@ func writeError(log zerolog.Logger, w http.ResponseWriter, r *Request, rt Route,
 	writeJSON(w, e.Status, b)
 }
 
-// statusWriter remembers the status for the metrics.
+// Busy answers requests for which there is no place.
+func Busy(log zerolog.Logger) http.Handler {
+	return Serve(Options{Log: log}, Route{Operation: "busy", Handle: func(*Request) (any, error) {
+		return nil, matrix.Errorf(http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "Too many requests at once.").With("retry_after_ms", int64(2000))
+	}})
+}
+
+// statusWriter remembers the status for the metrics, and ends answers that are not taken.
 type statusWriter struct {
 	http.ResponseWriter
+	conn *http.ResponseController
 	code int
 }
 
@@ -182,9 +191,20 @@ func (w *statusWriter) WriteHeader(code int) {
 	w.ResponseWriter.WriteHeader(code)
 }
 
+// writePatience is how long a client may take over a part of an answer, and writeRate how many bytes more than a few it has to take a second.
+const (
+	writePatience = time.Minute
+	writeRate     = 32 << 10
+)
+
 func (w *statusWriter) Write(b []byte) (int, error) {
 	if w.code == 0 {
 		w.code = http.StatusOK
+	}
+	// It holds for what net/http keeps back, too; for the next request there is none.
+	until := time.Now().Add(writePatience + time.Duration(len(b)/writeRate)*time.Second)
+	if err := w.conn.SetWriteDeadline(until); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return 0, err
 	}
 	return w.ResponseWriter.Write(b)
 }

@@ -1,11 +1,9 @@
 package endpoint
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"time"
 )
 
 // Stream is an answer of JSON that is written while it is made, so that it is never in memory as a whole.
@@ -16,12 +14,9 @@ type Stream func(w io.Writer) error
 // streamBuffer is how many bytes of a Stream are held back: answers that fit are sent with their length.
 const streamBuffer = 64 << 10
 
-// writePatience is how long a client may take over streamBuffer bytes of an answer.
-const writePatience = time.Minute
-
 // writeStream sends a Stream. It is whole unless it ends before its end: then the client must not take it for an answer.
 func writeStream(w http.ResponseWriter, answer Stream) (whole bool, err error) {
-	sw := &streamWriter{w: w, conn: http.NewResponseController(w)}
+	sw := &streamWriter{w: w}
 	if err = guarded(func() error { return answer(sw) }); err == nil {
 		err = sw.finish()
 	}
@@ -31,7 +26,6 @@ func writeStream(w http.ResponseWriter, answer Stream) (whole bool, err error) {
 // streamWriter sends a body in pieces, or at once if it is small.
 type streamWriter struct {
 	w       http.ResponseWriter
-	conn    *http.ResponseController
 	buf     []byte
 	started bool  // the status and a part of the body are out
 	broken  error // the client is gone
@@ -55,10 +49,7 @@ func (s *streamWriter) send() error {
 		s.w.Header().Set("Content-Type", "application/json")
 		s.w.WriteHeader(http.StatusOK)
 	}
-	err := s.conn.SetWriteDeadline(time.Now().Add(writePatience))
-	if err == nil || errors.Is(err, http.ErrNotSupported) {
-		_, err = s.w.Write(s.buf)
-	}
+	_, err := s.w.Write(s.buf)
 	s.buf = s.buf[:0]
 	if err != nil {
 		s.broken = fmt.Errorf("send a part of the answer: %w", err)
@@ -72,12 +63,5 @@ func (s *streamWriter) finish() error {
 		writeJSON(s.w, http.StatusOK, s.buf)
 		return nil
 	}
-	if err := s.send(); err != nil {
-		return err
-	}
-	// The connection serves other requests after this one.
-	if err := s.conn.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
-	}
-	return nil
+	return s.send()
 }

@@ -10,6 +10,7 @@ import (
 	"hanok/appservice"
 	"hanok/federation/peers"
 	"hanok/federation/queue"
+	"hanok/internal/places"
 	"hanok/push"
 	"hanok/storage"
 )
@@ -157,6 +158,24 @@ func (m *metrics) watchQueue(db *storage.DB) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "hanok_storage_writes_queued", Help: "Writes that wait for their transaction to begin.",
 	}, func() float64 { return float64(db.Queued()) }))
+}
+
+// watchConnections exports how many places of a listener are taken, and how many had to go.
+func (m *metrics) watchConnections(address string, l *places.Listener) {
+	labels := prometheus.Labels{"listener": address}
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "hanok_http_connections", Help: "Open connections, and of HTTP/2 ones the requests beside the first.", ConstLabels: labels,
+	}, func() float64 { return float64(l.Taken()) }))
+	ended := func(reason string, count func(places.Ended) int64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name:        "hanok_http_connections_full_total",
+			Help:        "Connections that had to go because all were taken. reason: idle (no request was being answered), busy (their address had more than others), refused.",
+			ConstLabels: prometheus.Labels{"listener": address, "reason": reason},
+		}, func() float64 { return float64(count(l.Ended())) }))
+	}
+	ended("idle", func(e places.Ended) int64 { return e.Idle })
+	ended("busy", func(e places.Ended) int64 { return e.Busy })
+	ended("refused", func(e places.Ended) int64 { return e.Turned })
 }
 
 // observePush counts what was sent to push gateways.
