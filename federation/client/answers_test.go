@@ -87,7 +87,7 @@ func TestAnswersOfTinyValues(t *testing.T) {
 // Answers that are long, and come slowly, or are being worked with, leave room for those of other servers, and do not keep out short ones.
 func TestAllAnswersTogetherAreBounded(t *testing.T) {
 	f := setUp(t)
-	f.client.answers = budget.New(10<<20, 6<<20)
+	f.client.answers = budget.New(20<<20, 6<<20)
 	release := make(chan struct{})
 	written := make(chan struct{}, 10)
 	for _, host := range []string{"one.example", "two.example", "three.example"} {
@@ -112,7 +112,7 @@ func TestAllAnswersTogetherAreBounded(t *testing.T) {
 	const counted = 3 << 20 // of 4
 	left := func(n int64) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); f.client.answers.Free() != 10<<20-n*counted-n*2; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(10 * time.Second); f.client.answers.Free() != 20<<20-n*counted-n*2; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%d bytes are left", f.client.answers.Free())
 			}
@@ -152,4 +152,65 @@ func TestAllAnswersTogetherAreBounded(t *testing.T) {
 	left(1)
 	over()
 	left(0)
+}
+
+// Two servers that send much, and then go on slowly, do not keep the answers of others from being read: who has most of the room, and for
+// longest, gives it back.
+func TestSlowAnswersGiveWay(t *testing.T) {
+	f := setUp(t)
+	f.client.answers = budget.New(20<<20, 16<<20)
+	release := make(chan struct{})
+	defer close(release)
+	serve := func(host string, size int, slow bool) {
+		f.serve(host, func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, `{}`+strings.Repeat(" ", size+uncounted-2))
+			if slow {
+				w.(http.Flusher).Flush()
+				<-release
+			}
+		})
+	}
+	serve("one.example", 13<<20, true)
+	serve("two.example", 4<<20, true)
+	serve("three.example", 2<<20, false)
+	ask := func(server matrix.ServerName) error {
+		r := get(server)
+		r.MaxBytes = 32 << 20
+		return f.client.Do(t.Context(), r, nil)
+	}
+	left := func(n int64) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); f.client.answers.Free() != n; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d bytes are left", f.client.answers.Free())
+			}
+		}
+	}
+	one, two := make(chan error, 1), make(chan error, 1)
+	go func() { one <- ask("one.example") }()
+	left(7 << 20)
+	go func() { two <- ask("two.example") }()
+	left(3 << 20)
+	// Two servers have 17 of 20 MB, and a third one may have less than what it sends beside them.
+	start := time.Now()
+	if err := ask("three.example"); err != nil {
+		t.Errorf("the answer of a third server: %v", err)
+	}
+	serve("four.example", 3<<20, false)
+	if err := ask("four.example"); err != nil {
+		t.Errorf("the answer of a fourth server: %v", err)
+	}
+	t.Logf("read after %v", time.Since(start))
+	err := <-one
+	if answer, ok := matrix.AsError(err); !errors.Is(err, budget.ErrSpent) || !ok || answer.Status != http.StatusServiceUnavailable {
+		t.Errorf("the answer that takes most was ended with %v", err)
+	}
+	if _, failing := f.peers.FailingSince("one.example"); failing {
+		t.Error("its server is held to fail")
+	}
+	select {
+	case err := <-two:
+		t.Errorf("one that need not have ended has: %v", err)
+	default:
+	}
 }

@@ -69,8 +69,8 @@ const (
 	maxErrorBytes   = 64 << 10
 	maxHeaderBytes  = 64 << 10
 
-	// answersBudget is what all answers together may hold until nobody works with them any more, and answersShare those of one server. The
-	// beginning of an answer, which is all that most have, does not count: big ones that come slowly must not keep it out.
+	// answersBudget is what all answers together may hold until nobody works with them any more, and answersShare those of one server while
+	// others have none; beside others it has to leave a quarter of what they leave. The beginning of an answer, which is all that most have, does not count: big ones that come slowly must not keep it out.
 	answersBudget = 256 << 20
 	answersShare  = stateMaxBytes
 	uncounted     = 1 << 20
@@ -246,13 +246,15 @@ func (c *Client) read(ctx context.Context, r Request, take func(body *answer) er
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	start := time.Now()
 	res, err := c.Open(ctx, r)
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
-	held := c.answers.Hold(string(r.Destination))
+	held := c.answers.Hold(string(r.Destination), end)
 	defer held.Done(ctx)
 	body := newAnswer(res, r.MaxBytes, held)
 	err = take(body)
@@ -263,6 +265,9 @@ func (c *Client) read(ctx context.Context, r Request, take func(body *answer) er
 	failed := body.failed
 	if failed == nil {
 		return err
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, budget.ErrSpent) {
+		failed = cause // the room that it took is needed for the answers of others
 	}
 	if !errors.Is(failed, ErrTooLarge) && !errors.Is(failed, budget.ErrSpent) && !gaveUp(ctx, start) {
 		c.opts.Peers.Failed(r.Destination, 0, reason(failed))

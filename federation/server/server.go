@@ -144,7 +144,7 @@ func New(o Options) *Server {
 func (s *Server) Routes() []endpoint.Route { return endpoint.Expand("/_matrix", s.routes()) }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	held := s.bodies.Hold(s.address(r))
+	held := s.bodies.Hold(s.address(r), nil) // who sends slowly keeps it for bodyTimeout at most
 	defer held.Release()
 	r.Body = charged{r.Body, held}
 	s.handler.ServeHTTP(w, r)
