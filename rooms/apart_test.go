@@ -573,6 +573,44 @@ func TestBackfillAsksWitnesses(t *testing.T) {
 	}
 }
 
+// Who had nothing to add is asked last the next time, so that in the end the one is found that has it.
+func TestBackfillAsksOthersNextTime(t *testing.T) {
+	n := newNetwork(t)
+	z := n.server("z.example")
+	zoe := z.user("zoe")
+	room := z.create(zoe, rooms.CreateRequest{Preset: "public_chat", Version: "12"})
+	z.say(zoe, room, "first")
+	var late []*server
+	for i := range 12 {
+		s := n.server(matrix.ServerName(fmt.Sprintf("s%d.example", i)))
+		s.join(s.user("u"), room, z)
+		n.settle()
+		late = append(late, s)
+	}
+	reader, others := late[11], late[:11]
+	n.split(z, reader, true)
+	asked := make(map[matrix.ServerName]bool)
+	n.hold = func(from, to matrix.ServerName, call string) error {
+		if call == "backfill" && from == reader.name {
+			asked[to] = true
+		}
+		return nil
+	}
+	if got := reader.texts(reader.user("u"), room); len(got) > 0 {
+		t.Fatalf("nobody has it, but it reads %q", got)
+	}
+	i := slices.IndexFunc(others, func(s *server) bool { return !asked[s.name] })
+	if i < 0 {
+		t.Fatal("all were asked at once")
+	}
+	if got := others[i].texts(others[i].user("u"), room); len(got) != 1 {
+		t.Fatalf("one reads %q", got)
+	}
+	if got := reader.texts(reader.user("u"), room); len(got) != 1 || got[0] != "first" {
+		t.Errorf("it reads %q", got)
+	}
+}
+
 // A server that has not heard of our join yet shows history in redacted form. It is asked of another one then, and in no case takes content from what we have.
 func TestBackfillInRedactedForm(t *testing.T) {
 	for _, id := range []roomversion.ID{"2", "11"} {

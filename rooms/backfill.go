@@ -15,8 +15,8 @@ import (
 
 const (
 	maxBackfill        = 100  // events asked for at once
-	maxBackfillServers = 3    // servers tried for one gap
-	maxBackfillAnybody = 8    // where none of them was in the room at the time
+	maxBackfillServers = 8    // servers tried for one gap
+	maxDry             = 5000 // servers remembered that had nothing to add to a room's history
 	maxWitnesses       = 1000 // members looked at to find who was in the room at a gap
 )
 
@@ -84,14 +84,11 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 		servers = append(servers, s)
 	}
 	servers = slices.DeleteFunc(servers, func(s matrix.ServerName) bool { return s == e.server })
-	servers, witnesses, err := e.witnessesFirst(ctx, missing, servers)
-	if err != nil {
+	if servers, err = e.witnessesFirst(ctx, missing, servers); err != nil {
 		return false, err
 	}
-	most := maxBackfillServers
-	if witnesses == 0 {
-		most = maxBackfillAnybody
-	}
+	// Each time others are asked than those that had nothing the last time.
+	servers = sortedLast(servers, func(s matrix.ServerName) bool { return e.dry.has(dryServer{r.nid, s}) })
 	var from []matrix.EventID
 	for _, m := range missing {
 		if !slices.Contains(from, m.ID) {
@@ -101,13 +98,14 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 	// A server that has not heard of our join shows us what was said before in redacted form. That is taken if nobody has more.
 	var second func() error
 	got, _ := inquiry[[]*event.Event]{
-		next: listed(e.answeringFirst(servers)[:min(len(servers), most)]),
+		next: listed(e.answeringFirst(servers)[:min(len(servers), maxBackfillServers)]),
 		ask: func(ctx context.Context, server matrix.ServerName) ([]*event.Event, error) {
 			return e.askHistory(ctx, server, r, from, min(max(limit, 20), maxBackfill))
 		},
 		take: func(server matrix.ServerName, events []*event.Event) error {
 			store := func() error { return r.storeHistory(ctx, server, events) }
 			if !veiled(events) {
+				e.dry.remove(dryServer{r.nid, server})
 				return store()
 			}
 			if second == nil {
@@ -116,6 +114,9 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 			return errVeiled
 		},
 		failed: func(server matrix.ServerName, err error) {
+			if errors.Is(err, errNothingNew) || answers(err) {
+				e.dry.add(dryServer{r.nid, server})
+			}
 			e.log.Debug().Err(err).Str("server", string(server)).Msg("backfill")
 		},
 		after: overtakeQuestion, most: mostQuestions,
@@ -127,19 +128,19 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 }
 
 // witnessesFirst puts servers first that had members in the room when what is missing was sent: others may have come later, and
-// have it as little as we do. It returns how many there are.
-func (e *Engine) witnessesFirst(ctx context.Context, missing []storage.MissingPrev, servers []matrix.ServerName) (sorted []matrix.ServerName, witnesses int, err error) {
+// have it as little as we do.
+func (e *Engine) witnessesFirst(ctx context.Context, missing []storage.MissingPrev, servers []matrix.ServerName) ([]matrix.ServerName, error) {
 	if len(missing) == 0 {
-		return servers, 0, nil
+		return servers, nil
 	}
 	earliest := slices.MinFunc(missing, func(a, b storage.MissingPrev) int { return cmp.Compare(a.Depth, b.Depth) })
 	child, err := e.eventByNID(ctx, earliest.Child)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	typ, err := e.db.LookupName(ctx, "m.room.member")
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	var members []storage.NameNID
 	err = e.treeBefore(child).OfType(ctx, int64(typ), func(en statetree.Entry) bool {
@@ -147,32 +148,17 @@ func (e *Engine) witnessesFirst(ctx context.Context, missing []storage.MissingPr
 		return len(members) < maxWitnesses
 	})
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	names, err := e.db.Names(ctx, members...)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	were := make(map[matrix.ServerName]bool)
 	for _, user := range names {
 		were[domain(user)] = true
 	}
-	sorted = slices.Clone(servers)
-	slices.SortStableFunc(sorted, func(a, b matrix.ServerName) int {
-		switch {
-		case were[a] == were[b]:
-			return 0
-		case were[a]:
-			return -1
-		}
-		return 1
-	})
-	for _, s := range sorted {
-		if were[s] {
-			witnesses++
-		}
-	}
-	return sorted, witnesses, nil
+	return sortedLast(servers, func(s matrix.ServerName) bool { return !were[s] }), nil
 }
 
 // askHistory asks one server for events and what comes before them, in order of depth.
@@ -185,6 +171,14 @@ func (e *Engine) askHistory(ctx context.Context, server matrix.ServerName, r *ro
 	sortByDepth(events)
 	return events, nil
 }
+
+// dryServer is a server that had nothing to add to a room's history.
+type dryServer struct {
+	room   storage.RoomNID
+	server matrix.ServerName
+}
+
+var errNothingNew = errors.New("nothing new came")
 
 // storeHistory stores what a server gave of a room's history. It is an error if nothing of it was new.
 func (r *room) storeHistory(ctx context.Context, server matrix.ServerName, events []*event.Event) error {
@@ -203,7 +197,7 @@ func (r *room) storeHistory(ctx context.Context, server matrix.ServerName, event
 		return err
 	}
 	if len(whole.items) == 0 {
-		return errors.New("nothing new came")
+		return errNothingNew
 	}
 	// Positions of history count downwards, so the newest event takes the first.
 	slices.Reverse(whole.items)

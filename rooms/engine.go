@@ -219,7 +219,8 @@ type Engine struct {
 	forms     *clientForms
 	resolved  *resolutionCache
 	servers   *serverCounts
-	doubted   *doubted
+	doubted   *recentSet[matrix.EventID]
+	dry       *recentSet[dryServer]
 	userRooms *userRooms
 	directory *published
 	recent    recentChanges
@@ -304,7 +305,8 @@ func New(o Options) (*Engine, error) {
 		forms:    newClientForms(),
 		resolved: newResolutionCache(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},
 		servers:  newServerCounts(),
-		doubted:  newDoubted(),
+		doubted:  newRecentSet[matrix.EventID](maxDoubted),
+		dry:      newRecentSet[dryServer](maxDry),
 		maxRooms: o.CacheRooms,
 		byID:     make(map[matrix.RoomID]*room),
 		byNID:    make(map[storage.RoomNID]*room),

@@ -405,17 +405,7 @@ func answers(err error) bool {
 
 // answeringFirst puts servers that did not answer lately behind the others: each of them may cost a long wait.
 func (e *Engine) answeringFirst(servers []matrix.ServerName) []matrix.ServerName {
-	out := slices.Clone(servers)
-	slices.SortStableFunc(out, func(a, b matrix.ServerName) int {
-		switch {
-		case e.answers(a) == e.answers(b):
-			return 0
-		case e.answers(a):
-			return -1
-		}
-		return 1
-	})
-	return out
+	return sortedLast(servers, func(s matrix.ServerName) bool { return !e.answers(s) })
 }
 
 // worse picks of two failures the one that tells the client more.

@@ -7,9 +7,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"sync"
-
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
@@ -213,7 +210,7 @@ func (e *Engine) takenBack(ctx context.Context, r *room, ev *event.Event, asked 
 			return ErrNotInRoom
 		}
 		asked[user] = true
-		if !e.doubted.before(ev.ID()) {
+		if !e.doubted.add(ev.ID()) {
 			// Not while its sender waits for the answer, and before the other server can have heard.
 			return matrix.Forbidden("whether the invite was taken back has to be asked").Because(ErrUnsettled)
 		}
@@ -224,31 +221,8 @@ func (e *Engine) takenBack(ctx context.Context, r *room, ev *event.Event, asked 
 	return r.setApart(ctx, ev, user, m.Membership, nil, nil)
 }
 
-// maxDoubted bounds the events that are remembered for being in doubt.
+// maxDoubted bounds the events that are remembered because they have to come again.
 const maxDoubted = 1000
-
-// doubted remembers events that have to come again.
-type doubted struct {
-	mu   sync.Mutex
-	seen *simplelru.LRU[matrix.EventID, struct{}]
-}
-
-func newDoubted() *doubted {
-	lru, err := simplelru.NewLRU[matrix.EventID, struct{}](maxDoubted, nil)
-	if err != nil {
-		panic(err) // the size is a positive constant
-	}
-	return &doubted{seen: lru}
-}
-
-// before says whether an event came before.
-func (d *doubted) before(id matrix.EventID) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	_, ok := d.seen.Get(id)
-	d.seen.Add(id, struct{}{})
-	return ok
-}
 
 // ErrUnsettled is in the error about an event that may yet be accepted, when another server has heard of it too.
 var ErrUnsettled = errors.New("rooms: another server has not heard of it yet")

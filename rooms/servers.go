@@ -176,3 +176,24 @@ func (c *serverCounts) at(ctx context.Context, e *Engine, room storage.RoomNID, 
 func (e *Engine) inTurn(room matrix.RoomID, servers []matrix.ServerName) {
 	matrix.SortInTurn(servers, string(e.server), string(room))
 }
+
+// sortedLast returns servers with some of them behind the others, else in the order that they had.
+func sortedLast(servers []matrix.ServerName, last func(matrix.ServerName) bool) []matrix.ServerName {
+	behind := make(map[matrix.ServerName]bool)
+	for _, s := range servers {
+		if last(s) {
+			behind[s] = true
+		}
+	}
+	out := slices.Clone(servers)
+	slices.SortStableFunc(out, func(a, b matrix.ServerName) int {
+		switch {
+		case behind[a] == behind[b]:
+			return 0
+		case behind[b]:
+			return -1
+		}
+		return 1
+	})
+	return out
+}
