@@ -135,17 +135,17 @@ func askAround[T any](ctx context.Context, in *inbound, question func(context.Co
 	if err := in.fetch(); err != nil {
 		return answer, "", err
 	}
-	lost := in.away(ctx, func() { answer, from, err = inquire(ctx, in, question) })
+	lost := in.away(ctx, func() { answer, from, err = inquire(ctx, in, in.origin, question) })
 	return answer, from, cmp.Or(lost, err)
 }
 
-// inquire is askAround while the room goes on. It may run several times at once.
-func inquire[T any](ctx context.Context, in *inbound, question func(context.Context, matrix.ServerName) (T, error)) (answer T, from matrix.ServerName, err error) {
-	others := -1 // so many were asked; the origin comes before them
+// inquire is askAround while the room goes on, with the server that is asked first. It may run several times at once.
+func inquire[T any](ctx context.Context, in *inbound, first matrix.ServerName, question func(context.Context, matrix.ServerName) (T, error)) (answer T, from matrix.ServerName, err error) {
+	others := -1 // so many were asked; the first comes before them
 	next := func() (matrix.ServerName, bool) {
 		if others < 0 {
 			others = 0
-			return in.origin, true
+			return first, true
 		}
 		in.asking.Lock()
 		defer in.asking.Unlock()
@@ -154,7 +154,10 @@ func inquire[T any](ctx context.Context, in *inbound, question func(context.Cont
 		}
 		in.asides++
 		others++
-		return in.others[others-1], true
+		if other := in.others[others-1]; other != first {
+			return other, true
+		}
+		return in.origin, true
 	}
 	var refused error
 	done, err := inquiry[T]{
@@ -164,7 +167,7 @@ func inquire[T any](ctx context.Context, in *inbound, question func(context.Cont
 			return nil
 		},
 		failed: func(server matrix.ServerName, err error) {
-			if server == in.origin {
+			if server == first {
 				refused = err
 			}
 		},
@@ -388,7 +391,7 @@ func (in *inbound) ensureAuth(ctx context.Context, ev *event.Event) error {
 			return in.e.remote.EventAuth(ctx, s, r.id, ev.ID())
 		})
 		if err != nil {
-			if _, err := in.obtain(ctx, ev.AuthEvents()); err != nil {
+			if _, err := in.obtain(ctx, in.origin, ev.AuthEvents()); err != nil {
 				return unjudged(errNoAuthEvents, err)
 			}
 			continue
@@ -437,7 +440,7 @@ func (in *inbound) remoteStateAfter(ctx context.Context, id matrix.EventID) (sta
 	if err != nil {
 		return statetree.Tree{}, err
 	}
-	known, err := in.obtain(ctx, []matrix.EventID{id})
+	known, err := in.obtain(ctx, in.origin, []matrix.EventID{id})
 	if err != nil {
 		return statetree.Tree{}, err
 	}
@@ -511,7 +514,7 @@ func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (st
 		if err := in.store(ctx, leadingTo(stateIDs, events)); err != nil {
 			return statetree.Tree{}, err
 		}
-	} else if _, err := in.obtain(ctx, all); err != nil {
+	} else if _, err := in.obtain(ctx, from, all); err != nil {
 		return statetree.Tree{}, err
 	}
 	if known, err = r.eventsByID(ctx, stateIDs); err != nil {
@@ -520,16 +523,23 @@ func (in *inbound) remoteStateBefore(ctx context.Context, id matrix.EventID) (st
 	if len(known) == 0 && len(stateIDs) > 0 {
 		return statetree.Tree{}, unjudged(errNoState, in.why())
 	}
+	// What nobody gives is left out of the state: else one such event would end the room. What may be had in a minute is not, since nobody
+	// looks for it again: another branch of the room would go without it for ever.
+	for _, id := range stateIDs {
+		if why := in.lacking[id]; known[id] == nil && why != nil && !answers(why) && !errors.Is(why, ErrUnjudged) {
+			return statetree.Tree{}, unjudged(errNoState, why)
+		}
+	}
 	return r.treeFrom(ctx, stateIDs, known)
 }
 
-// obtain returns events, fetching singly those that we do not have.
-func (in *inbound) obtain(ctx context.Context, ids []matrix.EventID) (map[matrix.EventID]*Event, error) {
+// obtain returns events, fetching singly those that we do not have, from a server first that should.
+func (in *inbound) obtain(ctx context.Context, first matrix.ServerName, ids []matrix.EventID) (map[matrix.EventID]*Event, error) {
 	known, err := in.r.eventsByID(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
-	events, err := in.fetchMissing(ctx, ids, known)
+	events, err := in.fetchMissing(ctx, first, ids, known)
 	if err != nil {
 		return nil, err
 	}
@@ -570,7 +580,7 @@ func (in *inbound) authLacking(ctx context.Context, ev *event.Event) error {
 }
 
 // fetchMissing fetches singly those events that are not known, with what they depend on.
-func (in *inbound) fetchMissing(ctx context.Context, ids []matrix.EventID, known map[matrix.EventID]*Event) ([]*event.Event, error) {
+func (in *inbound) fetchMissing(ctx context.Context, first matrix.ServerName, ids []matrix.EventID, known map[matrix.EventID]*Event) ([]*event.Event, error) {
 	// What was stored apart gets its auth events now, and its place among them.
 	var events []*event.Event
 	for _, id := range ids {
@@ -591,7 +601,7 @@ func (in *inbound) fetchMissing(ctx context.Context, ids []matrix.EventID, known
 			in.failure = cmp.Or(why, in.failure)
 			return left || why != nil
 		})
-		raw, err := in.fetchEach(ctx, wanted)
+		raw, err := in.fetchEach(ctx, first, wanted)
 		if err != nil {
 			return nil, err
 		}
@@ -608,7 +618,7 @@ func (in *inbound) fetchMissing(ctx context.Context, ids []matrix.EventID, known
 }
 
 // fetchEach fetches single events, several at a time. Those that cannot be had are missing in the result, and what depends on them is left out.
-func (in *inbound) fetchEach(ctx context.Context, ids []matrix.EventID) ([][]byte, error) {
+func (in *inbound) fetchEach(ctx context.Context, first matrix.ServerName, ids []matrix.EventID) ([][]byte, error) {
 	pdus, failed := make([][]byte, len(ids)), make([]error, len(ids))
 	for range ids {
 		if err := in.fetch(); err != nil {
@@ -620,7 +630,7 @@ func (in *inbound) fetchEach(ctx context.Context, ids []matrix.EventID) ([][]byt
 		asking.SetLimit(mostSingle)
 		for i, id := range ids {
 			asking.Go(func() error {
-				pdus[i], _, failed[i] = inquire(ctx, in, func(ctx context.Context, s matrix.ServerName) ([]byte, error) { return in.e.remote.Event(ctx, s, id) })
+				pdus[i], _, failed[i] = inquire(ctx, in, first, func(ctx context.Context, s matrix.ServerName) ([]byte, error) { return in.e.remote.Event(ctx, s, id) })
 				return nil // the others may be had all the same
 			})
 		}

@@ -327,7 +327,7 @@ func (s *resync) ask(ctx context.Context, r *room, server matrix.ServerName, ev 
 	if known, err = r.eventsByID(ctx, wanted); err != nil {
 		return nil, err
 	}
-	single, err := in.fetchMissing(ctx, wanted, known)
+	single, err := in.fetchMissing(ctx, server, wanted, known)
 	if err == nil {
 		err = in.lost
 	}

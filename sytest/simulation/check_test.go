@@ -21,7 +21,7 @@ func (w *world) check() {
 	defer cancel()
 	all := slices.Clone(w.rooms)
 	for _, r := range all {
-		w.checkHistory(ctx, r, false, nil)
+		w.checkHistory(ctx, r, false, w.findLost(ctx, r))
 	}
 	// One more message of each user ties together what was sent at the same time, and a last one ties together those. Of each user: the others may
 	// soft-fail what one of a server says, and take in its branch of the room with what another one says.
