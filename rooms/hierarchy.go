@@ -204,10 +204,13 @@ func (e *Engine) ServeHierarchy(ctx context.Context, origin matrix.ServerName, r
 			return nil, err
 		}
 		if ok {
+			size := 0
 			for _, state := range child.ChildrenState {
-				left -= len(state)
+				size += len(state)
 			}
-			if left < 0 {
+			if size <= left {
+				left -= size
+			} else {
 				child.ChildrenState = nil
 			}
 			out.Children = append(out.Children, *child)
