@@ -32,18 +32,19 @@ type network struct {
 	t  testing.TB
 	mu sync.Mutex
 	// servers by name; cut holds the links that are down.
-	servers   map[matrix.ServerName]*server
-	cut       map[[2]matrix.ServerName]bool
-	calls     map[string]int
-	lie       func(*rooms.SentJoin)                              // what becomes of answers to send_join
-	knocked   func([][]byte) [][]byte                            // the same for send_knock
-	forged    *event.Event                                       // an event that every server gives out
-	eventAuth func() [][]byte                                    // what every server answers to event_auth; nil: the truth
-	missing   func() [][]byte                                    // and to get_missing_events
-	backfill  func(by matrix.ServerName, pdus [][]byte) [][]byte // what becomes of the answers to backfill
-	event     func(matrix.EventID) []byte
-	stateIDs  func() (state, auth []matrix.EventID)
-	now       func() matrix.Timestamp // nil: the system's clock
+	servers    map[matrix.ServerName]*server
+	cut        map[[2]matrix.ServerName]bool
+	calls      map[string]int
+	lie        func(*rooms.SentJoin)                              // what becomes of answers to send_join
+	knocked    func([][]byte) [][]byte                            // the same for send_knock
+	forged     *event.Event                                       // an event that every server gives out
+	eventAuth  func() [][]byte                                    // what every server answers to event_auth; nil: the truth
+	missing    func() [][]byte                                    // and to get_missing_events
+	backfill   func(by matrix.ServerName, pdus [][]byte) [][]byte // what becomes of the answers to backfill
+	event      func(matrix.EventID) []byte
+	eventFails func(matrix.EventID) error // why a single event is not given; may be nil
+	stateIDs   func() (state, auth []matrix.EventID)
+	now        func() matrix.Timestamp // nil: the system's clock
 	// recommend is the one policy server that there is: it signs an event or says why not.
 	recommend func(by matrix.ServerName, pdu []byte) (signature []byte, err error)
 	omit      bool // members are left out of them
@@ -340,6 +341,11 @@ func (p peer) Event(ctx context.Context, dest matrix.ServerName, id matrix.Event
 	}
 	if forged := p.s.net.forged; forged != nil && forged.ID() == id {
 		return forged.JSON(), nil
+	}
+	if fails := p.s.net.eventFails; fails != nil {
+		if err := fails(id); err != nil {
+			return nil, err
+		}
 	}
 	if p.s.net.event != nil {
 		return p.s.net.event(id), nil

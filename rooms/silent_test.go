@@ -326,3 +326,59 @@ func TestSingleEventsAreFetchedTogether(t *testing.T) {
 		}
 	})
 }
+
+// A state of which an event cannot be had at the moment is not taken without it, and one of which nobody gives an event is: else that event
+// would end the room.
+func TestStateWithAnEventThatCannotBeHad(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		failure error
+		taken   bool
+	}{
+		{"no answer", errUnreachable, false},
+		{"refused", matrix.Forbidden("no"), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n, a, b, room := twoServers(t)
+			alice := a.user("alice")
+			n.split(a, b, true)
+			topic := a.set(alice, room, "m.room.topic", "", `{"topic":"apples"}`)
+			a.say(alice, room, "about that")
+			late := a.say(alice, room, "late")
+			n.settle()
+			n.split(a, b, false)
+			n.hold = func(_, _ matrix.ServerName, call string) error {
+				if call == "get_missing_events" {
+					return matrix.Forbidden("no")
+				}
+				return nil
+			}
+			n.eventFails = func(id matrix.EventID) error {
+				if id == topic {
+					return c.failure
+				}
+				return nil
+			}
+			receive := func() error {
+				pdu, err := a.Event(ctx, late)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return b.receive(a, room, pdu.JSON())[0].Err
+			}
+			if err := receive(); (err == nil) != c.taken {
+				t.Fatal(err)
+			}
+			if c.taken {
+				return
+			}
+			n.eventFails = nil
+			if err := receive(); err != nil {
+				t.Fatal(err)
+			}
+			if got := b.content(room, "m.room.topic", ""); got != `{"topic":"apples"}` {
+				t.Errorf("the topic is %s", got)
+			}
+		})
+	}
+}
