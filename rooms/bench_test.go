@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"hanok/matrix"
+	"hanok/matrix/roomversion"
 	"hanok/rooms"
 	"hanok/storage"
 	"hanok/storage/storagetest"
@@ -217,4 +218,92 @@ func BenchmarkMessages(b *testing.B) {
 			b.ReportMetric(b.Elapsed().Seconds()/float64(b.N)/(time.Since(start).Seconds()/times), "x-raw")
 		})
 	}
+}
+
+// BenchmarkReceiveAfterPartition takes the events of the other side of a partition, one after the other, after both sides have changed power levels and
+// banned people all the time: each of them is one more that the states are resolved over. x-floor is the ratio of the time that the last fifth of them took to that
+// of the same events where nothing happened meanwhile.
+func BenchmarkReceiveAfterPartition(b *testing.B) {
+	for _, version := range []roomversion.ID{"1", "11", "12"} {
+		for _, length := range []int{100, 400} {
+			b.Run(fmt.Sprintf("v%s/%d", version, length), func(b *testing.B) {
+				var took, floor time.Duration
+				last := length / 5
+				for range b.N {
+					b.StopTimer()
+					net, room, pdus := partitioned(b, version, length)
+					from := net.servers["b.example"]
+					receive := func(to matrix.ServerName) (took time.Duration) {
+						for i, pdu := range pdus {
+							if i == len(pdus)-last {
+								b.StartTimer()
+							}
+							start := time.Now()
+							if r := net.servers[to].receive(from, room, pdu); r[0].Err != nil {
+								b.Fatal(r[0].Err)
+							}
+							if i >= len(pdus)-last {
+								took += time.Since(start)
+							}
+						}
+						b.StopTimer()
+						return took
+					}
+					floor += receive("quiet.example")
+					took += receive("a.example")
+				}
+				per := float64(took.Microseconds()) / float64(last*b.N)
+				b.ReportMetric(per, "µs/event")
+				b.ReportMetric(float64(floor.Microseconds())/float64(last*b.N), "floor-µs/event")
+				b.ReportMetric(float64(took)/float64(floor), "x-floor")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
+
+// partitioned is a room in which a.example and b.example have each changed the power in the room length times without hearing of the other; quiet.example has heard
+// of neither. pdus are the events of b.example.
+func partitioned(tb testing.TB, version roomversion.ID, length int) (net *network, room matrix.RoomID, pdus [][]byte) {
+	net = newNetwork(tb)
+	a, b, quiet := net.server("a.example"), net.server("b.example"), net.server("quiet.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	room = a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: version})
+	b.join(bob, room, a)
+	net.settle()
+	quiet.join(quiet.user("carol"), room, a)
+	net.settle()
+	levels := func(change int) string {
+		creator := ""
+		if version != "12" {
+			creator = fmt.Sprintf(`%q:100,`, alice)
+		}
+		return fmt.Sprintf(`{"users":{%s%q:100},"events":{"m.room.topic":%d}}`, creator, bob, change)
+	}
+	a.set(alice, room, "m.room.power_levels", "", levels(0))
+	net.settle()
+	for _, s := range []*server{b, quiet} {
+		net.split(a, s, true)
+	}
+	net.split(b, quiet, true)
+	ban := func(s *server, sender matrix.UserID, i int) {
+		s.must(s.Ban(ctx, rooms.MemberRequest{Room: room, Sender: sender, Target: matrix.UserID(fmt.Sprintf("@spammer%d:c.example", i))}))
+	}
+	for i := range length {
+		if i%2 == 0 {
+			a.set(alice, room, "m.room.power_levels", "", levels(1+i%50))
+			b.set(bob, room, "m.room.power_levels", "", levels(2+i%50))
+		} else {
+			ban(a, alice, i)
+			ban(b, bob, i)
+		}
+	}
+	for _, ev := range b.outbox {
+		pdus = append(pdus, ev.JSON())
+	}
+	for _, s := range []*server{b, quiet} {
+		net.split(a, s, false)
+	}
+	net.split(b, quiet, false)
+	return net, room, pdus
 }

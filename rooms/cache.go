@@ -44,6 +44,21 @@ func (c *eventCache) byNumber(nid storage.EventNID) *Event {
 	return el.Value.(*Event)
 }
 
+// byNumbers puts those events that it has where they are lacking in out.
+func (c *eventCache) byNumbers(nids []storage.EventNID, out []*Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, nid := range nids {
+		if out[i] != nil {
+			continue
+		}
+		if el, ok := c.byNID[nid]; ok {
+			c.order.MoveToFront(el)
+			out[i] = el.Value.(*Event)
+		}
+	}
+}
+
 func (c *eventCache) byEventID(id matrix.EventID) *Event {
 	c.mu.Lock()
 	defer c.mu.Unlock()

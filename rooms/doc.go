@@ -26,7 +26,7 @@
 //  3. room.inbound: held while remote events are worked on, and never over a network request.
 //  4. room.mu: the head. Never held over a network request or a commit, but over
 //     reads of the database when something needed is not in a cache.
-//  5. room.chainsMu: held while states are resolved, over reads of the database.
+//  5. room.resolving: held while states are resolved, over reads of the database.
 //  6. Engine.mu (the table of loaded rooms), room.pending, committer.mu, userRooms.mu,
 //     recentChanges.mu, partials.mu, published.mu, cache locks: leaves, held for a few instructions.
 //

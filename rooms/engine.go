@@ -218,6 +218,7 @@ type Engine struct {
 	events    *eventCache
 	forms     *clientForms
 	resolved  *resolutionCache
+	memories  *memories
 	servers   *serverCounts
 	doubted   *recentSet[matrix.EventID]
 	dry       *recentSet[dryServer]
@@ -303,7 +304,7 @@ func New(o Options) (*Engine, error) {
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		events:   newEventCache(o.CacheBytes / 2),
 		forms:    newClientForms(),
-		resolved: newResolutionCache(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},
+		resolved: newResolutionCache(), memories: newMemories(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},
 		servers:  newServerCounts(),
 		doubted:  newRecentSet[matrix.EventID](maxDoubted),
 		dry:      newRecentSet[dryServer](maxDry),

@@ -10,7 +10,6 @@ import (
 	"hanok/matrix"
 	"hanok/matrix/eventauth"
 	"hanok/matrix/roomversion"
-	"hanok/matrix/stateres"
 	"hanok/storage"
 	"hanok/storage/statetree"
 )
@@ -38,8 +37,7 @@ type room struct {
 
 	pending pendingEvents
 
-	chainsMu sync.Mutex // held while states are resolved
-	chains   *stateres.AuthChains
+	resolving sync.Mutex // held while states are resolved
 
 	committed atomic.Pointer[committed]
 	noted     atomic.Pointer[notedChange]
@@ -424,29 +422,17 @@ func (r *room) event(ctx context.Context, nid storage.EventNID) (*Event, error) 
 
 // eventsByNID returns events of the room, committed or not, in the order asked for.
 func (r *room) eventsByNID(ctx context.Context, nids []storage.EventNID) ([]*Event, error) {
-	pending := make(map[storage.EventNID]*Event)
-	rest := make([]storage.EventNID, 0, len(nids))
-	for _, nid := range nids {
-		if ev := r.pending.get(nid); ev != nil {
-			pending[nid] = ev
-		} else {
-			rest = append(rest, nid)
-		}
-	}
-	stored, err := r.e.eventMap(ctx, rest)
-	if err != nil {
-		return nil, err
-	}
 	out := make([]*Event, len(nids))
-	for i, nid := range nids {
-		if out[i] = pending[nid]; out[i] == nil {
-			out[i] = stored[nid]
-		}
-		if out[i] == nil {
-			return nil, fmt.Errorf("event %d is referred to but not stored", nid)
+	r.pending.mu.Lock()
+	if len(r.pending.byNID) > 0 || len(r.pending.restated) > 0 {
+		for i, nid := range nids {
+			if p, ok := r.pending.find(nid); ok {
+				out[i] = p.ev
+			}
 		}
 	}
-	return out, nil
+	r.pending.mu.Unlock()
+	return out, r.e.fillIn(ctx, nids, out)
 }
 
 // eventsByID returns events of the room, committed or not; unknown ones and those of other rooms are missing.

@@ -125,17 +125,34 @@ func (e *Engine) eventMap(ctx context.Context, nids []storage.EventNID) (map[sto
 
 // eventsByNID returns stored events in the order asked for. An unknown number is an error: our own tables are at odds.
 func (e *Engine) eventsByNID(ctx context.Context, nids []storage.EventNID) ([]*Event, error) {
-	byNID, err := e.eventMap(ctx, nids)
-	if err != nil {
-		return nil, err
-	}
 	out := make([]*Event, len(nids))
+	return out, e.fillIn(ctx, nids, out)
+}
+
+// fillIn puts stored events where they are lacking in out.
+func (e *Engine) fillIn(ctx context.Context, nids []storage.EventNID, out []*Event) error {
+	e.events.byNumbers(nids, out)
+	var load []storage.EventNID
 	for i, nid := range nids {
-		if out[i] = byNID[nid]; out[i] == nil {
-			return nil, fmt.Errorf("event %d is referred to but not stored", nid)
+		if out[i] == nil {
+			load = append(load, nid)
 		}
 	}
-	return out, nil
+	if len(load) == 0 {
+		return nil
+	}
+	stored, err := e.eventMap(ctx, load)
+	if err != nil {
+		return err
+	}
+	for i, nid := range nids {
+		if out[i] == nil {
+			if out[i] = stored[nid]; out[i] == nil {
+				return fmt.Errorf("event %d is referred to but not stored", nid)
+			}
+		}
+	}
+	return nil
 }
 
 func (e *Engine) eventByNID(ctx context.Context, nid storage.EventNID) (*Event, error) {

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"container/list"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -120,22 +121,70 @@ type resolution struct {
 	conflicting map[matrix.StateKey]statetree.Key
 }
 
-// maxChains is how many events a room's memory of auth chains may hold between resolutions, some 400 kB. What
-// the next one needs of them is cheap to get again: it is no more than what is younger than the conflict.
-const maxChains = 4_000
-
-// run resolves with the room's memory of its auth chains, which one resolution uses at a time.
+// run resolves with what the room's earlier resolutions left, which one resolution uses at a time.
 func (s *resolution) run(conflicts []stateres.Conflict) (map[matrix.StateKey]stateres.Ref, error) {
-	s.r.chainsMu.Lock()
-	defer s.r.chainsMu.Unlock()
-	if s.r.chains == nil {
-		s.r.chains = stateres.NewAuthChains()
+	s.r.resolving.Lock()
+	defer s.r.resolving.Unlock()
+	memory := s.r.e.memories.take(s.r.nid)
+	if memory == nil {
+		memory = stateres.NewMemory()
 	}
-	won, err := stateres.Resolve(s.r.version, conflicts, s.r.chains, s)
-	if s.r.chains.Len() > maxChains {
-		s.r.chains = nil
-	}
+	won, err := stateres.Resolve(s.r.version, conflicts, memory, s)
+	s.r.e.memories.put(s.r.nid, memory)
 	return won, err
+}
+
+// memories are what resolutions of rooms leave for the next one. Those of rooms that were not resolved for longest leave first.
+type memories struct {
+	mu     sync.Mutex
+	events int       // in all of them
+	order  list.List // of remembered, most recently used first
+	byRoom map[storage.RoomNID]*list.Element
+}
+
+type remembered struct {
+	room   storage.RoomNID
+	memory *stateres.Memory
+	events int
+}
+
+// maxRemembered is how many events all memories hold together, of which each is some 400 bytes and keeps the event itself, most of which are in the
+// cache of events. A room whose branches have more in them is resolved from scratch each time.
+const maxRemembered = 20_000
+
+func newMemories() *memories { return &memories{byRoom: make(map[storage.RoomNID]*list.Element)} }
+
+// take removes the memory of a room, nil if there is none.
+func (m *memories) take(room storage.RoomNID) *stateres.Memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	el, ok := m.byRoom[room]
+	if !ok {
+		return nil
+	}
+	return m.remove(el).memory
+}
+
+func (m *memories) remove(el *list.Element) remembered {
+	r := m.order.Remove(el).(remembered)
+	delete(m.byRoom, r.room)
+	m.events -= r.events
+	return r
+}
+
+// put keeps the memory of a room, for which there is none.
+func (m *memories) put(room storage.RoomNID, memory *stateres.Memory) {
+	n := memory.Len()
+	if n > maxRemembered {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for m.events+n > maxRemembered {
+		m.remove(m.order.Back())
+	}
+	m.byRoom[room] = m.order.PushFront(remembered{room, memory, n})
+	m.events += n
 }
 
 // Events implements stateres.Source.

@@ -7,14 +7,12 @@ import (
 	"slices"
 )
 
-// AuthChains remembers the auth events of a room's events, filled from a Source
-// as far as resolutions had to look. It is a cache: drop it at any time, and when
-// the known auth events of an event change. Not safe for concurrent use.
+// authChains are the auth events of a room's events, filled from a Source as far as resolutions had to look.
 //
 // An auth chain only ever leads to lower numbers (see Ref). So walks go down by
 // number and stop where nothing of interest can follow: of chains that go back
 // to the beginning of the room only the part is ever read that is younger than the conflict.
-type AuthChains struct {
+type authChains struct {
 	index map[Ref]int32
 	nodes []node
 	edges []int32 // the auth events of all nodes, by index
@@ -24,16 +22,13 @@ type node struct {
 	ref        Ref
 	first, end int32 // its edges
 	loaded     bool  // its edges are known
+	fact       *fact // what else is known of it
 }
 
-// NewAuthChains makes an empty memory.
-func NewAuthChains() *AuthChains { return &AuthChains{index: make(map[Ref]int32)} }
-
-// Len is how many events it holds, of some 100 bytes each.
-func (c *AuthChains) Len() int { return len(c.nodes) }
+func newAuthChains() *authChains { return &authChains{index: make(map[Ref]int32)} }
 
 // auth gives the auth events of an event that is loaded.
-func (c *AuthChains) auth(i int32) []int32 {
+func (c *authChains) auth(i int32) []int32 {
 	return c.edges[c.nodes[i].first:c.nodes[i].end]
 }
 
@@ -50,7 +45,7 @@ var (
 )
 
 // load returns the indices of events whose auth events are known.
-func (c *AuthChains) load(src Source, refs []Ref) ([]int32, error) {
+func (c *authChains) load(src Source, refs []Ref) ([]int32, error) {
 	indices := make([]int32, len(refs))
 	for i, ref := range refs {
 		indices[i] = c.intern(ref)
@@ -59,7 +54,7 @@ func (c *AuthChains) load(src Source, refs []Ref) ([]int32, error) {
 }
 
 // intern returns the index of an event, a new one if need be.
-func (c *AuthChains) intern(ref Ref) int32 {
+func (c *authChains) intern(ref Ref) int32 {
 	i, ok := c.index[ref]
 	if !ok {
 		i = int32(len(c.nodes))
@@ -70,7 +65,7 @@ func (c *AuthChains) intern(ref Ref) int32 {
 }
 
 // fill asks for the auth events of those events that are not loaded.
-func (c *AuthChains) fill(src Source, events []int32) error {
+func (c *authChains) fill(src Source, events []int32) error {
 	var missing []int32
 	for _, i := range events {
 		if !c.nodes[i].loaded {
@@ -111,7 +106,7 @@ func (c *AuthChains) fill(src Source, events []int32) error {
 }
 
 // lowest is the least number among events.
-func (c *AuthChains) lowest(events []int32) Ref {
+func (c *authChains) lowest(events []int32) Ref {
 	lowest := Ref(1<<63 - 1)
 	for _, i := range events {
 		lowest = min(lowest, c.nodes[i].ref)
@@ -122,27 +117,26 @@ func (c *AuthChains) lowest(events []int32) Ref {
 // walk is a walk from some events down their chains to a number. It visits each
 // event once and in no order, until visit returns false.
 type walk struct {
-	*AuthChains
+	*authChains
 	src    Source
 	lowest Ref
 	visit  func(int32) bool
 
-	seen           map[int32]bool
+	seen           indexSet
 	ready, unknown []int32 // to be gone on from; of unknown ones the auth events are not at hand
 	stopped        bool
 }
 
-func (c *AuthChains) newWalk(src Source, lowest Ref, visit func(int32) bool) *walk {
-	return &walk{AuthChains: c, src: src, lowest: lowest, visit: visit, seen: make(map[int32]bool)}
+func (c *authChains) newWalk(src Source, lowest Ref, visit func(int32) bool) *walk {
+	return &walk{authChains: c, src: src, lowest: lowest, visit: visit}
 }
 
 // meet visits an event, and remembers it to go on from.
 func (w *walk) meet(i int32) {
 	n := &w.nodes[i]
-	if w.stopped || n.ref < w.lowest || w.seen[i] {
+	if w.stopped || n.ref < w.lowest || !w.seen.add(i) {
 		return
 	}
-	w.seen[i] = true
 	switch {
 	case n.ref == w.lowest: // nothing of interest follows
 	case n.loaded:
@@ -179,62 +173,71 @@ func (w *walk) finish() error {
 }
 
 // below returns the events and what is in their chains, down to a number.
-func (c *AuthChains) below(src Source, events []int32, lowest Ref) (map[int32]bool, error) {
+func (c *authChains) below(src Source, events []int32, lowest Ref) ([]int32, error) {
 	w := c.newWalk(src, lowest, func(int32) bool { return true })
 	for _, i := range events {
 		w.meet(i)
 	}
-	return w.seen, w.finish()
+	err := w.finish()
+	return w.seen.list, err
 }
 
 // subgraph returns the conflicted state subgraph: everything on a path from one
 // of the events to another, ends included.
 // spec: rooms/v12#state-resolution "Conflicted state subgraph"
-func (c *AuthChains) subgraph(src Source, events []int32) ([]int32, error) {
+func (c *authChains) subgraph(src Source, events []int32) ([]int32, error) {
 	seen, err := c.below(src, events, c.lowest(events))
 	if err != nil {
 		return nil, err
 	}
-	leads := make(map[int32]bool, len(seen)) // to one of the events
+	var leads indexSet // to one of the events, or one of them
 	for _, i := range events {
-		leads[i] = true
+		leads.add(i)
 	}
-	result := slices.Clone(events)
-	for _, i := range c.ascending(seen) {
+	c.ascend(seen)
+	for _, i := range seen {
 		// The lowest event may not be loaded; it is one of the events.
-		if !leads[i] && slices.ContainsFunc(c.auth(i), func(a int32) bool { return leads[a] }) {
-			leads[i] = true
-			result = append(result, i)
+		if !leads.has(i) && slices.ContainsFunc(c.auth(i), leads.has) {
+			leads.add(i)
 		}
 	}
-	return result, nil
+	return leads.list, nil
 }
 
-// ascending returns a set of events, those first on which others build.
-func (c *AuthChains) ascending(set map[int32]bool) []int32 {
-	list := make([]int32, 0, len(set))
-	for i := range set {
-		list = append(list, i)
-	}
-	slices.SortFunc(list, func(a, b int32) int { return cmp.Compare(c.nodes[a].ref, c.nodes[b].ref) })
-	return list
+// ascend sorts events, those first on which others build.
+func (c *authChains) ascend(events []int32) {
+	slices.SortFunc(events, func(a, b int32) int { return cmp.Compare(c.nodes[a].ref, c.nodes[b].ref) })
+}
+
+// masks say which states events belong to, one bit each.
+type masks struct {
+	indexSet
+	of []uint64 // by auth chain index
+}
+
+// extend adds states to those that an event belongs to, and returns which these were.
+func (m *masks) extend(i int32, states uint64) (was uint64, isNew bool) {
+	isNew = m.add(i)
+	m.of = grown(m.of, i)
+	was = m.of[i]
+	m.of[i] |= states
+	return was, isNew
 }
 
 // differences returns the events that some but not all states reach, walking down
-// from all of them together until what is left is common to all. masks says
-// which states an event belongs to, one bit each; it is extended. shared
-// reports whether an event is part of what all states agree on; load is given,
+// from all of them together until what is left is common to all. It extends m, which begins
+// with the states. shared reports whether an event is part of what all states agree on; load is given,
 // in batches, the events that it is going to be asked about.
-func (c *AuthChains) differences(src Source, masks map[int32]uint64, states int,
+func (c *authChains) differences(src Source, m *masks, states int,
 	load func([]int32) error, shared func(int32) (bool, error)) ([]int32, error) {
 	all := uint64(1)<<states - 1 // of 64 states: all bits
 	queue := heap[int32]{less: func(a, b int32) bool { return c.nodes[a].ref > c.nodes[b].ref }}
-	open := 0                                 // queued events that are not common yet
-	var fresh []int32                         // events that were queued so, and not loaded yet
-	ready := make(map[int32]bool, len(masks)) // events that were
-	for i, mask := range masks {
+	open := 0         // queued events that are not common yet
+	var fresh []int32 // events that were queued so, and not loaded yet
+	var ready indexSet
+	for _, i := range m.list {
 		queue.push(i)
-		if mask != all {
+		if m.of[i] != all {
 			open++
 			fresh = append(fresh, i)
 		}
@@ -242,17 +245,15 @@ func (c *AuthChains) differences(src Source, masks map[int32]uint64, states int,
 	var result, batch []int32
 	for open > 0 {
 		i := queue.pop()
-		mask := masks[i]
-		if mask != all && !ready[i] {
+		mask := m.of[i]
+		if mask != all && ready.add(i) {
 			// The other open ones are looked at soon.
 			batch = append(batch[:0], i)
-			ready[i] = true
 			for len(fresh) > 0 && len(batch) < maxBatch {
 				next := fresh[len(fresh)-1]
 				fresh = fresh[:len(fresh)-1]
-				if masks[next] != all && !ready[next] {
+				if m.of[next] != all && ready.add(next) {
 					batch = append(batch, next)
-					ready[next] = true
 				}
 			}
 			if err := c.fill(src, batch); err != nil {
@@ -279,16 +280,15 @@ func (c *AuthChains) differences(src Source, masks map[int32]uint64, states int,
 			}
 		}
 		for _, a := range c.auth(i) {
-			was, queued := masks[a]
-			masks[a] = was | mask
-			if !queued {
+			was, isNew := m.extend(a, mask)
+			if isNew {
 				queue.push(a)
 			}
 			switch {
-			case !queued && mask != all:
+			case isNew && mask != all:
 				open++
 				fresh = append(fresh, a)
-			case queued && was != all && was|mask == all:
+			case !isNew && was != all && was|mask == all:
 				open--
 			}
 		}
@@ -296,19 +296,26 @@ func (c *AuthChains) differences(src Source, masks map[int32]uint64, states int,
 	return result, nil
 }
 
-// reachedByShared removes from targets what is in the auth chain of the state
+// unreached returns those targets that are not in the auth chain of the state
 // that all inputs share.
-func (c *AuthChains) reachedByShared(src Source, targets map[int32]bool) error {
+func (c *authChains) unreached(src Source, targets []int32) ([]int32, error) {
 	if len(targets) == 0 {
-		return nil
+		return nil, nil
 	}
-	refs := make([]Ref, 0, len(targets))
-	for i := range targets {
-		refs = append(refs, c.nodes[i].ref)
+	refs := make([]Ref, len(targets))
+	var left []bool // by auth chain index: not reached yet
+	for k, i := range targets {
+		refs[k] = c.nodes[i].ref
+		left = grown(left, i)
+		left[i] = true
 	}
+	open := len(targets)
 	w := c.newWalk(src, slices.Min(refs), func(i int32) bool {
-		delete(targets, i)
-		return len(targets) > 0
+		if int(i) < len(left) && left[i] {
+			left[i] = false
+			open--
+		}
+		return open > 0
 	})
 	// What is at hand may do.
 	var unknown []Ref
@@ -322,15 +329,21 @@ func (c *AuthChains) reachedByShared(src Source, targets map[int32]bool) error {
 		return !w.stopped
 	})
 	if err != nil {
-		return fmt.Errorf("read shared state: %w", err)
+		return nil, fmt.Errorf("read shared state: %w", err)
 	}
 	for batch := range slices.Chunk(unknown, maxBatch) {
+		if w.stopped {
+			break
+		}
 		for _, ref := range batch {
 			w.meet(c.intern(ref))
 		}
-		if err := w.finish(); err != nil || w.stopped {
-			return err
+		if err := w.finish(); err != nil {
+			return nil, err
 		}
 	}
-	return w.finish()
+	if err := w.finish(); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(targets), func(i int32) bool { return !left[i] }), nil
 }

@@ -44,7 +44,7 @@ func (g *graph) Shared(_ []Ref, yield func(Ref) bool) error {
 
 func TestAuthChains(t *testing.T) {
 	g := &graph{auth: map[Ref][]Ref{2: {1}, 3: {2, 1}, 4: {1}, 5: {3, 4}, 6: {0, 5}, 7: {1}}}
-	c := NewAuthChains()
+	c := newAuthChains()
 	load := func(refs ...Ref) []int32 {
 		t.Helper()
 		indices, err := c.load(g, refs)
@@ -73,16 +73,14 @@ func TestAuthChains(t *testing.T) {
 	asked(5, 5, 99)
 	load(5, 99)
 	asked()
-	if c.Len() != 4 { // with 3 and 4
-		t.Errorf("holds %d events", c.Len())
+	if len(c.nodes) != 4 { // with 3 and 4
+		t.Errorf("holds %d events", len(c.nodes))
 	}
 	below := func(lowest Ref, events ...Ref) {
 		t.Helper()
-		seen, err := c.below(g, load(events...), lowest)
-		var got, want []int32
-		for _, i := range c.ascending(seen) {
-			got = append(got, i)
-		}
+		got, err := c.below(g, load(events...), lowest)
+		c.ascend(got)
+		var want []int32
 		for ref := lowest; ref <= 5; ref++ {
 			want = append(want, c.index[ref])
 		}
@@ -109,9 +107,16 @@ func TestAuthChains(t *testing.T) {
 		return nil
 	}
 	private := func(int32) (bool, error) { return false, nil }
-	masks := map[int32]uint64{load(6)[0]: 1, load(4)[0]: 2}
+	states := func(refs ...Ref) *masks {
+		m := new(masks)
+		for state, ref := range refs {
+			m.extend(load(ref)[0], 1<<state)
+		}
+		return m
+	}
+	two := states(6, 4)
 	g.asked = nil
-	got, err := c.differences(g, masks, 2, look, private)
+	got, err := c.differences(g, two, 2, look, private)
 	if err != nil || !slices.Equal(refs(got), []Ref{2, 3, 5, 6}) {
 		t.Errorf("difference %v, %v", refs(got), err)
 	}
@@ -119,26 +124,25 @@ func TestAuthChains(t *testing.T) {
 	if slices.Sort(looked); !slices.Equal(looked, []Ref{2, 3, 4, 5, 6}) {
 		t.Errorf("looked at %v", looked)
 	}
-	all := make(map[int32]uint64)
-	for state := range MaxStates {
-		all[load(Ref(100 + state))[0]] = 1 << state
+	all := make([]Ref, MaxStates)
+	for state := range all {
+		all[state] = Ref(100 + state)
 	}
-	if got, _ = c.differences(g, all, MaxStates, look, private); len(got) != MaxStates {
+	if got, _ = c.differences(g, states(all...), MaxStates, look, private); len(got) != MaxStates {
 		t.Errorf("difference of %d states: %v", MaxStates, refs(got))
 	}
 
 	g.shared = []Ref{7, 3, 200}
-	targets := map[int32]bool{load(2)[0]: true, load(4)[0]: true}
 	g.auth[200] = []Ref{7}
-	if err := c.reachedByShared(g, targets); err != nil || len(targets) != 1 || !targets[load(4)[0]] {
-		t.Errorf("left %v, %v", targets, err)
+	if left, err := c.unreached(g, load(2, 4)); err != nil || !slices.Equal(left, load(4)) {
+		t.Errorf("left %v, %v", left, err)
 	}
 }
 
 // What goes wrong leaves nothing half done behind.
 func TestAuthChainsFailure(t *testing.T) {
 	g := &graph{auth: map[Ref][]Ref{2: {1}, 3: {2}, 4: {3}, 5: {4}, 10: {1, 11}, 12: {1, 12}}, fails: 3}
-	c := NewAuthChains()
+	c := newAuthChains()
 	five, err := c.load(g, []Ref{5})
 	if err != nil {
 		t.Fatal(err)
@@ -169,17 +173,15 @@ func TestWalkInBatches(t *testing.T) {
 		g.auth[10+i] = []Ref{2}
 		g.shared = append(g.shared, 10+i)
 	}
-	c := NewAuthChains()
-	targets := map[int32]bool{c.intern(2): true}
-	if err := c.reachedByShared(g, targets); err != nil || len(targets) != 0 {
-		t.Errorf("left %v, %v", targets, err)
+	c := newAuthChains()
+	if left, err := c.unreached(g, []int32{c.intern(2)}); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
 	}
 	if len(g.asked) != maxBatch {
 		t.Errorf("asked for %d events", len(g.asked))
 	}
-	targets = map[int32]bool{c.intern(3): true}
-	if err := c.reachedByShared(g, targets); err != nil || len(targets) != 1 {
-		t.Errorf("left %v, %v", targets, err)
+	if left, err := c.unreached(g, []int32{c.intern(3)}); err != nil || len(left) != 1 {
+		t.Errorf("left %v, %v", left, err)
 	}
 	if len(g.asked) != len(g.shared) {
 		t.Errorf("asked for %d events in all", len(g.asked))

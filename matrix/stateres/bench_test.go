@@ -116,13 +116,13 @@ func benchmarkResolve(b *testing.B, version roomversion.ID, history int, warm bo
 		for _, conflicts := range []int{10, 100, 1_000} {
 			b.Run(fmt.Sprintf("%d-%d", entries, conflicts), func(b *testing.B) {
 				room := newBigRoom(b, version, entries, min(conflicts, entries/2), history)
-				chains := NewAuthChains()
+				memory := NewMemory()
 				b.ReportAllocs()
 				for b.Loop() {
 					if !warm {
-						chains = nil
+						memory = nil
 					}
-					won, err := Resolve(room.version, room.conflicts, chains, room)
+					won, err := Resolve(room.version, room.conflicts, memory, room)
 					if err != nil {
 						b.Fatal(err)
 					}
@@ -139,7 +139,7 @@ func benchmarkResolve(b *testing.B, version roomversion.ID, history int, warm bo
 	}
 }
 
-// BenchmarkResolve resolves ENTRIES-CONFLICTS with the room's auth chains in memory.
+// BenchmarkResolve resolves ENTRIES-CONFLICTS with what the room's last resolution left.
 func BenchmarkResolve(b *testing.B) { benchmarkResolve(b, "12", 0, true) }
 
 // BenchmarkResolveCold has nothing in memory, in a room whose auth chains are 10,000 events long.
@@ -183,4 +183,84 @@ func (c *counting) Events(refs []Ref) ([]Entry, error) {
 func (c *counting) AuthEvents(refs []Ref) ([][]Ref, error) {
 	c.auth += len(refs)
 	return c.Source.AuthEvents(refs)
+}
+
+// partition is a room in which two servers change power levels and ban people by turns, as many times as there are states of either, without hearing of each other.
+// sides are the states after each event.
+type partition struct {
+	*world
+	sides [2][]state
+}
+
+func newPartition(tb testing.TB, version roomversion.ID, length int) *partition {
+	p := &partition{world: newWorld(version)}
+	s := make(state)
+	put := func(s state, d draft) {
+		d.before = s
+		ref := p.mustAdd(tb, d)
+		key, _ := keyOf(p.entries[ref])
+		s[key] = ref
+	}
+	sides := [2]matrix.UserID{users[0], users[1]}
+	creator := ""
+	if !p.version.PrivilegedCreators {
+		creator = fmt.Sprintf("%q:100,", sides[0])
+	}
+	levels := func(sender matrix.UserID, n int) draft {
+		return draft{sender: sender, eventType: "m.room.power_levels", stateKey: text(""),
+			content: fmt.Sprintf(`{"users":{%s%q:100},"events":{"m.room.topic":%d}}`, creator, sides[1], n%50)}
+	}
+	member := func(sender matrix.UserID, target, membership string) draft {
+		return draft{sender: sender, eventType: "m.room.member", stateKey: &target, content: fmt.Sprintf(`{"membership":%q}`, membership)}
+	}
+	put(s, draft{sender: sides[0], eventType: "m.room.create", stateKey: text(""), content: fmt.Sprintf(`{"creator":%q}`, sides[0])})
+	put(s, draft{sender: sides[0], eventType: "m.room.member", stateKey: text(string(sides[0])), content: `{"membership":"join"}`,
+		prev: []Ref{s[matrix.StateKey{Type: "m.room.create"}]}})
+	put(s, draft{sender: sides[0], eventType: "m.room.join_rules", stateKey: text(""), content: `{"join_rule":"public"}`})
+	put(s, levels(sides[0], 0))
+	put(s, member(sides[1], string(sides[1]), "join"))
+	heads := [2]state{maps.Clone(s), maps.Clone(s)}
+	for n := range length {
+		for side, sender := range sides {
+			if n%2 == 0 {
+				put(heads[side], levels(sender, 1+side+n))
+			} else {
+				put(heads[side], member(sender, fmt.Sprintf("@spammer%d:c", n), "ban"))
+			}
+			p.sides[side] = append(p.sides[side], maps.Clone(heads[side]))
+		}
+	}
+	return p
+}
+
+// BenchmarkResolvePartition resolves the one side of a partition of that many events on each with the other, of which one event after
+// the other becomes known.
+func BenchmarkResolvePartition(b *testing.B) {
+	for _, version := range []roomversion.ID{"1", "11", "12"} {
+		for _, length := range []int{100, 400, 1600} {
+			b.Run(fmt.Sprintf("v%s-%d", version, length), func(b *testing.B) {
+				p := newPartition(b, version, length)
+				type step struct {
+					conflicts []Conflict
+					source    *source
+				}
+				var steps []step
+				for _, other := range p.sides[1][length-min(length/5, 20):] {
+					conflicts, shared := split([]state{p.sides[0][length-1], other})
+					slices.SortFunc(conflicts, func(a, b Conflict) int { return compareKeys(a.Key, b.Key) })
+					steps = append(steps, step{conflicts, &source{world: p.world, shared: shared}})
+				}
+				memory := NewMemory()
+				next := 0
+				b.ReportAllocs()
+				for b.Loop() {
+					step := steps[next]
+					next = (next + 1) % len(steps)
+					if _, err := Resolve(p.version, step.conflicts, memory, step.source); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
 }

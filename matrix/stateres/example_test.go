@@ -75,7 +75,7 @@ func Example() {
 	topic := matrix.StateKey{Type: "m.room.topic"}
 	won, err := stateres.Resolve(v, []stateres.Conflict{
 		{Key: topic, Values: []stateres.Ref{m.numbers[one.ID()], m.numbers[two.ID()]}},
-	}, stateres.NewAuthChains(), m)
+	}, stateres.NewMemory(), m)
 	if err != nil {
 		fmt.Println(err)
 		return

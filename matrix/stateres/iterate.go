@@ -2,6 +2,7 @@ package stateres
 
 import (
 	"errors"
+	"slices"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
@@ -13,62 +14,96 @@ import (
 // spec: rooms/v12#definitions "Iterative auth checks"
 func (r *resolution) apply(events []int32) error {
 	for _, i := range events {
-		e := r.known(i)
-		allowed, err := r.allowed(e, r.chains.auth(i))
+		allowed, err := r.allowed(i, r.chains.auth(i))
 		if err != nil {
 			return err
 		}
-		if key, _ := keyOf(e); allowed {
-			r.state[key] = r.chains.nodes[i].ref
+		if allowed {
+			r.cell(r.known(i).slot).state = i + 1
 		}
 	}
 	return nil
 }
 
-// allowed reports whether an event passes the rules that look at state. auth
+// allowed reports whether an event, which is loaded, passes the rules that look at state. auth
 // are the events to fall back on.
-func (r *resolution) allowed(e *Entry, auth []int32) (bool, error) {
-	err := r.checker.Check(e.Event, view{r, auth})
-	if rejection := (*eventauth.Rejection)(nil); errors.As(err, &rejection) {
-		return false, nil
+func (r *resolution) allowed(i int32, auth []int32) (bool, error) {
+	f := r.known(i)
+	again, err := r.looksTheSame(&f.verdict, auth)
+	if err != nil || again {
+		return f.verdict.allowed, err
 	}
-	return err == nil, err
+	r.view.auth, r.view.looked = auth, r.view.looked[:0]
+	err = r.checker.Check(f.event, &r.view)
+	if rejection := (*eventauth.Rejection)(nil); err != nil && !errors.As(err, &rejection) {
+		return false, err
+	}
+	r.note(f, err == nil, r.view.looked)
+	return err == nil, nil
 }
 
-// view is the state against which one event is checked: what is in the state so
-// far, else what all states agree on, else the event's own auth events as far
-// as they were not rejected.
+// looksTheSame reports whether the look-ups of a check that was made would come to the same today.
+func (r *resolution) looksTheSame(v *verdict, auth []int32) (bool, error) {
+	if v.era != r.era {
+		return false, nil
+	}
+	for _, l := range v.looked {
+		found, err := r.lookUp(l.slot, auth)
+		if err != nil || found != l.found {
+			return false, err
+		}
+	}
+	// Whether the events themselves are what they were is known when all of them are loaded.
+	return v.era == r.era, nil
+}
+
+// view is the state against which one event is checked. It notes what is looked up.
 type view struct {
 	*resolution
-	auth []int32
+	auth   []int32
+	looked []look
 }
 
 // StateEvent implements eventauth.State.
-func (w view) StateEvent(eventType, stateKey string) (*event.Event, error) {
-	key := matrix.StateKey{Type: eventType, Key: stateKey}
-	ref := w.state[key]
+func (w *view) StateEvent(eventType, stateKey string) (*event.Event, error) {
+	slot := w.slot(matrix.StateKey{Type: eventType, Key: stateKey})
+	found, err := w.lookUp(slot, w.auth)
+	if err != nil {
+		return nil, err
+	}
+	if l := (look{slot, found}); !slices.Contains(w.looked, l) {
+		w.looked = append(w.looked, l)
+	}
+	if found == 0 {
+		return nil, nil
+	}
+	return w.known(found - 1).event, nil
+}
+
+// lookUp finds the event for a slot, and loads it: what is in the state so far, else what all states
+// agree on, else the one among the event's own auth events, if it was not rejected. It is an
+// auth chain index plus one; 0: there is none.
+func (r *resolution) lookUp(slot int32, auth []int32) (int32, error) {
+	found := r.cell(slot).state
 	// The create event is no auth event in v12: the room ID names it.
-	if ref == 0 && (!w.emptyStart() || eventType == "m.room.create") {
+	if found == 0 && (!r.emptyStart() || slot == r.create) {
 		var err error
-		if ref, err = w.unconflicted(key); err != nil {
-			return nil, err
+		if found, err = r.unconflicted(slot); err != nil {
+			return 0, err
 		}
 	}
-	if ref != 0 {
-		e, err := w.entry(ref)
+	if found != 0 {
+		_, err := r.at(found - 1)
+		return found, err
+	}
+	for _, i := range auth {
+		a, err := r.at(i)
 		if err != nil {
-			return nil, err
+			return 0, err
 		}
-		return e.Event, nil
-	}
-	for _, i := range w.auth {
-		e, err := w.at(i)
-		if err != nil {
-			return nil, err
-		}
-		if e.Event != nil && !e.Rejected && e.Event.Is(eventType, stateKey) {
-			return e.Event, nil
+		if a.slot == slot && !a.rejected {
+			return i + 1, nil
 		}
 	}
-	return nil, nil
+	return 0, nil
 }

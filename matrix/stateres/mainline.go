@@ -4,42 +4,43 @@ import (
 	"cmp"
 	"math"
 	"slices"
-
-	"hanok/matrix"
 )
 
 // mainlineOrder sorts events by the mainline of the power levels in the
 // partially resolved state.
 // spec: rooms/v12#definitions "Mainline ordering"
 func (r *resolution) mainlineOrder(events []int32) error {
-	powerLevels := matrix.StateKey{Type: "m.room.power_levels"}
-	tip := r.state[powerLevels]
+	tip := r.cell(r.powerLevels).state
 	if tip == 0 && !r.emptyStart() {
 		var err error
-		if tip, err = r.unconflicted(powerLevels); err != nil {
+		if tip, err = r.unconflicted(r.powerLevels); err != nil {
 			return err
 		}
 	}
 	m := mainline{r: r, positions: make(map[int32]int)}
 	if tip != 0 {
-		indices, err := r.chains.load(r.src, []Ref{tip})
+		m.positions[tip-1] = 0
+		m.last = tip - 1
+		m.length = 1
+	}
+	type placed struct {
+		event    int32
+		position int
+	}
+	list := make([]placed, len(events))
+	for k, i := range events {
+		position, err := m.position(i)
 		if err != nil {
 			return err
 		}
-		m.positions[indices[0]] = 0
-		m.last = indices[0]
-		m.length = 1
+		list[k] = placed{i, position}
 	}
-	of := make(map[int32]int, len(events))
-	for _, i := range events {
-		var err error
-		if of[i], err = m.position(i); err != nil {
-			return err
-		}
-	}
-	slices.SortFunc(events, func(a, b int32) int {
-		return cmp.Or(cmp.Compare(of[b], of[a]), compareAge(r.known(a).Event, r.known(b).Event))
+	slices.SortFunc(list, func(a, b placed) int {
+		return cmp.Or(cmp.Compare(b.position, a.position), compareAge(r.known(a.event).event, r.known(b.event).event))
 	})
+	for k, p := range list {
+		events[k] = p.event
+	}
 	return nil
 }
 
@@ -61,7 +62,7 @@ func (m *mainline) position(i int32) (int, error) {
 	var path []int32 // of power levels events whose position is that of the next one
 	position := offMainline
 	for m.length > 0 {
-		p, ok, err := m.r.powerLevelsOf(i)
+		p, ok, err := m.powerLevelsOf(i)
 		if err != nil {
 			return 0, err
 		}
@@ -88,7 +89,7 @@ func (m *mainline) position(i int32) (int, error) {
 // which it is decided whether the event is part of it.
 func (m *mainline) extendTo(i int32) error {
 	for !m.complete && m.r.chains.nodes[m.last].ref > m.r.chains.nodes[i].ref {
-		p, ok, err := m.r.powerLevelsOf(m.last)
+		p, ok, err := m.powerLevelsOf(m.last)
 		if err != nil {
 			return err
 		}
@@ -104,17 +105,16 @@ func (m *mainline) extendTo(i int32) error {
 }
 
 // powerLevelsOf returns the m.room.power_levels event among an event's auth events.
-func (r *resolution) powerLevelsOf(i int32) (p int32, ok bool, err error) {
-	if !r.chains.nodes[i].loaded {
-		if err := r.chains.fill(r.src, []int32{i}); err != nil {
-			return 0, false, err
-		}
-	}
-	if err := r.loadAuth([]int32{i}); err != nil {
+func (m *mainline) powerLevelsOf(i int32) (p int32, ok bool, err error) {
+	chains := m.r.chains
+	if err := chains.fill(m.r.src, []int32{i}); err != nil {
 		return 0, false, err
 	}
-	for _, a := range r.chains.auth(i) {
-		if e := r.known(a); e.Event != nil && e.Event.Is("m.room.power_levels", "") {
+	if err := m.r.load(chains.auth(i)); err != nil {
+		return 0, false, err
+	}
+	for _, a := range chains.auth(i) {
+		if m.r.known(a).slot == m.r.powerLevels {
 			return a, true, nil
 		}
 	}

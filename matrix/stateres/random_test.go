@@ -73,6 +73,15 @@ func grow(w *world, steps int, choose chooser) ([]Ref, error) {
 		if choose(10) == 0 { // other servers accepted what we reject
 			w.entries[all[choose(len(all))]].Rejected = true
 		}
+		if choose(10) == 0 { // redacted, or read from the database once more
+			e := w.entries[all[choose(len(all))]]
+			if choose(2) == 0 {
+				e.Event = e.Event.Redact()
+			} else {
+				again := *e.Event
+				e.Event = &again
+			}
+		}
 	}
 	return all, nil
 }
@@ -121,7 +130,7 @@ func randomEvent(w *world, choose chooser) draft {
 			levels = `,"@x:x":0`
 		}
 		return draft{sender: sender, eventType: "m.room.power_levels", stateKey: text(""),
-			content: fmt.Sprintf(`{"users":{%s},"ban":%d}`, levels[1:], choose(2)*50)}
+			content: fmt.Sprintf(`{"users":{%s},"ban":%d,"invite":%d}`, levels[1:], choose(2)*50, choose(3)*50)}
 	case 5:
 		return draft{sender: sender, eventType: "m.room.join_rules", stateKey: text(""),
 			content: fmt.Sprintf(`{"join_rule":%q}`, []string{"public", "public", "invite", "knock"}[choose(4)])}
@@ -134,12 +143,24 @@ func randomEvent(w *world, choose chooser) draft {
 }
 
 // bothWays resolves with Resolve and word for word as the specification has it,
-// in any order, with any numbers.
+// in any order, with any numbers, with and without what earlier resolutions left.
 func bothWays(choose chooser) func(w *world, states []state) (state, error) {
+	memory := NewMemory()
 	return func(w *world, states []state) (state, error) {
 		got, err := w.resolveDifferences(states)
 		if err != nil {
 			return nil, err
+		}
+		for range 2 {
+			conflicts, shared := split(states)
+			won, err := Resolve(w.version, conflicts, memory, &source{world: w, shared: shared})
+			if err != nil {
+				return nil, err
+			}
+			if remembered := apply(shared, won); !maps.Equal(got, remembered) {
+				return nil, fmt.Errorf("resolved state depends on what was resolved before: -without +with\n%s",
+					cmp.Diff(w.describe(got), w.describe(remembered)))
+			}
 		}
 		if len(w.lost) == 0 {
 			whole := w.resolveWhole
@@ -271,7 +292,7 @@ func (n numbered) resolveShuffled(states []state, choose chooser) (state, error)
 	}
 	conflicts, shared := split(translated)
 	shuffle(conflicts, choose)
-	won, err := Resolve(n.version, conflicts, NewAuthChains(), &source{world: n.world, shared: shared})
+	won, err := Resolve(n.version, conflicts, NewMemory(), &source{world: n.world, shared: shared})
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,7 @@
 // conflict and of its auth chains, not that of the room.
 //
 // Start reading at Resolve; v1.go and v2.go hold the algorithms, authchains.go
-// what they ask about auth chains.
+// what they ask about auth chains, memory.go what one resolution leaves for the next.
 // spec: rooms/v1#state-resolution, rooms/v2#state-resolution, rooms/v12#state-resolution
 package stateres
 
@@ -62,9 +62,9 @@ type Source interface {
 // from the result. It may return a few more keys: those that no state had and
 // the result has. Unconflicted keys are never returned: they stay.
 //
-// chains is the room's memory of its auth chains between calls; it may be nil.
+// memory is what the room's earlier resolutions left; it may be nil. The result does not depend on it.
 // The result does not depend on the order of anything in the input.
-func Resolve(v *roomversion.Version, conflicts []Conflict, chains *AuthChains, src Source) (map[matrix.StateKey]Ref, error) {
+func Resolve(v *roomversion.Version, conflicts []Conflict, memory *Memory, src Source) (map[matrix.StateKey]Ref, error) {
 	if len(conflicts) == 0 {
 		return nil, nil
 	}
@@ -77,22 +77,21 @@ func Resolve(v *roomversion.Version, conflicts []Conflict, chains *AuthChains, s
 			return nil, fmt.Errorf("resolve state: conflicts of %d and of %d states", states, len(c.Values))
 		}
 	}
-	if chains == nil {
-		chains = NewAuthChains()
+	if memory == nil {
+		memory = NewMemory()
 	}
+	memory.run++
 	r := &resolution{
-		version:   v,
-		conflicts: conflicts,
-		states:    states,
-		chains:    chains,
-		src:       src,
-		entries:   make(map[Ref]*Entry),
-		agreed:    make(map[matrix.StateKey]Ref),
-		state:     make(map[matrix.StateKey]Ref),
-		keys:      make(map[matrix.StateKey]bool, len(conflicts)),
+		Memory: memory, version: v, conflicts: conflicts, states: states, src: src,
+		create:      memory.slot(matrix.StateKey{Type: "m.room.create"}),
+		powerLevels: memory.slot(matrix.StateKey{Type: "m.room.power_levels"}),
+		cells:       make([]cell, len(memory.keys), len(memory.keys)+len(conflicts)),
+		disputed:    make([]int32, len(conflicts)),
 	}
-	for _, c := range conflicts {
-		r.keys[c.Key] = true
+	r.view.resolution = r
+	for i, c := range conflicts {
+		r.disputed[i] = r.slot(c.Key)
+		r.cell(r.disputed[i]).conflicting = true
 	}
 	var err error
 	if v.StateResolution == roomversion.StateResolutionV1 {
@@ -108,90 +107,106 @@ func Resolve(v *roomversion.Version, conflicts []Conflict, chains *AuthChains, s
 
 // resolution is one run of an algorithm.
 type resolution struct {
+	*Memory
 	version   *roomversion.Version
 	conflicts []Conflict
 	states    int
-	keys      map[matrix.StateKey]bool // in conflict
-	chains    *AuthChains
 	src       Source
 	checker   eventauth.Checker
-
-	entries map[Ref]*Entry          // events asked for so far
-	agreed  map[matrix.StateKey]Ref // unconflicted entries asked for so far
-	state   map[matrix.StateKey]Ref // what the algorithm has put into the state
+	cells     []cell  // by slot
+	disputed  []int32 // the slots in conflict
+	// The slots of the create event and of the power levels.
+	create, powerLevels int32
+	view                view
 }
 
-// load asks for events that are not at hand, in batches.
-func (r *resolution) load(refs []Ref) error {
-	var missing []Ref
-	for _, ref := range refs {
-		if _, ok := r.entries[ref]; !ok && ref != 0 {
-			r.entries[ref] = &Entry{}
-			missing = append(missing, ref)
+// cell is what a resolution knows of one entry of the state. Events are by auth chain index plus one; 0: none.
+type cell struct {
+	conflicting bool  // the states do not agree
+	asked       bool  // agreed is known
+	agreed      int32 // on which all states agree
+	state       int32 // what the algorithm has put into the state
+}
+
+// cell returns that of a slot; it is good until the next call.
+func (r *resolution) cell(slot int32) *cell {
+	r.cells = grown(r.cells, slot)
+	return &r.cells[slot]
+}
+
+// load has the source tell of events, in batches, once in a resolution.
+func (r *resolution) load(events []int32) error {
+	var missing []int32
+	for _, i := range events {
+		if f := r.fact(i); f.run != r.run {
+			f.run = r.run
+			missing = append(missing, i)
 		}
 	}
+	refs := make([]Ref, 0, min(len(missing), maxBatch))
 	for batch := range slices.Chunk(missing, maxBatch) {
-		entries, err := r.src.Events(batch)
+		refs = refs[:0]
+		for _, i := range batch {
+			refs = append(refs, r.chains.nodes[i].ref)
+		}
+		entries, err := r.src.Events(refs)
 		if err != nil {
 			return fmt.Errorf("load events: %w", err)
 		}
-		for i, ref := range batch {
-			*r.entries[ref] = entries[i]
+		for k, i := range batch {
+			r.learn(i, entries[k])
 		}
 	}
 	return nil
 }
 
-// entry returns one event.
-func (r *resolution) entry(ref Ref) (*Entry, error) {
-	if e, ok := r.entries[ref]; ok {
-		return e, nil
+// at returns what is known of an event.
+func (r *resolution) at(i int32) (*fact, error) {
+	if f := r.chains.nodes[i].fact; f != nil && f.run == r.run {
+		return f, nil
 	}
-	err := r.load([]Ref{ref})
-	return r.entries[ref], err
+	err := r.load([]int32{i})
+	return r.known(i), err
 }
 
-// unconflicted returns the event on which all states agree for a key, 0 if none.
-func (r *resolution) unconflicted(key matrix.StateKey) (Ref, error) {
-	if r.keys[key] {
-		return 0, nil
-	}
-	ref, ok := r.agreed[key]
-	if !ok {
-		var err error
-		if ref, err = r.src.Unconflicted(key); err != nil {
+// known is at for an event that is loaded.
+func (r *resolution) known(i int32) *fact { return r.chains.nodes[i].fact }
+
+// unconflicted returns the event on which all states agree for a slot, as in a cell.
+func (r *resolution) unconflicted(slot int32) (int32, error) {
+	c := r.cell(slot)
+	if !c.conflicting && !c.asked {
+		ref, err := r.src.Unconflicted(r.keys[slot])
+		if err != nil {
 			return 0, fmt.Errorf("read shared state: %w", err)
 		}
-		r.agreed[key] = ref
+		c.asked = true
+		if ref != 0 {
+			c.agreed = r.chains.intern(ref) + 1
+		}
 	}
-	return ref, nil
-}
-
-// keyOf is the state entry that an event is for; ok is false for one that is
-// unknown or no state event.
-func keyOf(e *Entry) (key matrix.StateKey, ok bool) {
-	if e.Event == nil {
-		return key, false
-	}
-	stateKey, ok := e.Event.StateKey()
-	return matrix.StateKey{Type: e.Event.Type(), Key: stateKey}, ok
+	return c.agreed, nil
 }
 
 // result is what Resolve returns. An unconflicted key keeps its event, whatever
 // the algorithm put there on its way.
 // spec: rooms/v12#state-resolution 5
 func (r *resolution) result() (map[matrix.StateKey]Ref, error) {
-	result := make(map[matrix.StateKey]Ref, len(r.keys))
-	for key := range r.keys {
-		result[key] = r.state[key]
+	result := make(map[matrix.StateKey]Ref, len(r.disputed))
+	for _, slot := range r.disputed {
+		result[r.keys[slot]] = 0
 	}
-	for key, ref := range r.state {
-		agreed, err := r.unconflicted(key)
+	for slot := range r.cells {
+		state := r.cells[slot].state
+		if state == 0 {
+			continue
+		}
+		agreed, err := r.unconflicted(int32(slot))
 		if err != nil {
 			return nil, err
 		}
 		if agreed == 0 {
-			result[key] = ref
+			result[r.keys[slot]] = r.chains.nodes[state-1].ref
 		}
 	}
 	return result, nil

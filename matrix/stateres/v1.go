@@ -4,69 +4,68 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha1"
-	"maps"
 	"slices"
 	"strings"
 
 	"hanok/matrix"
+	"hanok/matrix/event"
 )
 
 // resolveV1 is the algorithm of room version 1. A key that some states lack, and
 // on which the others agree, is not in conflict for it.
 // spec: rooms/v1#state-resolution
 func (r *resolution) resolveV1() error {
-	var refs []Ref
-	for _, c := range r.conflicts {
-		refs = append(refs, c.Values...)
-	}
-	if err := r.load(refs); err != nil {
+	events := r.conflicting()
+	if err := r.load(events); err != nil {
 		return err
 	}
-	disputed := make(map[matrix.StateKey][]candidate)
-	for _, c := range r.conflicts {
+	disputes := make(map[int32][]candidate)
+	for i, c := range r.conflicts {
+		slot := r.disputed[i]
 		candidates := r.candidates(c)
 		switch len(candidates) {
 		case 0:
 		case 1:
-			r.state[c.Key] = candidates[0].ref
+			r.cell(slot).state = candidates[0].index + 1
 		default:
-			disputed[c.Key] = candidates
+			disputes[slot] = candidates
 		}
 	}
 	for _, eventType := range authTypes {
-		if err := r.settle(disputed, func(key matrix.StateKey) bool { return key.Type == eventType }, r.follow); err != nil {
+		if err := r.settle(disputes, func(key matrix.StateKey) bool { return key.Type == eventType }, r.follow); err != nil {
 			return err
 		}
 	}
-	return r.settle(disputed, func(key matrix.StateKey) bool { return !slices.Contains(authTypes, key.Type) }, r.latestAllowed)
+	return r.settle(disputes, func(key matrix.StateKey) bool { return !slices.Contains(authTypes, key.Type) }, r.latestAllowed)
 }
 
 // authTypes are resolved first, in this order.
 var authTypes = []string{"m.room.power_levels", "m.room.join_rules", "m.room.member"}
 
-// settle resolves some of the disputed keys. It does so side by side: none sees what becomes of another.
-func (r *resolution) settle(disputed map[matrix.StateKey][]candidate, which func(matrix.StateKey) bool,
-	choose func(matrix.StateKey, []candidate) (Ref, error)) error {
-	won := make(map[matrix.StateKey]Ref)
-	for key, candidates := range disputed {
-		if !which(key) {
+// settle resolves some of the disputes. It does so side by side: none sees what becomes of another.
+func (r *resolution) settle(disputes map[int32][]candidate, which func(matrix.StateKey) bool,
+	choose func(slot int32, candidates []candidate) (int32, error)) error {
+	won := make(map[int32]int32)
+	for slot, candidates := range disputes {
+		if !which(r.keys[slot]) {
 			continue
 		}
-		ref, err := choose(key, candidates)
+		i, err := choose(slot, candidates)
 		if err != nil {
 			return err
 		}
-		won[key] = ref
+		won[slot] = i
 	}
-	maps.Copy(r.state, won)
+	for slot, i := range won {
+		r.cell(slot).state = i + 1
+	}
 	return nil
 }
 
 // candidate is one event in a dispute over a key.
 type candidate struct {
-	ref   Ref
-	entry *Entry
-	depth int64
+	index int32
+	event *event.Event
 	hash  [sha1.Size]byte
 }
 
@@ -74,50 +73,57 @@ type candidate struct {
 // descending SHA-1 of the event ID.
 func (r *resolution) candidates(c Conflict) []candidate {
 	var list []candidate
-	for _, ref := range c.Values {
-		if ref == 0 || slices.ContainsFunc(list, func(c candidate) bool { return c.ref == ref }) {
+	for k, ref := range c.Values {
+		if ref == 0 || slices.Contains(c.Values[:k], ref) {
 			continue
 		}
-		if e := r.entries[ref]; e.Event != nil {
-			list = append(list, candidate{ref, e, e.Event.Depth(), sha1.Sum([]byte(e.Event.ID()))})
+		i := r.chains.intern(ref)
+		if e := r.known(i).event; e != nil {
+			list = append(list, candidate{index: i, event: e})
 		}
+	}
+	if len(list) < 2 {
+		return list
+	}
+	for k := range list {
+		list[k].hash = sha1.Sum([]byte(list[k].event.ID()))
 	}
 	slices.SortFunc(list, func(a, b candidate) int {
 		return cmp.Or(
-			cmp.Compare(a.depth, b.depth),
+			cmp.Compare(a.event.Depth(), b.event.Depth()),
 			bytes.Compare(b.hash[:], a.hash[:]),
-			strings.Compare(string(a.entry.Event.ID()), string(b.entry.Event.ID())))
+			strings.Compare(string(a.event.ID()), string(b.event.ID())))
 	})
 	return list
 }
 
 // follow goes from the earliest candidate on as long as each is allowed after
 // the one before it.
-func (r *resolution) follow(key matrix.StateKey, candidates []candidate) (Ref, error) {
-	defer delete(r.state, key)
-	for i, c := range candidates {
-		if i > 0 {
-			allowed, err := r.allowed(c.entry, nil)
-			if err != nil {
-				return 0, err
-			}
-			if !allowed {
-				break
-			}
+func (r *resolution) follow(slot int32, candidates []candidate) (int32, error) {
+	defer func() { r.cell(slot).state = 0 }()
+	last := candidates[0].index
+	for _, c := range candidates[1:] {
+		r.cell(slot).state = last + 1
+		allowed, err := r.allowed(c.index, nil)
+		if err != nil {
+			return 0, err
 		}
-		r.state[key] = c.ref
+		if !allowed {
+			break
+		}
+		last = c.index
 	}
-	return r.state[key], nil
+	return last, nil
 }
 
 // latestAllowed returns the last candidate that is allowed. If none is, the
 // earliest one stands.
-func (r *resolution) latestAllowed(_ matrix.StateKey, candidates []candidate) (Ref, error) {
+func (r *resolution) latestAllowed(_ int32, candidates []candidate) (int32, error) {
 	for _, c := range slices.Backward(candidates) {
-		allowed, err := r.allowed(c.entry, nil)
+		allowed, err := r.allowed(c.index, nil)
 		if err != nil || allowed {
-			return c.ref, err
+			return c.index, err
 		}
 	}
-	return candidates[0].ref, nil
+	return candidates[0].index, nil
 }

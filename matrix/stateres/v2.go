@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 
-	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/matrix/roomversion"
 )
@@ -24,16 +23,11 @@ func (r *resolution) resolveV2() error {
 	if err := r.apply(power); err != nil {
 		return err
 	}
-	picked := make(map[int32]bool, len(power))
+	var picked indexSet
 	for _, i := range power {
-		picked[i] = true
+		picked.add(i)
 	}
-	rest := make([]int32, 0, len(full)-len(power))
-	for i := range full {
-		if !picked[i] {
-			rest = append(rest, i)
-		}
-	}
+	rest := slices.DeleteFunc(full, picked.has)
 	if err := r.mainlineOrder(rest); err != nil {
 		return err
 	}
@@ -46,11 +40,18 @@ func (r *resolution) emptyStart() bool {
 	return r.version.StateResolution == roomversion.StateResolutionV2_1
 }
 
-// at returns the event of an auth chain index.
-func (r *resolution) at(i int32) (*Entry, error) { return r.entry(r.chains.nodes[i].ref) }
-
-// known is at for an event that is loaded, nil for any other.
-func (r *resolution) known(i int32) *Entry { return r.entries[r.chains.nodes[i].ref] }
+// conflicting returns the events in conflict.
+func (r *resolution) conflicting() []int32 {
+	var events indexSet
+	for _, c := range r.conflicts {
+		for _, ref := range c.Values {
+			if ref != 0 {
+				events.add(r.chains.intern(ref))
+			}
+		}
+	}
+	return events.list
+}
 
 // fullConflictedSet returns the state events that have to be replayed, loaded.
 //
@@ -58,32 +59,21 @@ func (r *resolution) known(i int32) *Entry { return r.entries[r.chains.nodes[i].
 // auth chains, as servers do: an event on which all states agree is then
 // common to all chains, even if only one state has an event that builds on it.
 // spec: rooms/v12#definitions "Full conflicted set", "Auth difference"
-func (r *resolution) fullConflictedSet() (map[int32]bool, error) {
-	var refs []Ref
-	for _, c := range r.conflicts {
-		for _, ref := range c.Values {
-			if ref != 0 {
-				refs = append(refs, ref)
-			}
-		}
-	}
-	slices.Sort(refs)
-	refs = slices.Compact(refs)
-	conflicting, err := r.chains.load(r.src, refs)
-	if err != nil {
+func (r *resolution) fullConflictedSet() ([]int32, error) {
+	conflicting := r.conflicting()
+	if err := r.chains.fill(r.src, conflicting); err != nil {
 		return nil, err
 	}
-	if err := r.load(refs); err != nil {
+	if err := r.load(conflicting); err != nil {
 		return nil, err
 	}
 	// The checks will want their auth events, and the difference begins with them.
 	if err := r.loadAuth(conflicting); err != nil {
 		return nil, err
 	}
-
-	full := make(map[int32]bool, 2*len(conflicting))
+	var full indexSet
 	for _, i := range conflicting {
-		full[i] = true
+		full.add(i)
 	}
 	if r.emptyStart() {
 		between, err := r.chains.subgraph(r.src, conflicting)
@@ -91,93 +81,64 @@ func (r *resolution) fullConflictedSet() (map[int32]bool, error) {
 			return nil, err
 		}
 		for _, i := range between {
-			full[i] = true
+			full.add(i)
 		}
 	}
-	if err := r.addAuthDifference(full); err != nil {
+	if err := r.addAuthDifference(&full); err != nil {
 		return nil, err
 	}
-
-	all := make([]int32, 0, len(full))
-	for i := range full {
-		all = append(all, i)
-	}
-	if err := r.loadIndices(all); err != nil {
+	if err := r.load(full.list); err != nil {
 		return nil, err
 	}
-	if err := r.chains.fill(r.src, all); err != nil {
+	if err := r.chains.fill(r.src, full.list); err != nil {
 		return nil, err
 	}
-	if err := r.loadAuth(all); err != nil {
+	if err := r.loadAuth(full.list); err != nil {
 		return nil, err
 	}
-	for _, i := range all {
-		if _, ok := keyOf(r.known(i)); !ok {
-			delete(full, i)
-		}
-	}
-	return full, nil
+	return slices.DeleteFunc(full.list, func(i int32) bool { return r.known(i).slot == noSlot }), nil
 }
 
 // loadAuth loads the auth events of events.
 func (r *resolution) loadAuth(events []int32) error {
-	var refs []Ref
+	var auth []int32
 	for _, i := range events {
 		for _, a := range r.chains.auth(i) {
-			if r.known(a) == nil {
-				refs = append(refs, r.chains.nodes[a].ref)
+			if f := r.known(a); f == nil || f.run != r.run {
+				auth = append(auth, a)
 			}
 		}
 	}
-	if refs == nil {
-		return nil
-	}
-	return r.load(refs)
-}
-
-// loadIndices is load for auth chain indices.
-func (r *resolution) loadIndices(events []int32) error {
-	var refs []Ref
-	for _, i := range events {
-		if r.known(i) == nil {
-			refs = append(refs, r.chains.nodes[i].ref)
-		}
-	}
-	return r.load(refs)
+	return r.load(auth)
 }
 
 // addAuthDifference adds the auth difference to what is in full already.
-func (r *resolution) addAuthDifference(full map[int32]bool) error {
-	masks := make(map[int32]uint64)
+func (r *resolution) addAuthDifference(full *indexSet) error {
+	var m masks
 	for _, c := range r.conflicts {
 		for state, ref := range c.Values {
 			if ref != 0 {
-				masks[r.chains.index[ref]] |= 1 << state
+				m.extend(r.chains.intern(ref), 1<<state)
 			}
 		}
 	}
-	candidates, err := r.chains.differences(r.src, masks, r.states, r.loadIndices, func(i int32) (bool, error) {
-		key, ok := keyOf(r.known(i))
-		if !ok {
+	candidates, err := r.chains.differences(r.src, &m, r.states, r.load, func(i int32) (bool, error) {
+		slot := r.known(i).slot
+		if slot == noSlot {
 			return false, nil
 		}
-		agreed, err := r.unconflicted(key)
-		return agreed == r.chains.nodes[i].ref, err
+		agreed, err := r.unconflicted(slot)
+		return agreed == i+1, err
 	})
 	if err != nil {
 		return err
 	}
-	targets := make(map[int32]bool)
-	for _, i := range candidates {
-		if !full[i] {
-			targets[i] = true
-		}
-	}
-	if err := r.chains.reachedByShared(r.src, targets); err != nil {
+	targets, err := r.chains.unreached(r.src, slices.DeleteFunc(candidates, full.has))
+	if err != nil {
 		return err
 	}
-	for i := range targets {
-		full[i] = true
+	for _, i := range targets {
+		full.add(i)
 	}
 	return nil
 }
@@ -206,56 +167,60 @@ func isPowerEvent(e *event.Event) bool {
 // one that all states have.
 // spec: rooms/v12#algorithm 1
 // spec: rooms/v12#definitions "Reverse topological power ordering"
-func (r *resolution) powerOrder(full map[int32]bool) ([]int32, error) {
-	picked := make(map[int32]bool)
-	var next []int32
-	for i := range full {
-		if isPowerEvent(r.known(i).Event) {
-			picked[i] = true
-			next = append(next, i)
+func (r *resolution) powerOrder(full []int32) ([]int32, error) {
+	place := make([]int32, len(r.chains.nodes)) // in full, plus one; by auth chain index
+	for k, i := range full {
+		place[i] = int32(k) + 1
+	}
+	list := make([]ordered, len(full))
+	var next []int32 // places of those picked whose auth events have to be looked at
+	for k, i := range full {
+		if r.known(i).power {
+			list[k].picked = true
+			next = append(next, int32(k))
 		}
 	}
-	waiting := make(map[int32]int)       // for how many events
-	followers := make(map[int32][]int32) // those that wait
-	levels := make(map[int32]int64)
 	var free []int32
+	picked := 0
 	for len(next) > 0 {
-		i := next[len(next)-1]
+		k := next[len(next)-1]
 		next = next[:len(next)-1]
-		level, err := r.senderLevel(i)
-		if err != nil {
+		picked++
+		o := &list[k]
+		var err error
+		if o.level, err = r.senderLevel(full[k]); err != nil {
 			return nil, err
 		}
-		levels[i] = level
-		for _, a := range r.chains.auth(i) {
-			if !full[a] {
+		o.event = r.known(full[k]).event
+		for _, a := range r.chains.auth(full[k]) {
+			p := place[a] - 1
+			if p < 0 {
 				continue
 			}
-			waiting[i]++
-			followers[a] = append(followers[a], i)
-			if !picked[a] {
-				picked[a] = true
-				next = append(next, a)
+			o.waiting++
+			list[p].followers = append(list[p].followers, k)
+			if !list[p].picked {
+				list[p].picked = true
+				next = append(next, p)
 			}
 		}
-		if waiting[i] == 0 {
-			free = append(free, i)
+		if o.waiting == 0 {
+			free = append(free, k)
 		}
 	}
 	ready := heap[int32]{less: func(a, b int32) bool {
-		return cmp.Or(
-			cmp.Compare(levels[b], levels[a]),
-			compareAge(r.known(a).Event, r.known(b).Event)) < 0
+		x, y := &list[a], &list[b]
+		return cmp.Or(cmp.Compare(y.level, x.level), compareAge(x.event, y.event)) < 0
 	}}
-	for _, i := range free {
-		ready.push(i)
+	for _, k := range free {
+		ready.push(k)
 	}
-	order := make([]int32, 0, len(picked))
+	order := make([]int32, 0, picked)
 	for len(ready.items) > 0 {
-		i := ready.pop()
-		order = append(order, i)
-		for _, f := range followers[i] {
-			if waiting[f]--; waiting[f] == 0 {
+		k := ready.pop()
+		order = append(order, full[k])
+		for _, f := range list[k].followers {
+			if list[f].waiting--; list[f].waiting == 0 {
 				ready.push(f)
 			}
 		}
@@ -263,41 +228,48 @@ func (r *resolution) powerOrder(full map[int32]bool) ([]int32, error) {
 	return order, nil
 }
 
+// ordered is an event in the power ordering.
+type ordered struct {
+	event     *event.Event
+	level     int64
+	picked    bool
+	waiting   int32   // for how many events
+	followers []int32 // those that wait for it
+}
+
 // compareAge is the tie-break of both orderings.
 func compareAge(a, b *event.Event) int {
 	return cmp.Or(cmp.Compare(a.OriginServerTS(), b.OriginServerTS()), cmp.Compare(a.ID(), b.ID()))
 }
 
-// senderLevel is the level of an event's sender by the event's own auth events.
+// senderLevel is the level of an event's sender by the event's own auth events, all of them loaded.
 func (r *resolution) senderLevel(i int32) (int64, error) {
-	var create, powerLevels *event.Event
-	for _, i := range r.chains.auth(i) {
-		a, err := r.at(i)
-		if err != nil {
-			return 0, err
-		}
-		switch {
-		case a.Event == nil:
-		case a.Event.Is("m.room.create", ""):
-			create = a.Event
-		case a.Event.Is("m.room.power_levels", ""):
-			powerLevels = a.Event
+	var create int32 // plus one
+	var levels *event.Event
+	for _, a := range r.chains.auth(i) {
+		switch f := r.known(a); f.slot {
+		case r.create:
+			create = a + 1
+		case r.powerLevels:
+			levels = f.event
 		}
 	}
-	if create == nil { // not an auth event in v12
-		ref, err := r.unconflicted(matrix.StateKey{Type: "m.room.create"})
-		if err != nil || ref == 0 {
+	if create == 0 { // not an auth event in v12
+		var err error
+		if create, err = r.unconflicted(r.create); err != nil || create == 0 {
 			return 0, err
 		}
-		c, err := r.entry(ref)
-		if err != nil || c.Event == nil {
-			return 0, err
+	}
+	c, err := r.at(create - 1)
+	if err != nil || c.event == nil {
+		return 0, err
+	}
+	f := r.known(i)
+	if f.level.era != r.era || f.level.create != create {
+		f.level = level{era: r.era, create: create}
+		if p, err := r.checker.Levels(c.event, levels); err == nil { // malformed levels give nobody any
+			f.level.value = p.User(f.event.Sender())
 		}
-		create = c.Event
 	}
-	levels, err := r.checker.Levels(create, powerLevels)
-	if err != nil {
-		return 0, nil // malformed levels give nobody any
-	}
-	return levels.User(r.known(i).Event.Sender()), nil
+	return f.level.value, nil
 }
