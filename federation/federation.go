@@ -57,6 +57,8 @@ type Options struct {
 	Roots *x509.CertPool
 	DNS   *net.Resolver
 	Dial  func(ctx context.Context, network, address string) (net.Conn, error)
+	// MaxSilent is how many connections to servers that do not answer may be waited for (see queue.Options).
+	MaxSilent int
 	// Transport, in tests, takes the requests to other servers in place of connections, and Jitter replaces chance (see peers.Options).
 	Transport http.RoundTripper
 	Jitter    func(server matrix.ServerName, wait time.Duration) time.Duration
@@ -119,7 +121,7 @@ func NewOutbound(ctx context.Context, o Options) (*Outbound, error) {
 		Keys: keyring.New(keyring.Options{
 			ServerName: o.ServerName, Key: o.Key, OldKeys: old, DB: o.DB, Fetch: c, Notaries: o.Notaries, Log: o.Log,
 		}),
-		Queue: queue.New(queue.Options{ServerName: o.ServerName, DB: o.DB, Sender: c, Peers: known, Delivered: o.Delivered, Log: o.Log}),
+		Queue: queue.New(queue.Options{ServerName: o.ServerName, DB: o.DB, Sender: c, Peers: known, Delivered: o.Delivered, MaxSilent: o.MaxSilent, Log: o.Log}),
 	}, nil
 }
 

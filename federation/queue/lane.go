@@ -1,13 +1,22 @@
 package queue
 
-import "hanok/matrix"
+import (
+	"time"
+
+	"hanok/matrix"
+)
 
 // lane is a queue of destinations before a number of senders. A destination sends one transaction at a time, and goes to the end of the queue
-// for the next one.
+// for the next one. One that has been silent for a while makes place for the next, and is waited for beside the others: a server that does
+// not exist any more costs half a minute, and one that works has answered long before.
 type lane struct {
 	limit   int
 	sending int
-	waiting []matrix.ServerName // some may have changed to another lane since
+	// After patience a sender is one of those who linger, of whom there may be so many.
+	patience  time.Duration // 0: never
+	mayLinger int
+	lingering int
+	waiting   []matrix.ServerName // some may have changed to another lane since
 }
 
 // laneOf is the lane for a server now; q.mu is held.
@@ -38,14 +47,46 @@ func (q *Queue) fill(l *lane) {
 		l.sending++
 		ctx := q.ctx
 		q.senders.Go(func() {
+			leave := q.stay(l)
 			q.serve(ctx, server, d)
-			q.mu.Lock()
-			l.sending--
-			q.fill(l)
-			q.mu.Unlock()
+			leave()
 		})
 	}
 	if len(l.waiting) == 0 {
 		l.waiting = nil // a burst is over: its memory is, too
+	}
+}
+
+// stay gives a sender back its place when it leaves, or has taken long.
+func (q *Queue) stay(l *lane) (leave func()) {
+	left := false
+	lingers := false
+	var timer *time.Timer
+	if l.patience > 0 {
+		timer = time.AfterFunc(l.patience, func() {
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			if left || l.lingering == l.mayLinger {
+				return
+			}
+			lingers = true
+			l.lingering++
+			l.sending--
+			q.fill(l)
+		})
+	}
+	return func() {
+		if timer != nil {
+			timer.Stop()
+		}
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		left = true
+		if lingers {
+			l.lingering--
+			return
+		}
+		l.sending--
+		q.fill(l)
 	}
 }

@@ -54,6 +54,8 @@ type Options struct {
 	Peers      *peers.Peers
 	// Delivered is told of every transaction that was answered for; nil for none.
 	Delivered func(d Delivery)
+	// MaxSilent is how many servers that were not heard from yet, and are silent, are waited for beside those whose turn it is; 0 is 2,048.
+	MaxSilent int
 	Now       func() time.Time // nil is time.Now
 	Log       zerolog.Logger
 }
@@ -83,10 +85,13 @@ type Queue struct {
 	heard, unheard lane
 }
 
-// How many transactions are under way to servers that were heard from, and to others.
+// How many transactions are under way to servers that were heard from, and to others; the latter beside those to maxSilent that have not
+// answered for silence, each of which has a connection open that is not made yet.
 const (
 	maxHeard   = 256
 	maxUnheard = 512
+	maxSilent  = 2048
+	silence    = 3 * time.Second
 )
 
 // New makes an outbox. It accepts EDUs at once and sends once Run is called.
@@ -94,9 +99,12 @@ func New(o Options) *Queue {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.MaxSilent == 0 {
+		o.MaxSilent = maxSilent
+	}
 	return &Queue{
 		opts: o, news: make(chan struct{}, 1), busy: map[matrix.ServerName]*destination{},
-		heard: lane{limit: maxHeard}, unheard: lane{limit: maxUnheard},
+		heard: lane{limit: maxHeard}, unheard: lane{limit: maxUnheard, patience: silence, mayLinger: o.MaxSilent},
 	}
 }
 

@@ -677,6 +677,10 @@ func TestCatchUpAfterALongOutage(t *testing.T) {
 func TestSilentServersHoldUpNobodyElse(t *testing.T) {
 	silent := many("silent", maxUnheard+100)
 	f := setUp(t, silent...)
+	f.stop()
+	f.prepare()
+	f.q.unheard.patience = 0
+	f.run()
 	f.network.hold = make(chan struct{})
 	f.network.held = func(dest matrix.ServerName) bool { return strings.HasPrefix(string(dest), "silent") }
 	for _, name := range silent {
@@ -706,6 +710,57 @@ func TestSilentServersHoldUpNobodyElse(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	close(f.network.hold)
+}
+
+// Of servers of which nothing is known, those that work do not wait until all that do not have been given up; of these no more are waited for than may be.
+func TestSilentServersMakePlace(t *testing.T) {
+	const places, beside = 2, 3
+	for name, c := range map[string]struct {
+		silent int
+		waits  bool
+	}{"few": {places + beside - 1, false}, "many": {places + beside, true}} {
+		t.Run(name, func(t *testing.T) {
+			silent := many("silent", c.silent)
+			f := setUp(t, silent...)
+			f.stop()
+			f.prepare()
+			f.q.unheard.limit, f.q.unheard.patience, f.q.unheard.mayLinger = places, 20*time.Millisecond, beside
+			f.network.hold = make(chan struct{})
+			f.network.held = func(dest matrix.ServerName) bool { return dest != "works.example" }
+			for _, name := range silent {
+				f.fail(name, errors.New("silent"))
+			}
+			state := func(sending, lingering, waiting int) {
+				t.Helper()
+				waitFor(t, func() bool {
+					f.q.mu.Lock()
+					defer f.q.mu.Unlock()
+					l := &f.q.unheard
+					return l.sending == sending && l.lingering == lingering && len(l.waiting) == waiting
+				})
+			}
+			f.run()
+			f.say("@me:us.example", "hello")
+			f.publish()
+			state(c.silent-beside, beside, 0)
+			f.house.mu.Lock()
+			f.servers = append(f.servers, "works.example")
+			f.house.mu.Unlock()
+			f.say("@me:us.example", "you too")
+			f.publish()
+			if c.waits {
+				state(places, beside, 1)
+				close(f.network.hold) // all are given up
+			}
+			if d := f.next(); d.Dest != "works.example" {
+				t.Errorf("%+v", d)
+			}
+			if !c.waits {
+				close(f.network.hold)
+			}
+			state(0, 0, 0)
+		})
+	}
 }
 
 // A destination with much to get takes turns with the others.

@@ -108,7 +108,7 @@ func (s *Server) limit(open net.Listener, l config.Listener) *places.Listener {
 }
 
 // reservedFiles are left to other things than connections of clients and of other servers.
-const reservedFiles = 1000
+const reservedFiles = 4000
 
 // openFiles is how many files the process may open.
 func openFiles() (int, bool) {

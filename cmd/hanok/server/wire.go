@@ -175,11 +175,15 @@ func (s *Server) openOutbound(ctx context.Context) (*federation.Outbound, error)
 	for i, n := range cfg.TrustedNotaries {
 		notaries[i] = matrix.ServerName(n)
 	}
+	silent := 0
+	if files, ok := openFiles(); ok && files < 4*reservedFiles {
+		silent = files / 16
+	}
 	return federation.NewOutbound(ctx, federation.Options{
 		ServerName: s.name, Key: s.key, DB: s.db, Version: s.version,
 		AllowPrivateAddresses: cfg.AllowPrivateAddresses, TrustedCAFiles: cfg.TrustedCAFiles, Notaries: notaries,
 		AllowServers: cfg.AllowServers, DenyServers: cfg.DenyServers,
-		Observe: s.metrics.observeOutbound, Delivered: s.metrics.observeDelivery, Log: s.part("federation"),
+		Observe: s.metrics.observeOutbound, Delivered: s.metrics.observeDelivery, MaxSilent: silent, Log: s.part("federation"),
 	})
 }
 
