@@ -2,6 +2,7 @@ package eventauth
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -156,12 +157,18 @@ func TestLookUpFailure(t *testing.T) {
 
 // A Checker answers like Check although it remembers.
 func TestChecker(t *testing.T) {
-	var k Checker
+	k := Checker{Budget: 20 * levelsOverhead}
 	one, two := newRoom(t, "11"), newRoom(t, "12")
 	two.putCreate(`{"m.federate":false}`)
+	large := one.make(powerLevels(alice, `{"users":{"@alice:a":100},"x":"`+strings.Repeat("x", k.Budget)+`"}`))
 	for range 2 {
 		if err := k.Check(one.make(message(bob, "m.x")), one.state); err != nil {
 			t.Error(err)
+		}
+		for range 2 {
+			if err := k.Check(large, one.state); err != nil || len(k.levels) != 1 {
+				t.Fatalf("keeps %d power levels, of which one is large: %v", len(k.levels), err)
+			}
 		}
 		if err := k.Check(two.make(message(bob, "m.x")), two.state); err == nil {
 			t.Error("the room does not federate")
@@ -171,12 +178,12 @@ func TestChecker(t *testing.T) {
 		}
 	}
 	topic := one.make(spec{sender: carol, kind: "m.room.topic"})
-	for i := range 3 * maxKeptLevels {
+	for i := range 3 * 20 {
 		one.put(powerLevels(alice, `{"users":{"@alice:a":100,"@carol:c":`+[]string{"49", "50"}[i%2]+`}}`))
 		if err := k.Check(topic, one.state); (err == nil) != (i%2 == 1) {
 			t.Errorf("%d: %v", i, err)
 		}
-		if len(k.known.Load().levels) > maxKeptLevels {
+		if len(k.levels) > 20 || k.kept > k.Budget {
 			t.Fatal("remembers too much")
 		}
 	}

@@ -4,10 +4,11 @@ package eventauth
 // spec: rooms/v12#authorisation-rules 10
 // spec: rooms/v11#authorisation-rules 9
 func (c *check) powerLevels() error {
-	next, err := parseLevels(c.v, c.e.Content())
+	proposed, err := c.k.Levels(c.create, c.e)
 	if err != nil {
 		return err
 	}
+	next := &proposed.content
 	if c.v.PrivilegedCreators {
 		for _, creator := range c.levels.creators {
 			if _, ok := next.users.get(string(creator)); ok {

@@ -1,9 +1,9 @@
 package eventauth
 
 import (
-	"maps"
+	"cmp"
 	"strings"
-	"sync/atomic"
+	"sync"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
@@ -24,40 +24,57 @@ func Check(e *event.Event, state State) error { return (*Checker)(nil).Check(e, 
 // the State returns. The zero Checker is ready, and safe for concurrent use; a
 // nil one keeps nothing.
 type Checker struct {
-	known atomic.Pointer[known] // never changed, only replaced
-}
+	// Budget is how many bytes of power levels events to keep; 0: some that suit a room
+	// that is in one state, most of the time.
+	Budget int
 
-// known is what a Checker keeps.
-type known struct {
+	mu        sync.Mutex
 	create    *event.Event
 	federates bool
 	levels    map[*event.Event]*PowerLevels // by m.room.power_levels event; nil for none
+	kept      int                           // bytes
 }
 
-// maxKeptLevels bounds a Checker: state resolution goes back and forth between
-// a few power levels events, everything else stays on one.
-const maxKeptLevels = 32
+const (
+	defaultBudget  = 128_000
+	levelsOverhead = 500 // bytes of a power levels event beside its content
+)
 
 // Levels is the function Levels with a memory.
 func (k *Checker) Levels(create, powerLevels *event.Event) (*PowerLevels, error) {
 	if k == nil {
 		return Levels(create, powerLevels)
 	}
-	room := k.room(create)
-	if p, ok := room.levels[powerLevels]; ok {
+	k.mu.Lock()
+	k.room(create)
+	p, ok := k.levels[powerLevels]
+	k.mu.Unlock()
+	if ok {
 		return p, nil
 	}
 	p, err := Levels(create, powerLevels)
 	if err != nil {
 		return nil, err
 	}
-	next := &known{create: create, federates: room.federates, levels: make(map[*event.Event]*PowerLevels, len(room.levels)+1)}
-	if len(room.levels) < maxKeptLevels {
-		maps.Copy(next.levels, room.levels)
+	cost := levelsOverhead
+	if powerLevels != nil {
+		cost += 2 * len(powerLevels.Content()) // as it came, and as it was read
 	}
-	next.levels[powerLevels] = p
-	// What somebody else stored meanwhile is read again when it is needed.
-	k.known.Store(next)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.room(create)
+	if _, ok := k.levels[powerLevels]; ok {
+		return p, nil
+	}
+	if k.kept+cost > cmp.Or(k.Budget, defaultBudget) {
+		clear(k.levels)
+		k.kept = 0
+	}
+	if k.levels == nil {
+		k.levels = make(map[*event.Event]*PowerLevels)
+	}
+	k.levels[powerLevels] = p
+	k.kept += cost
 	return p, nil
 }
 
@@ -66,21 +83,24 @@ func (k *Checker) isFederated(create *event.Event) bool {
 	if k == nil {
 		return federates(create)
 	}
-	return k.room(create).federates
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.room(create)
+	return k.federates
 }
 
-// room returns what is known of the room with a create event.
-func (k *Checker) room(create *event.Event) *known {
-	room := k.known.Load()
-	if room == nil || room.create != create {
-		room = &known{create: create, federates: federates(create)}
-		k.known.Store(room)
+// room forgets what is known of a room with another create event; k.mu is held.
+func (k *Checker) room(create *event.Event) {
+	if k.create != create {
+		k.create, k.federates = create, federates(create)
+		clear(k.levels)
+		k.kept = 0
 	}
-	return room
 }
 
 // check is one run of the rules.
 type check struct {
+	k      *Checker
 	e      *event.Event
 	v      *roomversion.Version
 	state  State
@@ -93,7 +113,7 @@ func (k *Checker) Check(e *event.Event, state State) error {
 	if e.Type() == typeCreate {
 		return checkCreate(e)
 	}
-	c := check{e: e, v: e.Version(), state: state}
+	c := check{k: k, e: e, v: e.Version(), state: state}
 	var err error
 	if c.create, err = state.StateEvent(typeCreate, ""); err != nil {
 		return err

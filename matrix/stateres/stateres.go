@@ -87,6 +87,7 @@ func Resolve(v *roomversion.Version, conflicts []Conflict, memory *Memory, src S
 		powerLevels: memory.slot(matrix.StateKey{Type: "m.room.power_levels"}),
 		cells:       make([]cell, len(memory.keys), len(memory.keys)+len(conflicts)),
 		disputed:    make([]int32, len(conflicts)),
+		checker:     eventauth.Checker{Budget: maxLevels},
 	}
 	r.view.resolution = r
 	for i, c := range conflicts {
@@ -104,6 +105,9 @@ func Resolve(v *roomversion.Version, conflicts []Conflict, memory *Memory, src S
 	}
 	return r.result()
 }
+
+// maxLevels is how many bytes of power levels a resolution keeps read. It goes back and forth between them.
+const maxLevels = 4 << 20
 
 // resolution is one run of an algorithm.
 type resolution struct {
