@@ -258,16 +258,12 @@ func (s *resolution) Shared(targets []stateres.Ref, yield func(stateres.Ref) boo
 	if len(targets) == 0 {
 		return nil
 	}
-	low := slices.Min(targets)
 	conflicting := make(map[statetree.Key]bool, len(s.conflicting))
 	for _, k := range s.conflicting {
 		conflicting[k] = true
 	}
-	return s.base.All(s.ctx, func(en statetree.Entry) bool {
-		if stateres.Ref(en.Event) <= low || conflicting[en.Key] {
-			return true
-		}
-		return yield(stateres.Ref(en.Event))
+	return s.base.Newer(s.ctx, int64(slices.Min(targets)), func(en statetree.Entry) bool {
+		return conflicting[en.Key] || yield(stateres.Ref(en.Event))
 	})
 }
 

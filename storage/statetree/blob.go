@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"sync/atomic"
 )
 
@@ -16,7 +17,8 @@ import (
 // and event of each. An inner node: 128 + level; its prefix, up to typeLevels as bytes, beyond it
 // as the type and the bytes of the state key's part; a byte whose bits say which children there
 // are; for each child the number of its blob (as the difference to this one), its index,
-// its count and its digest. Numbers are varints.
+// its count, the greatest number of an event in it (as the difference to that of the whole node, which comes before all
+// children) and its digest. Numbers are varints.
 type blob struct {
 	id    int64
 	data  []byte
@@ -94,7 +96,7 @@ func (b *blob) node(i int) (*node, error) {
 func (b *blob) nodeOf(l link) (*node, error) {
 	known := l.index >= 0 && l.index < len(b.nodes) && b.nodes[l.index].Load() != nil
 	n, err := b.node(l.index)
-	if err == nil && !known && (n.digest() != l.digest || n.count() != l.count) {
+	if err == nil && !known && (n.digest() != l.digest || n.count() != l.count || n.newest() != l.newest) {
 		b.nodes[l.index].Store(nil)
 		return nil, fmt.Errorf("blob %d, node %d: wrong digest: %w", b.id, l.index, errCorrupt)
 	}
@@ -125,22 +127,24 @@ func decodeNode(data []byte, id int64, index int) (*node, bool) {
 	if present >= 1<<fanout || present&(present-1) == 0 { // one child alone would stand in its place
 		return nil, false
 	}
-	total := 0
+	newest := r.uint()
+	total, reached := 0, false
 	for slot := range n.children {
 		if present&(1<<slot) == 0 {
 			continue
 		}
 		c := &n.children[slot]
 		c.id = id - r.int()
-		i, count := r.uint(), r.uint()
-		if c.id <= 0 || i > blobLimit || count == 0 || count > 1<<40 || c.id == id && int(i) >= index {
+		i, count, older := r.uint(), r.uint(), r.uint()
+		if c.id <= 0 || i > blobLimit || count == 0 || count > 1<<40 || c.id == id && int(i) >= index || newest > math.MaxInt64 || older >= newest {
 			return nil, false
 		}
-		c.index, c.count = int(i), int(count)
+		c.index, c.count, c.newest = int(i), int(count), int64(newest-older)
+		reached = reached || older == 0
 		copy(c.digest[:], r.take(len(c.digest)))
 		total += c.count
 	}
-	return n, !r.bad && len(r.data) == 0 && total > leafMax
+	return n, !r.bad && len(r.data) == 0 && total > leafMax && reached
 }
 
 func decodeLeaf(r *reader, count int) (*node, bool) {
@@ -182,6 +186,8 @@ func appendNode(b []byte, n *node, id int64) []byte {
 		}
 	}
 	b = append(b, present)
+	newest := n.newest()
+	b = binary.AppendUvarint(b, uint64(newest))
 	for slot := range n.children {
 		c := &n.children[slot]
 		if c.count == 0 {
@@ -191,6 +197,7 @@ func appendNode(b []byte, n *node, id int64) []byte {
 		b = binary.AppendVarint(b, id-child)
 		b = binary.AppendUvarint(b, uint64(index))
 		b = binary.AppendUvarint(b, uint64(c.count))
+		b = binary.AppendUvarint(b, uint64(newest-c.newest))
 		b = append(b, c.digest[:]...)
 	}
 	return b

@@ -76,7 +76,8 @@ type digest [16]byte
 
 // link leads to a node. Its zero value leads nowhere: no entries.
 type link struct {
-	count  int // entries below
+	count  int   // entries below
+	newest int64 // the greatest number of their events
 	digest digest
 	node   *node // of a node that may not be stored yet
 	id     int64 // the blob of a stored node, and the place in it
@@ -113,6 +114,17 @@ func (n *node) count() int {
 	return c
 }
 
+func (n *node) newest() int64 {
+	var newest int64
+	for _, e := range n.entries {
+		newest = max(newest, e.Event)
+	}
+	for i := range n.children {
+		newest = max(newest, n.children[i].newest)
+	}
+	return newest
+}
+
 func (n *node) digest() digest {
 	// Distinct first bytes keep a leaf from passing for an inner node.
 	var buf [1 + leafMax*24]byte
@@ -135,7 +147,7 @@ func (n *node) digest() digest {
 
 // linkTo makes the link of a new node.
 func linkTo(n *node) link {
-	return link{count: n.count(), digest: n.digest(), node: n}
+	return link{count: n.count(), newest: n.newest(), digest: n.digest(), node: n}
 }
 
 // build makes the subtree of entries that are sorted by path, without duplicates.

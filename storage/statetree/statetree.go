@@ -82,7 +82,7 @@ func (t Tree) top(ctx context.Context) (link, error) {
 	if err != nil {
 		return link{}, fmt.Errorf("state tree %d: %w", t.r.id, err)
 	}
-	t.r.link = link{id: t.r.id, index: i, digest: n.digest(), count: n.count()}
+	t.r.link = link{id: t.r.id, index: i, count: n.count(), newest: n.newest(), digest: n.digest()}
 	t.r.known = true
 	return t.r.link, nil
 }
@@ -139,22 +139,37 @@ func (t Tree) All(ctx context.Context, fn func(Entry) bool) error {
 	return err
 }
 
+// Newer calls fn for every entry whose event has a greater number than one, in a fixed order, until fn
+// returns false. It does not look where there is none.
+func (t Tree) Newer(ctx context.Context, than int64, fn func(Entry) bool) error {
+	l, err := t.top(ctx)
+	if err != nil || l.count == 0 {
+		return err
+	}
+	_, err = t.f.walkNewer(ctx, l, than, fn)
+	return err
+}
+
 // walk visits the entries below a link and says whether to go on.
 func (f *Forest) walk(ctx context.Context, l link, fn func(Entry) bool) (bool, error) {
+	return f.walkNewer(ctx, l, 0, fn)
+}
+
+func (f *Forest) walkNewer(ctx context.Context, l link, than int64, fn func(Entry) bool) (bool, error) {
+	if l.newest <= than {
+		return true, nil
+	}
 	n, err := f.node(ctx, l)
 	if err != nil {
 		return false, err
 	}
 	for _, e := range n.entries {
-		if !fn(e) {
+		if e.Event > than && !fn(e) {
 			return false, nil
 		}
 	}
 	for _, c := range n.children {
-		if c.count == 0 {
-			continue
-		}
-		if more, err := f.walk(ctx, c, fn); err != nil || !more {
+		if more, err := f.walkNewer(ctx, c, than, fn); err != nil || !more {
 			return false, err
 		}
 	}

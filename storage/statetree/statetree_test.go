@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -222,6 +223,16 @@ func TestModel(t *testing.T) {
 				if d := cmp.Diff(want, ofType); d != "" {
 					t.Fatal(d)
 				}
+				than := int64(rapid.IntRange(0, 3).Draw(t, "than"))
+				newer := model{}
+				if err := s.tree.Newer(ctx, than, func(e Entry) bool { newer[e.Key] = e.Event; return true }); err != nil {
+					t.Fatal(err)
+				}
+				want = maps.Clone(s.model)
+				maps.DeleteFunc(want, func(_ Key, event int64) bool { return event <= than })
+				if d := cmp.Diff(want, newer); d != "" {
+					t.Fatal(d)
+				}
 				// The shape follows from the content: the digest is that of the tree built at once.
 				var list []Entry
 				for k, e := range s.model {
@@ -229,7 +240,7 @@ func TestModel(t *testing.T) {
 				}
 				built := build(sorted(list))
 				top, err := s.tree.top(ctx)
-				if err != nil || top.digest != built.digest || top.count != built.count {
+				if err != nil || top.digest != built.digest || top.count != built.count || top.newest != built.newest {
 					t.Fatal("shape depends on history", err)
 				}
 			},
@@ -247,7 +258,7 @@ func TestShape(t *testing.T) {
 		check := func(present []Entry) {
 			t.Helper()
 			built := build(sorted(present))
-			if top, err := tr.top(ctx); err != nil || top.digest != built.digest || top.count != built.count {
+			if top, err := tr.top(ctx); err != nil || top.digest != built.digest || top.count != built.count || top.newest != built.newest {
 				t.Fatalf("seed %d, %d entries: another shape (%v)", seed, len(present), err)
 			}
 		}
@@ -545,6 +556,25 @@ func BenchmarkStateTree(b *testing.B) {
 				now = next
 			}
 			b.ReportMetric(float64(store.bytes)/float64(b.N), "B-stored/op")
+		})
+		b.Run(fmt.Sprintf("Newer/%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			changed, err := tr.With(ctx, Entry{Key{5, 105}, 1_000_000}, Entry{Key{5, 150}, 1_000_000})
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				found := 0
+				if err := changed.Newer(ctx, 999_999, func(Entry) bool { found++; return true }); err != nil || found != 2 {
+					b.Fatal(found, err)
+				}
+			}
+			took := b.Elapsed() / time.Duration(b.N)
+			start := time.Now()
+			if err := changed.All(ctx, func(Entry) bool { return true }); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(time.Since(start))/float64(took), "x-All")
 		})
 		b.Run(fmt.Sprintf("Diff/%d", n), func(b *testing.B) {
 			b.ReportAllocs()
