@@ -181,7 +181,7 @@ type Event struct {
 	Delayed     bool // TxnID is the ID under which a local user scheduled the event. spec: MSC4140
 	redactedBy  storage.EventNID
 	stateBefore statetree.Ref
-	prevs       []storage.EventNID
+	prevs       []storage.EventNID // those known when it came; see room.prevsOf
 	auths       []storage.EventNID
 	typ, skey   storage.NameNID // skey is 0 for message-like events
 	sender      storage.NameNID

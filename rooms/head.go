@@ -472,6 +472,24 @@ func (r *room) eventsByID(ctx context.Context, ids []matrix.EventID) (map[matrix
 	return out, nil
 }
 
+// prevsOf lists the known events that come directly before another, also those that came later than it.
+func (r *room) prevsOf(ctx context.Context, ev *Event) ([]storage.EventNID, error) {
+	if len(ev.prevs) >= len(ev.PrevEvents()) {
+		return ev.prevs, nil
+	}
+	known, err := r.eventsByID(ctx, ev.PrevEvents())
+	if err != nil {
+		return nil, err
+	}
+	out := make([]storage.EventNID, 0, len(known))
+	for _, id := range distinctIDs(ev.PrevEvents()) {
+		if p := known[id]; p != nil {
+			out = append(out, p.NID)
+		}
+	}
+	return out, nil
+}
+
 // treeAfter is the state after an event, committed or not.
 func (r *room) treeAfter(ctx context.Context, ev *Event) (statetree.Tree, error) {
 	r.pending.mu.Lock()

@@ -354,7 +354,11 @@ func (r *room) directlyBefore(ctx context.Context, ev *Event) (map[storage.Event
 				p = stored[nid]
 			}
 			if p != nil && (p.Rejected || p.SoftFailed) {
-				frontier = append(frontier, p.prevs...)
+				prevs, err := r.prevsOf(ctx, p)
+				if err != nil {
+					return nil, err
+				}
+				frontier = append(frontier, prevs...)
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,8 +31,9 @@ type restatement struct {
 	told       map[storage.EventNID]statetree.Tree // states before events that cannot be worked out, as another server told them
 	events     []*restated                         // in topological order
 	done       map[storage.EventNID]*restated
-	states     []storage.RoomState // what was logged of the room's state, made good
-	trees      []statetree.Tree    // those states
+	all        map[storage.EventNID]bool // those to be done
+	states     []storage.RoomState       // what was logged of the room's state, made good
+	trees      []statetree.Tree          // those states
 	completion *Completion
 }
 
@@ -73,28 +75,43 @@ func (r *room) partialEvents(ctx context.Context) ([]*Event, error) {
 	return topological(append(events, more...)), nil
 }
 
-// topological orders events so that prev events come before what follows on them.
+// topological orders events so that prev events come before what follows on them. Where they follow on one another in a circle, which up to room
+// version 2 they can, the one that came first is the first.
 func topological(events []*Event) []*Event {
 	waits := make(map[storage.EventNID]int, len(events))
 	children := make(map[storage.EventNID][]*Event)
+	byID := make(map[matrix.EventID]*Event, len(events))
 	for _, ev := range events {
 		waits[ev.NID] = 0
+		byID[ev.ID()] = ev
 	}
 	var ready []*Event
 	for _, ev := range events {
-		for _, p := range ev.prevs {
-			if _, ok := waits[p]; ok {
+		for _, id := range distinctIDs(ev.PrevEvents()) { // by their IDs: one may have come later
+			if p, ok := byID[id]; ok {
 				waits[ev.NID]++
-				children[p] = append(children[p], ev)
+				children[p.NID] = append(children[p.NID], ev)
 			}
 		}
 		if waits[ev.NID] == 0 {
 			ready = append(ready, ev)
 		}
 	}
-	slices.SortFunc(ready, func(a, b *Event) int { return int(a.NID - b.NID) })
+	byNumber := func(a, b *Event) int { return cmp.Compare(a.NID, b.NID) }
+	slices.SortFunc(ready, byNumber)
 	out := make([]*Event, 0, len(events))
-	for len(ready) > 0 {
+	var left []*Event
+	for len(out) < len(events) {
+		if len(ready) == 0 {
+			if left == nil {
+				left = slices.SortedFunc(slices.Values(events), byNumber)
+			}
+			for waits[left[0].NID] <= 0 {
+				left = left[1:]
+			}
+			ready = left[:1:1]
+			waits[left[0].NID] = 0
+		}
 		ev := ready[0]
 		ready = ready[1:]
 		out = append(out, ev)
@@ -174,6 +191,10 @@ func (rs *restatement) pass(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	rs.all = make(map[storage.EventNID]bool, len(events))
+	for _, ev := range events {
+		rs.all[ev.NID] = true
+	}
 	for _, ev := range events {
 		if rs.done[ev.NID] != nil {
 			continue
@@ -232,6 +253,9 @@ func (rs *restatement) before(ctx context.Context, ev *Event) (statetree.Tree, e
 	for _, id := range ev.PrevEvents() {
 		var t statetree.Tree
 		if p := known[id]; p != nil && !p.Outlier {
+			if p.Partial && rs.all[p.NID] {
+				continue // a circle
+			}
 			if p.Partial {
 				return t, errUntold
 			}
@@ -347,7 +371,11 @@ func (rs *restatement) head(ctx context.Context) (*head, error) {
 		if s.ev.Rejected || s.ev.SoftFailed {
 			continue
 		}
-		for _, p := range s.ev.prevs {
+		prevs, err := r.prevsOf(ctx, s.ev)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range prevs {
 			followed[p] = true
 		}
 		if s.appears() {
@@ -371,7 +399,11 @@ func (rs *restatement) head(ctx context.Context) (*head, error) {
 		case ev.Outlier:
 			continue
 		case ev.Rejected || ev.SoftFailed:
-			frontier = append(frontier, ev.prevs...)
+			prevs, err := r.prevsOf(ctx, ev)
+			if err != nil {
+				return nil, err
+			}
+			frontier = append(frontier, prevs...)
 			continue
 		}
 		after, err := r.treeAfter(ctx, ev)

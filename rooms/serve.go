@@ -539,9 +539,14 @@ func (e *Engine) ServeMissingEvents(ctx context.Context, origin matrix.ServerNam
 	var prevs []storage.EventNID
 	for id, ev := range known {
 		stop[id] = true
-		if !ev.Outlier {
-			prevs = append(prevs, ev.prevs...)
+		if ev.Outlier {
+			continue
 		}
+		before, err := r.prevsOf(ctx, ev)
+		if err != nil {
+			return nil, err
+		}
+		prevs = append(prevs, before...)
 	}
 	start, err := e.eventMap(ctx, prevs)
 	if err != nil {
@@ -582,11 +587,15 @@ func (r *room) walkBack(ctx context.Context, from []*Event, stop map[matrix.Even
 		if !visit(ev) {
 			return nil
 		}
-		prevs, err := r.e.eventMap(ctx, ev.prevs)
+		prevs, err := r.prevsOf(ctx, ev)
 		if err != nil {
 			return err
 		}
-		for _, p := range prevs {
+		before, err := r.e.eventMap(ctx, prevs)
+		if err != nil {
+			return err
+		}
+		for _, p := range before {
 			frontier = append(frontier, p)
 		}
 	}

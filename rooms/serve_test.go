@@ -313,3 +313,35 @@ func TestServersOfAnAlias(t *testing.T) {
 		t.Errorf("after she left: %v", got)
 	}
 }
+
+// What came before our own join, and was fetched since, is shown to others who come from behind it.
+func TestServingHistoryFromBeforeOurJoin(t *testing.T) {
+	n := newNetwork(t)
+	a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+	a.say(alice, room, "first")
+	b.join(bob, room, a)
+	n.settle()
+	c.join(c.user("carol"), room, a)
+	n.settle()
+	tips := a.tips(room)
+	want, err := a.ServeBackfill(ctx, c.name, room, tips, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := b.texts(bob, room); len(got) != 1 {
+		t.Fatal(got)
+	}
+	for _, restart := range []bool{false, true} {
+		if restart {
+			b.restart()
+		}
+		if got, err := b.ServeBackfill(ctx, c.name, room, tips, 100); err != nil || len(got) != len(want) {
+			t.Errorf("restarted %v: %d events are shown of %d: %v", restart, len(got), len(want), err)
+		}
+		if got, err := b.ServeMissingEvents(ctx, c.name, room, nil, tips, 100, 0); err != nil || len(got) != len(want)-1 {
+			t.Errorf("restarted %v: %d events are shown between of %d: %v", restart, len(got), len(want)-1, err)
+		}
+	}
+}
