@@ -1,6 +1,7 @@
 package rooms_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -155,5 +156,144 @@ func TestLeaveThatIsOutOfDate(t *testing.T) {
 		if more := n.count("c.example make_leave") - before; more != 0 {
 			t.Errorf("%d leaves were made", more)
 		}
+	})
+}
+
+// watched is a policy that tells of the local events that are about to be built.
+type watched struct{ senders chan matrix.UserID }
+
+func (w watched) CheckLocal(_ context.Context, ev *event.Event, _ bool) error {
+	w.senders <- ev.Sender()
+	return nil
+}
+func (watched) CheckRemote(context.Context, *event.Event, bool) bool { return false }
+func (watched) InitialState(context.Context, *rooms.CreateRequest) ([]rooms.StateInput, error) {
+	return nil, nil
+}
+
+// holdCommits keeps everything from being committed until the result is called.
+func (s *server) holdCommits() (release func()) {
+	open, held, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.db.Write(ctx, func(*storage.Tx) error {
+			close(held)
+			<-open
+			return nil
+		}); err != nil {
+			s.t.Error(err)
+		}
+	}()
+	<-held
+	return func() {
+		close(open)
+		<-done
+	}
+}
+
+// A user knocks, takes a knock back or rejects an invite while the last user of the server is about to have left: those in the room hear of it.
+func TestMembershipsWhileTheLastUserLeaves(t *testing.T) {
+	for _, what := range []string{"knock", "knock taken back", "invite rejected"} {
+		t.Run(what, func(t *testing.T) {
+			n, a, b, room := twoServers(t)
+			alice, bob, bella := a.user("alice"), b.user("bob"), b.user("bella")
+			a.set(alice, room, "m.room.join_rules", "", `{"join_rule":"knock"}`)
+			if what == "invite rejected" {
+				a.must(a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bella}))
+			}
+			n.settle()
+			if what == "knock taken back" {
+				b.must(b.Knock(ctx, rooms.MemberRequest{Room: room, Sender: bella}))
+				n.settle()
+			}
+			if _, err := b.db.Intern(ctx, string(bella)); err != nil { // or the knock would wait for the commit to do so
+				t.Fatal(err)
+			}
+			built := watched{make(chan matrix.UserID, 10)}
+			b.stop()
+			b.policy = built
+			b.start()
+			asked := make(chan struct{}, 10)
+			n.mu.Lock()
+			n.hold = func(_, _ matrix.ServerName, call string) error {
+				asked <- struct{}{}
+				return nil
+			}
+			n.mu.Unlock()
+			release := b.holdCommits()
+			left, done := make(chan error, 1), make(chan error, 1)
+			go func() {
+				_, err := b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob})
+				left <- err
+			}()
+			<-built.senders
+			want := "leave"
+			do := b.Leave
+			if what == "knock" {
+				want, do = "knock", b.Knock
+			}
+			go func() {
+				_, err := do(ctx, rooms.MemberRequest{Room: room, Sender: bella, Via: []matrix.ServerName{a.name}})
+				done <- err
+			}()
+			select {
+			case <-built.senders:
+			case <-asked:
+			}
+			release()
+			for _, err := range []error{<-left, <-done} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			n.settle()
+			for _, s := range []*server{a, b} {
+				s.expectMembership(bob, room, "leave")
+				s.expectMembership(bella, room, want)
+			}
+		})
+	}
+}
+
+// An invite is rejected while the server that it came from cannot be reached, and another one in the room has not heard of it yet.
+func TestLeaveIsToldToTheInviter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b, room := twoServers(t)
+		c := n.server("c.example")
+		alice, carol := a.user("alice"), c.user("carol")
+		n.split(a, b, true)
+		a.must(a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: carol}))
+		a.flush() // in vain
+		n.split(a, c, true)
+		c.must(c.Leave(ctx, rooms.MemberRequest{Room: room, Sender: carol, Via: []matrix.ServerName{b.name}}))
+		c.expectMembership(carol, room, "leave")
+		n.split(a, c, false)
+		n.split(a, b, false)
+		time.Sleep(10 * time.Minute)
+		n.settle()
+		a.expectMembership(carol, room, "leave")
+		before := n.count("c.example make_leave")
+		time.Sleep(24 * time.Hour)
+		if again := n.count("c.example make_leave") - before; again != 0 {
+			t.Errorf("told %d times more", again)
+		}
+	})
+}
+
+// Nobody waits for long to be rid of an invite of a server that does not answer.
+func TestLeaveBesideSilentServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, _, room := twoServers(t)
+		c := n.server("c.example")
+		carol := c.user("carol")
+		a.must(a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: a.user("alice"), Target: carol}))
+		n.settle()
+		quiet := n.silence(a.name)
+		within(t, 10*time.Second, "the leave", func() { c.must(c.Leave(ctx, rooms.MemberRequest{Room: room, Sender: carol})) })
+		c.expectMembership(carol, room, "leave")
+		quiet.stop()
+		time.Sleep(10 * time.Minute)
+		n.settle()
+		a.expectMembership(carol, room, "leave")
 	})
 }

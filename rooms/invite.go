@@ -513,7 +513,7 @@ func (r *room) setApart(ctx context.Context, parsed *event.Event, user matrix.Us
 		return err
 	}
 	defer r.unlockInbound()
-	if resident, err := r.resident(ctx); err != nil || resident {
+	if in, err := r.inside(ctx); err != nil || in {
 		return err
 	}
 	known, err := r.eventsByID(ctx, []matrix.EventID{parsed.ID()})

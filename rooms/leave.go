@@ -1,12 +1,15 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
 	"net/http"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
@@ -88,34 +91,105 @@ func (e *Engine) leave(ctx context.Context, q MemberRequest, away bool) (matrix.
 		return "", err
 	}
 	if resident {
-		return r.appendMember(ctx, q, content, nil)
+		id, err := r.appendMember(ctx, q, content, r.mayTurnDown)
+		if !errors.Is(err, errElsewhere) || !away {
+			return id, err
+		}
 	}
 	if !away {
 		return "", errElsewhere
 	}
+	leave, through, err := e.leaveAway(ctx, q, content, leavePatience)
+	if err == nil {
+		return leave.ID(), e.taken(ctx, through, r, leave, m.Membership, nil)
+	}
+	if in, failed := r.inside(ctx); in || failed != nil {
+		return "", cmp.Or(failed, err)
+	}
+	// Nobody in the room can be reached, or they have forgotten the invite: the user is rid of it all the same.
+	e.log.Info().Err(err).Int64("room", int64(r.nid)).Msg("a leave stays local")
 	var untold func(context.Context, *storage.Tx, *Event) error
-	leave, err := e.leaveAway(ctx, q, content)
-	if err != nil {
-		// Nobody in the room can be reached, or they have forgotten the invite: the user is rid of it all the same.
-		e.log.Info().Err(err).Int64("room", int64(r.nid)).Msg("a leave stays local")
-		if !matrix.HasCode(err, "M_FORBIDDEN") {
-			if untold, err = e.tellLater(ctx, r, q); err != nil {
-				return "", err
-			}
-		}
-		if leave, err = e.leaveAlone(ctx, r, q, m, content); err != nil {
+	if !nothingToLeave(err) {
+		if untold, err = e.tellLater(ctx, r, q); err != nil {
 			return "", err
 		}
+	}
+	if leave, err = e.leaveAlone(ctx, r, q, m, content); err != nil {
+		return "", err
 	}
 	return leave.ID(), r.setApart(context.WithoutCancel(ctx), leave, q.Sender, m.Membership, nil, untold)
 }
 
-// leaveAway has another server put the leave into the room. spec: ss/makeLeave, ss/sendLeaveV2
-func (e *Engine) leaveAway(ctx context.Context, q MemberRequest, content []byte) (leave *event.Event, err error) {
+// mayTurnDown is asked under the room's lock before an invite is rejected here, or a knock taken back: errElsewhere if the state lacks members and
+// does not have it, or if nobody of this server is in the room by now, so that the others would not hear of it.
+func (r *room) mayTurnDown(v headView, current string) error {
+	switch {
+	case current == "join":
+		return nil
+	case current != "invite" && current != "knock" && r.head.partial():
+		return errElsewhere
+	}
+	return r.stillHere(v)
+}
+
+// inside says whether this server takes part in a room as of its head, and those who are in it do not say otherwise.
+func (r *room) inside(ctx context.Context) (bool, error) {
+	if resident, err := r.resident(ctx); err != nil || !resident || r.e.refusedHere(r.nid) {
+		return false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(ctx); err != nil {
+		return false, err
+	}
+	err := r.stillHere(headView{ctx, r, r.head.state})
+	if errors.Is(err, errElsewhere) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// taken makes a membership event of a local user count which another server has taken for the room. stripped is what that shows of the room, nil
+// for nothing.
+func (e *Engine) taken(ctx context.Context, server matrix.ServerName, r *room, made *event.Event, previous storage.Membership, stripped [][]byte) error {
+	ctx = context.WithoutCancel(ctx) // the room has it, even if the client has gone away
+	in, err := r.inside(ctx)
+	if err != nil {
+		return err
+	}
+	if in {
+		return e.receive(ctx, server, r, []*event.Event{made})[0]
+	}
+	key, _ := made.StateKey()
+	return r.setApart(ctx, made, matrix.UserID(key), previous, stripped, nil)
+}
+
+// leavePatience is how long who rejects an invite, or takes back a knock, waits for the servers in the room. After that they are told later.
+const leavePatience = 5 * time.Second
+
+// errUnheard is in the error about a leave if not all servers that were asked to take it have answered.
+var errUnheard = errors.New("rooms: some servers did not answer")
+
+// nothingToLeave says of a failed leaveAway that those in the room do not know the user as invited, and need not be told.
+func nothingToLeave(err error) bool {
+	return matrix.HasCode(err, "M_FORBIDDEN") && !errors.Is(err, errIsolatedRoom) && !errors.Is(err, errUnheard)
+}
+
+// leaveAway has another server put the leave into the room, and returns which. spec: ss/makeLeave, ss/sendLeaveV2
+func (e *Engine) leaveAway(ctx context.Context, q MemberRequest, content []byte, patience time.Duration) (leave *event.Event, through matrix.ServerName, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var unheard atomic.Bool
+	note := func(err error) error {
+		if err != nil && !answers(err) {
+			unheard.Store(true)
+		}
+		return err
+	}
 	err = throughServers(ctx, e, q, func(ctx context.Context, server matrix.ServerName) (*event.Event, error) {
 		made, err := e.remote.MakeLeave(ctx, server, q.Room, q.Sender)
 		if err != nil {
-			return nil, err
+			return nil, note(err)
 		}
 		t, err := readTemplate(made, q.Room, q.Sender, "leave")
 		if err != nil {
@@ -123,10 +197,13 @@ func (e *Engine) leaveAway(ctx context.Context, q MemberRequest, content []byte)
 		}
 		return e.complete(t, content, q.Timestamp)
 	}, func(w *wayIn, made *event.Event) error {
-		leave = made
-		return e.remote.SendLeave(ctx, w.server, q.Room, leave.ID(), leave.JSON())
+		leave, through = made, w.server
+		return note(e.remote.SendLeave(ctx, w.server, q.Room, leave.ID(), leave.JSON()))
 	})
-	return leave, err
+	if err != nil && unheard.Load() {
+		err = errors.Join(err, errUnheard)
+	}
+	return leave, through, err
 }
 
 // receiveApart takes events of a room in which this server does not take part. All that can concern us is that a local user's
@@ -303,14 +380,17 @@ func (e *Engine) knockHere(ctx context.Context, q MemberRequest, content []byte)
 		return "", err
 	}
 	defer r.release()
-	resident, err := r.resident(ctx)
-	if err != nil {
+	if resident, err := r.resident(ctx); err != nil {
 		return "", err
-	}
-	if !resident {
+	} else if !resident || e.refusedHere(r.nid) {
 		return "", errElsewhere
 	}
-	return r.appendMember(ctx, q, content, nil)
+	return r.appendMember(ctx, q, content, func(v headView, current string) error {
+		if current == "" && r.head.partial() {
+			return errElsewhere // whether the user is banned is known there
+		}
+		return r.stillHere(v)
+	})
 }
 
 // knockAway has another server put the knock into the room. spec: ss/makeKnock, ss/sendKnock
@@ -349,5 +429,5 @@ func (e *Engine) sendKnock(ctx context.Context, server matrix.ServerName, q Memb
 	if err != nil {
 		return err
 	}
-	return r.setApart(ctx, knock, q.Sender, m.Membership, e.knockState(ctx, made.version, q.Room, stripped), nil)
+	return e.taken(ctx, server, r, knock, m.Membership, e.knockState(ctx, made.version, q.Room, stripped))
 }

@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -143,14 +142,11 @@ func (e *Engine) tryToTell(ctx context.Context, r *room, l storage.UntoldLeave) 
 	if err := json.Unmarshal(l.Servers, &q.Via); err != nil {
 		return false, err
 	}
-	trying, cancel := context.WithTimeout(ctx, untoldTime)
-	defer cancel()
-	if _, err = e.leaveAway(trying, q, leave.Content()); err != nil {
+	if _, _, err = e.leaveAway(ctx, q, leave.Content(), untoldTime); err != nil {
 		e.log.Debug().Err(err).Int64("room", int64(l.Room)).Int("tries", l.Tries).Msg("a leave is not told")
 	}
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
-	// A refusal comes from a server in the room: there is nothing to take back.
-	return err == nil || matrix.HasCode(err, "M_FORBIDDEN") && !errors.Is(err, errIsolatedRoom), nil
+	return err == nil || nothingToLeave(err), nil
 }

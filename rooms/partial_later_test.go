@@ -53,3 +53,37 @@ func TestPartialJoinPrevComesLater(t *testing.T) {
 	p.complete(bob)
 	p.agree()
 }
+
+// A user's invite, and whether one may knock, is not in a state without members: who has joined meanwhile does not keep the user from turning the
+// invite down, nor from knocking.
+func TestPartialJoinBesideInviteAndKnock(t *testing.T) {
+	var bella matrix.UserID
+	p := newPartialJoin(t, rooms.CreateRequest{Name: "x"}, func(p *partialJoin) {
+		bella = p.b.user("bella")
+		p.a.must(p.a.Invite(ctx, rooms.MemberRequest{Room: p.room, Sender: p.a.user("alice"), Target: bella}))
+		p.a.must(p.a.Ban(ctx, rooms.MemberRequest{Room: p.room, Sender: p.a.user("alice"), Target: p.b.user("bad")}))
+	})
+	p.a.set(p.a.user("alice"), p.room, "m.room.join_rules", "", `{"join_rule":"knock"}`)
+	p.n.settle()
+	p.b.must(p.b.Leave(ctx, rooms.MemberRequest{Room: p.room, Sender: bella}))
+	p.b.must(p.b.Knock(ctx, rooms.MemberRequest{Room: p.room, Sender: p.b.user("bea")}))
+	if _, err := p.b.Knock(ctx, rooms.MemberRequest{Room: p.room, Sender: p.b.user("bad")}); !matrix.HasCode(err, "M_FORBIDDEN") {
+		t.Error("who is banned knocks:", err)
+	}
+	for user, want := range map[matrix.UserID]string{bella: "leave", p.b.user("bea"): "knock", p.b.user("bad"): ""} {
+		p.b.expectMembership(user, p.room, want)
+	}
+	p.n.split(p.a, p.b, true)
+	p.n.split(p.c, p.b, true)
+	if _, err := p.b.Leave(ctx, rooms.MemberRequest{Room: p.room, Sender: p.b.user("bea")}); err != nil {
+		t.Error("a knock that is known is not taken back:", err)
+	}
+	p.n.split(p.a, p.b, false)
+	p.n.split(p.c, p.b, false)
+	p.n.settle()
+	p.complete(p.b.user("bob"))
+	p.agree()
+	for user, want := range map[matrix.UserID]string{bella: "leave", p.b.user("bea"): "leave", p.b.user("bad"): "ban"} {
+		p.b.expectMembership(user, p.room, want)
+	}
+}
