@@ -97,6 +97,8 @@ func (s inquiry[T]) run(ctx context.Context, e *Engine) (bool, error) {
 			}
 			if ctx.Err() == nil {
 				s.failed(f.server, f.err)
+			}
+			if ctx.Err() == nil { // it may be over with that failure
 				start()
 			}
 		case <-overtake:

@@ -220,6 +220,29 @@ func TestJoinThatIsNotAnswered(t *testing.T) {
 	}
 }
 
+// The server that made a join refuses it: nobody else is given that one. Another server may make one of its own.
+func TestJoinThatIsRefused(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	c := n.server("c.example")
+	carol := c.user("carol")
+	n.mu.Lock()
+	n.hold = func(_, to matrix.ServerName, call string) error {
+		if call == "send_join" && to == a.name {
+			return matrix.Forbidden("not here")
+		}
+		return nil
+	}
+	n.mu.Unlock()
+	c.must(c.Join(ctx, rooms.MemberRequest{Room: room, Sender: carol, Via: []matrix.ServerName{a.name, b.name}}))
+	if n.count("c.example make_join") != 2 || n.count("c.example send_join") != 2 {
+		t.Errorf("%d joins made, %d sent", n.count("c.example make_join"), n.count("c.example send_join"))
+	}
+	n.settle()
+	for _, s := range []*server{a, b} {
+		s.expectMembership(carol, room, "join")
+	}
+}
+
 // Rooms whose servers let us in and never say who is in them do not keep those of others from becoming whole.
 func TestResyncBesideSilentServers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
