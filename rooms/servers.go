@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"hanok/matrix"
+	"hanok/matrix/policyserver"
 	"hanok/storage"
 	"hanok/storage/statetree"
 )
@@ -18,7 +19,8 @@ import (
 // at the event (it joins through another server), that other server sends the event, and there is nobody for us to send it to.
 //
 // What we let in for another server we have to send to all that are in the room (spec: ss/sendJoinV2), also to those that came, like this
-// server maybe, after what another resident made it upon.
+// server maybe, after what another resident made it upon. Servers may also have come into the room after the state before an event of our own,
+// which is asked about elsewhere before it is a part of the room: an invite, and all where there is a policy server.
 func (e *Engine) ServersAt(ctx context.Context, ev *Event) ([]matrix.ServerName, error) {
 	if e.isolation.has(ev.RoomID()) {
 		return nil, nil
@@ -46,17 +48,30 @@ func (e *Engine) ServersAt(ctx context.Context, ev *Event) ([]matrix.ServerName,
 	if joined[e.server] == 0 && !letIn {
 		return nil, nil
 	}
-	if letIn || membership && ev.Membership() == "invite" {
+	invite := membership && ev.Membership() == "invite"
+	policed, err := e.lookup(ctx, e.treeBefore(ev), policyserver.EventType, "")
+	if err != nil {
+		return nil, err
+	}
+	if letIn || invite || policed != 0 {
 		now, err := e.JoinedServers(ctx, ev.RoomID())
 		if err != nil {
 			return nil, err
 		}
-		if letIn {
-			more = append(more, now...)
+		for _, s := range now {
+			shown := letIn || invite
+			if !shown && joined[s] == 0 {
+				if shown, err = (&serverView{e: e, server: s}).sees(ctx, ev); err != nil {
+					return nil, err
+				}
+			}
+			if shown {
+				more = append(more, s)
+			}
 		}
 		// The invited server got the invite by the invite endpoint. As an event it is for one that is in the room, or was when
 		// it was invited.
-		membership = membership && (ev.Membership() != "invite" || slices.Contains(now, domain(key)))
+		membership = membership && (!invite || slices.Contains(now, domain(key)))
 	}
 	if membership {
 		more = append(more, domain(key))
