@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -297,34 +298,31 @@ func (e *Engine) MissedBy(ctx context.Context, join *Event) ([]*Event, error) {
 	})...), err
 }
 
-// maxBeside bounds the events that are sent to a server because they came while its join was made.
+// maxBeside is among how many events that came last those are looked for which are sent to a server because they came while its join was made.
 const maxBeside = 50
 
-// beside lists what came into the room after what a join was made upon and before the join itself, as far as its server may see it. Nobody sends that server
+// beside lists what came into the room before a join and not before what it was made upon, as far as its server may see it. Nobody sends that server
 // these events, since it was not in the room when they were made, and nothing that it has refers to them: it would learn of them with the next
 // event only, which may be a long time off.
 func (e *Engine) beside(ctx context.Context, join *Event) ([]*Event, error) {
-	if len(join.prevs) < len(distinctIDs(join.PrevEvents())) {
+	if len(join.prevs) < max(len(distinctIDs(join.PrevEvents())), 1) {
 		return nil, nil
 	}
 	prevs, err := e.eventsByNID(ctx, join.prevs)
 	if err != nil {
 		return nil, err
 	}
-	var since storage.Position
-	for _, p := range prevs {
-		since = max(since, p.Pos)
-	}
-	if since == 0 {
-		return nil, nil
-	}
-	nids, err := storage.TimelineBackward(ctx, e.db, join.RoomNID, since, join.Pos-1, maxBeside)
-	if err != nil {
+	// Which are those cannot be told by their positions: another server, which has met events in another order, may have made the join.
+	nids, err := storage.TimelineBackward(ctx, e.db, join.RoomNID, 0, join.Pos-1, maxBeside)
+	if err != nil || len(nids) == 0 {
 		return nil, err
 	}
 	slices.Reverse(nids)
 	events, err := e.eventsByNID(ctx, nids)
 	if err != nil {
+		return nil, err
+	}
+	if events, err = e.withoutBefore(ctx, join.RoomNID, events, prevs); err != nil {
 		return nil, err
 	}
 	v := &serverView{e: e, server: domain(join.Sender())}
@@ -339,6 +337,22 @@ func (e *Engine) beside(ctx context.Context, join *Event) ([]*Event, error) {
 		}
 	}
 	return out, nil
+}
+
+// withoutBefore leaves out of some events of a room those that are, or come before, others.
+func (e *Engine) withoutBefore(ctx context.Context, room storage.RoomNID, events, others []*Event) ([]*Event, error) {
+	r, err := e.roomByNID(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	defer r.release()
+	lowest := slices.MinFunc(events, func(a, b *Event) int { return cmp.Compare(a.Depth(), b.Depth()) }).Depth()
+	before := make(map[storage.EventNID]bool)
+	err = r.walkBack(ctx, others, nil, lowest, func(ev *Event) bool {
+		before[ev.NID] = true
+		return true
+	})
+	return slices.DeleteFunc(events, func(ev *Event) bool { return before[ev.NID] }), err
 }
 
 // MakeLeave makes a leave for a user of origin. spec: ss/makeLeave

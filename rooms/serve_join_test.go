@@ -2,6 +2,7 @@ package rooms_test
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -110,5 +111,63 @@ func TestSendJoinToWhoCameLater(t *testing.T) {
 				t.Errorf("%s says that %s is %q: %v", s.name, u, m.Membership, err)
 			}
 		}
+	}
+}
+
+// What came into a room beside what a join was made upon is sent to the server that joins: also where that has no place in the timeline, and where
+// another server has made the join.
+func TestBesideAJoin(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	alice, bob := a.user("alice"), b.user("bob")
+	missed := func(user matrix.UserID) (bodies []string) {
+		t.Helper()
+		m, err := a.MembershipOf(ctx, room, user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		join, err := a.Event(ctx, m.Event)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events, err := a.MissedBy(ctx, join)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ev := range events {
+			body, _ := ev.ContentString("body")
+			bodies = append(bodies, body)
+		}
+		return bodies
+	}
+	a.say(alice, room, "before")
+	n.settle()
+	dummy := b.forge(room, event.Proto{Sender: bob, Type: event.DummyType})
+	for _, s := range []*server{a, b} {
+		if r := s.receive(b, room, dummy.JSON()); r[0].Err != nil {
+			t.Fatal(r[0].Err)
+		}
+	}
+	c, d := n.server("c.example"), n.server("d.example")
+	carol, dora := c.user("carol"), d.user("dora")
+	n.hold = func(from, to matrix.ServerName, call string) error {
+		switch {
+		case from == c.name && call == "send_join":
+			a.say(alice, room, "beside a dummy event")
+		case from == d.name && to == b.name && call == "send_join":
+			return errUnreachable
+		}
+		return nil
+	}
+	c.join(carol, room, a)
+	if got := missed(carol); !slices.Equal(got, []string{"beside a dummy event"}) {
+		t.Errorf("%q", got)
+	}
+	n.settle()
+	a.say(alice, room, "unknown to the other")
+	b.say(bob, room, "what the join is made upon")
+	b.flush()
+	d.join(dora, room, b, a)
+	if got := missed(dora); !slices.Equal(got, []string{"unknown to the other"}) {
+		t.Errorf("%q", got)
 	}
 }
