@@ -112,7 +112,7 @@ func (s *Scheduler) Schedule(ctx context.Context, q Request) (string, error) {
 			}
 		}
 		now := s.now()
-		if err := storage.ForgetDelayedEvents(ctx, tx, now-matrix.Timestamp(keepFinalised.Milliseconds()), ev.Sender, maxKeptFinalised); err != nil {
+		if err := storage.ForgetDelayedEvents(ctx, tx, now.Add(-keepFinalised), ev.Sender, maxKeptFinalised); err != nil {
 			return err
 		}
 		n, first, err := storage.CountDelayedEvents(ctx, tx, ev.Sender)

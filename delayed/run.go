@@ -125,6 +125,6 @@ func (s *Scheduler) sendOne(ctx context.Context, id string) error {
 	}
 	s.Log.Error().Err(err).Msg("a delayed event was not sent; it is tried again")
 	return s.DB.Write(ctx, func(tx *storage.Tx) error {
-		return storage.PostponeDelayedEvent(ctx, tx, ev.ID, s.now()+matrix.Timestamp(retryAfter.Milliseconds()))
+		return storage.PostponeDelayedEvent(ctx, tx, ev.ID, s.now().Add(retryAfter))
 	})
 }

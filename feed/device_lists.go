@@ -7,7 +7,21 @@ import (
 
 	"hanok/matrix"
 	"hanok/rooms"
+	"hanok/users"
 )
+
+// FollowMembers tells device lists, after a commit, of users who joined a room and who ceased to be joined, and of servers that are back in one
+// without knowing: lists are kept for those who share rooms only.
+func FollowMembers(lists *users.DeviceLists, u *rooms.Update) {
+	for _, m := range u.Memberships {
+		if joined := m.Current == "join"; joined != (m.Previous == "join") {
+			lists.MembershipChanged(m.User, u.Room, joined)
+		}
+		if m.Revived && !m.Local {
+			lists.ServerReturned(m.User.Server(), u.Room)
+		}
+	}
+}
 
 // deviceListChanges collects whom the user met in a room, and whom the user no longer sees in one.
 type deviceListChanges struct {

@@ -342,7 +342,7 @@ func (c *connections) get(ctx context.Context, owner connectionOwner, version st
 	if conn.owner != owner {
 		return nil, errUnknownPos()
 	}
-	if now-conn.usedAt > matrix.Timestamp(usedGranularity.Milliseconds()) {
+	if now-conn.usedAt > matrix.Span(usedGranularity) {
 		if err := c.db.Write(ctx, func(tx *storage.Tx) error { return storage.TouchSlidingConnection(ctx, tx, version, now) }); err != nil {
 			return nil, fmt.Errorf("sliding sync connection: %w", err)
 		}
@@ -371,7 +371,7 @@ func (c *connections) put(ctx context.Context, owner connectionOwner, from stora
 			return err
 		}
 		if from == 0 {
-			if err := storage.ExpireSlidingConnections(ctx, tx, now-matrix.Timestamp(connectionsKept.Milliseconds())); err != nil {
+			if err := storage.ExpireSlidingConnections(ctx, tx, now.Add(-connectionsKept)); err != nil {
 				return err
 			}
 		}

@@ -247,6 +247,12 @@ func (t Timestamp) Time() time.Time { return time.UnixMilli(int64(t)) }
 // TimestampOf converts from the standard library's type.
 func TimestampOf(t time.Time) Timestamp { return Timestamp(t.UnixMilli()) }
 
+// Span is how much later than another a timestamp is after d.
+func Span(d time.Duration) Timestamp { return Timestamp(d.Milliseconds()) }
+
+// Add is what t is after d.
+func (t Timestamp) Add(d time.Duration) Timestamp { return t + Span(d) }
+
 // userIDChar has the characters of the current grammar of user ID localparts.
 var userIDChar = charset("abcdefghijklmnopqrstuvwxyz0123456789-.=_/+")
 

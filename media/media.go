@@ -156,7 +156,7 @@ func (r *Repository) Upload(ctx context.Context, user matrix.UserID, up Upload) 
 func (r *Repository) Create(ctx context.Context, user matrix.UserID) (u URI, expires matrix.Timestamp, err error) {
 	u = URI{Server: r.o.Server, ID: newID()}
 	now := r.now()
-	expires = now + matrix.Timestamp(pendingLifetime.Milliseconds())
+	expires = now.Add(pendingLifetime)
 	err = r.o.DB.Write(ctx, func(tx *storage.Tx) error {
 		_, pending, err := storage.MediaUsage(ctx, tx, user, now)
 		if err != nil {
@@ -393,7 +393,7 @@ func (r *Repository) sweep(ctx context.Context) error {
 		return nil
 	}
 	for {
-		stale, err := storage.FindStaleMedia(ctx, r.o.DB, now-matrix.Timestamp(r.o.RemoteMaxAge.Milliseconds()), 100)
+		stale, err := storage.FindStaleMedia(ctx, r.o.DB, now.Add(-r.o.RemoteMaxAge), 100)
 		if err != nil || len(stale) == 0 {
 			return err
 		}

@@ -234,7 +234,7 @@ func TestUploadLater(t *testing.T) {
 	ctx := context.Background()
 	f := open(t, storagetest.Open(t), nil)
 	u, expires, err := f.Create(ctx, "@alice:test")
-	if err != nil || expires != matrix.Timestamp(f.now.Load())+matrix.Timestamp(pendingLifetime.Milliseconds()) {
+	if err != nil || expires != matrix.Timestamp(f.now.Load())+matrix.Span(pendingLifetime) {
 		t.Fatal(u, expires, err)
 	}
 	_, err = f.Open(ctx, Get{URI: u})

@@ -218,9 +218,9 @@ func (s *Sender) judge(ctx context.Context, d *delivery, answer reply, a *Attemp
 	a.Result = "failed"
 	failing := d.wait(s.now(), maxWait, true)
 	if asked := min(answer.retryAfter, maxWait); asked > 0 {
-		d.progress.RetryAt = max(d.progress.RetryAt, s.now()+matrix.Timestamp(asked.Milliseconds()))
+		d.progress.RetryAt = max(d.progress.RetryAt, s.now().Add(asked))
 	}
-	if answer.malformed() && failing >= matrix.Timestamp(refusedFor.Milliseconds()) {
+	if answer.malformed() && failing >= matrix.Span(refusedFor) {
 		a.Result = "dropped" // the next may be better
 	}
 	return outcome{waits: true}

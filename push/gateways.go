@@ -220,5 +220,5 @@ const (
 
 // backoff is how long to wait after failing for some time.
 func backoff(failing matrix.Timestamp, most time.Duration) matrix.Timestamp {
-	return min(max(failing/2, matrix.Timestamp(minWait.Milliseconds())), matrix.Timestamp(most.Milliseconds()))
+	return min(max(failing/2, matrix.Span(minWait)), matrix.Span(most))
 }

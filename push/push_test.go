@@ -20,7 +20,7 @@ func TestBackoff(t *testing.T) {
 	for failing, want := range map[time.Duration]time.Duration{
 		0: time.Second, time.Second: time.Second, 10 * time.Second: 5 * time.Second, time.Hour: 30 * time.Minute, 1000 * time.Hour: 30 * time.Minute,
 	} {
-		if got := backoff(matrix.Timestamp(failing.Milliseconds()), maxWait); got != matrix.Timestamp(want.Milliseconds()) {
+		if got := backoff(matrix.Span(failing), maxWait); got != matrix.Span(want) {
 			t.Errorf("after %v: %d ms, want %v", failing, got, want)
 		}
 	}

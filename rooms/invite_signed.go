@@ -53,7 +53,7 @@ func (e *Engine) settleSignedInvites(room storage.RoomNID) {
 
 // settleAllSignedInvites does so for all rooms, after a start, and forgets invites that nobody waits for any more.
 func (e *Engine) settleAllSignedInvites(ctx context.Context) error {
-	oldest := e.now() - matrix.Timestamp(signedInviteLife.Milliseconds())
+	oldest := e.now().Add(-signedInviteLife)
 	if err := e.db.Write(ctx, func(tx *storage.Tx) error { return storage.DropSignedInvitesBefore(ctx, tx, oldest) }); err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (e *Engine) takeSignedInvite(ctx context.Context, r *room, i storage.Signed
 	if _, ok := matrix.AsError(refused); refused != nil && !ok {
 		return refused
 	}
-	if known[ev.ID()] != nil || refused != nil || m.Membership == storage.MembershipBan || i.TS < e.now()-matrix.Timestamp(signedInviteLife.Milliseconds()) {
+	if known[ev.ID()] != nil || refused != nil || m.Membership == storage.MembershipBan || i.TS < e.now().Add(-signedInviteLife) {
 		return e.db.Write(ctx, func(tx *storage.Tx) error { return drop(ctx, tx) })
 	}
 	return r.setApart(ctx, ev, user, m.Membership, slices.Collect(canonicaljson.Elements(i.State)), nil)

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"hanok/matrix"
 	"hanok/storage"
 )
 
@@ -36,7 +35,7 @@ func (e *Engine) tellLater(ctx context.Context, r *room, q MemberRequest) (func(
 	return func(ctx context.Context, tx *storage.Tx, leave *Event) error {
 		now := e.now()
 		err := storage.PutUntoldLeave(ctx, tx, storage.UntoldLeave{
-			Room: r.nid, User: leave.skey, Event: leave.NID, Servers: servers, Since: now, Next: now + matrix.Timestamp(untoldFirst.Milliseconds()),
+			Room: r.nid, User: leave.skey, Event: leave.NID, Servers: servers, Since: now, Next: now.Add(untoldFirst),
 		})
 		if err == nil {
 			tx.OnVisible(func() {
@@ -73,7 +72,7 @@ func (e *Engine) tellLeaves(ctx context.Context) {
 
 // tellDueLeaves tries those whose time has come, and returns how long it is to the next.
 func (e *Engine) tellDueLeaves(ctx context.Context) (time.Duration, error) {
-	leaves, err := storage.UntoldLeaves(ctx, e.db, e.now()+matrix.Timestamp(untoldLast.Milliseconds()), untoldBatch)
+	leaves, err := storage.UntoldLeaves(ctx, e.db, e.now().Add(untoldLast), untoldBatch)
 	if err != nil {
 		return 0, err
 	}
@@ -108,11 +107,11 @@ func (e *Engine) tellLeave(ctx context.Context, l storage.UntoldLeave) error {
 		return err
 	}
 	return e.db.Write(ctx, func(tx *storage.Tx) error {
-		if over || l.Since < e.now()-matrix.Timestamp(untoldLife.Milliseconds()) {
+		if over || l.Since < e.now().Add(-untoldLife) {
 			return storage.DropUntoldLeave(ctx, tx, l)
 		}
 		l.Tries++
-		l.Next = e.now() + matrix.Timestamp(min(untoldFirst<<min(l.Tries, 20), untoldLast).Milliseconds())
+		l.Next = e.now().Add(min(untoldFirst<<min(l.Tries, 20), untoldLast))
 		return storage.PutUntoldLeave(ctx, tx, l)
 	})
 }

@@ -382,7 +382,7 @@ func (e *Engine) PartialAudience(ctx context.Context, server matrix.ServerName) 
 		if !slices.Contains(pr.servers, server) || e.isolation.has(pr.id) {
 			continue
 		}
-		local, err := e.localMembers(ctx, pr.nid)
+		local, err := e.LocalUsers(ctx, pr.id)
 		if err != nil {
 			return nil, err
 		}
@@ -390,20 +390,6 @@ func (e *Engine) PartialAudience(ctx context.Context, server matrix.ServerName) 
 	}
 	slices.Sort(out)
 	return slices.Compact(out), nil
-}
-
-// localMembers lists the joined local users of a room.
-func (e *Engine) localMembers(ctx context.Context, room storage.RoomNID) ([]matrix.UserID, error) {
-	r, err := e.roomByNID(ctx, room)
-	if err != nil {
-		return nil, err
-	}
-	defer r.release()
-	c, err := r.current(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return c.local, nil
 }
 
 // SharesPartialRoom reports whether a server was in one of our rooms whose state is partial when we joined: its users may be in it.
@@ -505,7 +491,7 @@ func (e *Engine) knownJoined(ctx context.Context, room storage.RoomNID, joined i
 	if pr == nil {
 		return joined, nil
 	}
-	local, err := e.localMembers(ctx, room)
+	local, err := e.LocalUsers(ctx, pr.id)
 	return max(joined, len(pr.servers)+len(local)), err
 }
 

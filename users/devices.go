@@ -234,7 +234,7 @@ func (d *Devices) run(ctx context.Context) error {
 // flush stores what is due: of a device that is always busy, one write per interval.
 func (d *Devices) flush(ctx context.Context, all bool) error {
 	now := d.now()
-	old := now - matrix.Timestamp(seenInterval.Milliseconds())
+	old := now.Add(-seenInterval)
 	var due []storage.Device
 	d.mu.Lock()
 	for k, s := range d.seen {

@@ -162,7 +162,7 @@ func (k *Keys) queryRemote(ctx context.Context, out *QueryResult, requester matr
 	}
 	// The lists of those who share a room are followed from now on: from before they are asked
 	// for, so that no change in between is missed.
-	if err := k.lists.track(ctx, shared, k.now()+matrix.Timestamp(k.RemoteTimeout.Milliseconds())); err != nil {
+	if err := k.lists.track(ctx, shared, k.now().Add(k.RemoteTimeout)); err != nil {
 		return err
 	}
 	asking, cancel := context.WithTimeout(ctx, k.RemoteTimeout)

@@ -255,7 +255,7 @@ func (a *Accounts) validNonce(nonce string) bool {
 		return false
 	}
 	age := a.now() - matrix.Timestamp(binary.BigEndian.Uint64(b))
-	return age >= 0 && age <= matrix.Timestamp(nonceLifetime.Milliseconds())
+	return age >= 0 && age <= matrix.Span(nonceLifetime)
 }
 
 var errNoSharedSecret = matrix.Errorf(http.StatusNotFound, "M_UNRECOGNIZED", "Shared secret registration is not enabled")

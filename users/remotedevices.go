@@ -122,7 +122,7 @@ const refetchAfter = 2 * time.Second
 
 // fetchAgain has the list of a user fetched again that is cached.
 func (d *DeviceLists) fetchAgain(ctx context.Context, tx *storage.Tx, l storage.RemoteDeviceList) error {
-	soon := matrix.Timestamp(refetchAfter.Milliseconds())
+	soon := matrix.Span(refetchAfter)
 	switch {
 	case !l.Stale: // RetryAt is when it was fetched
 		l.RetryAt = max(l.RetryAt+soon, d.now())

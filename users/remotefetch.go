@@ -169,7 +169,7 @@ func (d *DeviceLists) lease(ctx context.Context) (due []storage.RemoteDeviceList
 			return err
 		}
 		for _, l := range due {
-			l.RetryAt = d.now() + matrix.Timestamp(fetchLease.Milliseconds())
+			l.RetryAt = d.now().Add(fetchLease)
 			if err := storage.PutRemoteDeviceList(ctx, tx, l); err != nil {
 				return err
 			}
@@ -310,7 +310,7 @@ func (d *DeviceLists) retryLater(ctx context.Context, tx *storage.Tx, user matri
 
 // retryDelay is how long it takes until a list is tried again that could not be fetched so many times.
 func retryDelay(failures int64) matrix.Timestamp {
-	return matrix.Timestamp(min(fetchFirstRetry<<min(failures-1, 20), fetchLastRetry).Milliseconds())
+	return matrix.Span(min(fetchFirstRetry<<min(failures-1, 20), fetchLastRetry))
 }
 
 // store replaces what is cached of a user by a fetched list. asked is what was known of the list when the fetch began, and before the position
@@ -351,7 +351,7 @@ func (d *DeviceLists) store(ctx context.Context, tx *storage.Tx, asked storage.R
 	}
 	l := storage.RemoteDeviceList{UserID: user, StreamID: list.StreamID, Seen: encode([]int64{list.StreamID}), Stale: now != before || !bytes.Equal(lists[0].Seen, asked.Seen), RetryAt: d.now()}
 	if l.Stale {
-		l.RetryAt += matrix.Timestamp(refetchAfter.Milliseconds())
+		l.RetryAt += matrix.Span(refetchAfter)
 	}
 	if err := storage.PutRemoteDeviceList(ctx, tx, l); err != nil {
 		return err

@@ -237,7 +237,7 @@ func (c *core) expire(ctx context.Context) error {
 		if err := storage.DeleteExpired(ctx, tx, now); err != nil {
 			return err
 		}
-		return storage.ExpireToDeviceNotes(ctx, tx, now-matrix.Timestamp(toDeviceMemory.Milliseconds()))
+		return storage.ExpireToDeviceNotes(ctx, tx, now.Add(-toDeviceMemory))
 	})
 }
 

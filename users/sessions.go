@@ -154,7 +154,7 @@ func (s *Sessions) issue(ctx context.Context, tx *storage.Tx, user matrix.UserID
 	if refreshable {
 		out.RefreshToken, t.RefreshHash = newToken("hrt_")
 		out.ExpiresIn = s.AccessTokenLifetime
-		expires := s.now() + matrix.Timestamp(s.AccessTokenLifetime.Milliseconds())
+		expires := s.now().Add(s.AccessTokenLifetime)
 		t.ExpiresAt = &expires
 		r := storage.RefreshToken{Hash: t.RefreshHash, UserID: user, DeviceID: device, Replaces: replaces}
 		if err := storage.InsertRefreshToken(ctx, tx, r); err != nil {
@@ -230,7 +230,7 @@ func (s *Sessions) logout(ctx context.Context, user matrix.UserID, which func(ma
 // LoginToken makes a token for m.login.token, good for one login within the returned time. spec: cs/generateLoginToken
 func (s *Sessions) LoginToken(ctx context.Context, user matrix.UserID) (token string, expiresIn time.Duration, err error) {
 	token, hash := newToken("hlt_")
-	expires := s.now() + matrix.Timestamp(loginTokenLifetime.Milliseconds())
+	expires := s.now().Add(loginTokenLifetime)
 	err = s.DB.Write(ctx, func(tx *storage.Tx) error { return storage.InsertLoginToken(ctx, tx, hash, user, expires) })
 	if err != nil {
 		return "", 0, fmt.Errorf("make login token: %w", err)
@@ -258,7 +258,7 @@ func (s *Sessions) RedeemLoginToken(ctx context.Context, token string) (matrix.U
 // OpenIDToken makes a token with which a third party can ask who the user is. spec: cs/requestOpenIdToken
 func (s *Sessions) OpenIDToken(ctx context.Context, user matrix.UserID) (token string, expiresIn time.Duration, err error) {
 	token, hash := newToken("hid_")
-	expires := s.now() + matrix.Timestamp(openIDTokenLifetime.Milliseconds())
+	expires := s.now().Add(openIDTokenLifetime)
 	err = s.DB.Write(ctx, func(tx *storage.Tx) error { return storage.InsertOpenIDToken(ctx, tx, hash, user, expires) })
 	if err != nil {
 		return "", 0, fmt.Errorf("make openid token: %w", err)

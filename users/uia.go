@@ -202,7 +202,7 @@ func (c *core) advance(ctx context.Context, session string, change func(*progres
 			return err
 		}
 		lifetime := change(&done)
-		s.Completed, s.ExpiresAt = encode(done), c.now()+matrix.Timestamp(lifetime.Milliseconds())
+		s.Completed, s.ExpiresAt = encode(done), c.now().Add(lifetime)
 		return storage.PutUIASession(ctx, tx, s)
 	})
 	return done, err
@@ -267,7 +267,7 @@ func (u *UIA) open(ctx context.Context, op Operation) (storage.UIASession, error
 		s.Body = []byte{}
 	}
 	s.Completed = encode(progress{Stages: []string{}})
-	s.ExpiresAt = u.now() + matrix.Timestamp(uiaLifetime.Milliseconds())
+	s.ExpiresAt = u.now().Add(uiaLifetime)
 	if err := u.DB.Write(ctx, func(tx *storage.Tx) error { return storage.PutUIASession(ctx, tx, s) }); err != nil {
 		return s, fmt.Errorf("store uia session: %w", err)
 	}

@@ -328,14 +328,7 @@ func (l listener) RoomUpdated(u *rooms.Update) {
 		p.kill()
 	}
 	p.hub.RoomUpdated(u)
-	for _, m := range u.Memberships {
-		if joined := m.Current == "join"; joined != (m.Previous == "join") {
-			p.users.DeviceLists.MembershipChanged(m.User, u.Room, joined)
-		}
-		if m.Revived && !m.Local {
-			p.users.DeviceLists.ServerReturned(m.User.Server(), u.Room)
-		}
-	}
+	feed.FollowMembers(p.users.DeviceLists, u)
 	p.out.Queue.RoomUpdated(u)
 }
 

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 
+	"hanok/feed"
 	"hanok/privacy"
 	"hanok/rooms"
 )
@@ -43,17 +44,7 @@ func (p roomPolicy) InitialState(_ context.Context, r *rooms.CreateRequest) ([]r
 	return []rooms.StateInput{{Type: encryptionType, Content: content}}, nil
 }
 
-// deviceLists tells users who joined a room and who ceased to be joined: device lists
-// are followed for those who share rooms only.
+// deviceLists are told who shares rooms.
 type deviceLists struct{ server *Server }
 
-func (d deviceLists) RoomUpdated(u *rooms.Update) {
-	for _, m := range u.Memberships {
-		if joined := m.Current == "join"; joined != (m.Previous == "join") {
-			d.server.users.DeviceLists.MembershipChanged(m.User, u.Room, joined)
-		}
-		if m.Revived && !m.Local {
-			d.server.users.DeviceLists.ServerReturned(m.User.Server(), u.Room)
-		}
-	}
-}
+func (d deviceLists) RoomUpdated(u *rooms.Update) { feed.FollowMembers(d.server.users.DeviceLists, u) }
