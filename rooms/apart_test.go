@@ -67,18 +67,10 @@ func TestInviteTakenBackByOthers(t *testing.T) {
 	key := string(carol)
 	forged := func(by *server, sender matrix.UserID) []byte {
 		t.Helper()
-		v := version11(t)
-		ev, err := event.Build(v, event.Proto{
+		return by.build(version11(t), event.Proto{
 			RoomID: room, Sender: sender, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"leave"}`),
 			OriginServerTS: 1, PrevEvents: []matrix.EventID{id}, AuthEvents: []matrix.EventID{id}, Depth: 20,
-		}, by.name)
-		if err == nil {
-			ev, err = ev.Sign(by.name, by.key)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return ev.JSON()
+		}).JSON()
 	}
 	d := n.server("d.example")
 	for range 3 {
@@ -147,13 +139,8 @@ func TestInviteAfterTheLastLeave(t *testing.T) {
 
 // Who was banned by one who might not, as it turns out, is in the room again with the news that says so.
 func TestBanThatDoesNotHold(t *testing.T) {
-	n, a, b, room := twoServers(t)
-	c := n.server("c.example")
+	n, a, b, c, room := aModeratorOnC(t)
 	alice, bob, carol := a.user("alice"), b.user("bob"), c.user("carol")
-	c.join(carol, room, a)
-	n.settle()
-	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100,"@carol:c.example":50}}`)
-	n.settle()
 	n.split(a, c, true)
 	n.split(a, b, true)
 	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100}}`)
@@ -233,11 +220,9 @@ func TestBanByOwnUserThatDoesNotHold(t *testing.T) {
 // Who is banned may not be told any more what came before the ban.
 func TestBanOutOfTheBlue(t *testing.T) {
 	for _, gone := range []bool{false, true} { // the server of who bans has left by then
-		n, a, b, room := twoServers(t)
-		c, d := n.server("c.example"), n.server("d.example")
+		n, a, b, c, room := threeServers(t)
+		d := n.server("d.example")
 		alice, dave := a.user("alice"), d.user("dave")
-		c.join(c.user("carol"), room, a)
-		n.settle()
 		for _, s := range []*server{b, c, d} {
 			n.split(a, s, true)
 		}
@@ -262,25 +247,15 @@ func TestBanOutOfTheBlue(t *testing.T) {
 
 // Who has no power cannot ban like that.
 func TestBanOutOfTheBlueWithoutPower(t *testing.T) {
-	n, a, b, room := twoServers(t)
-	c := n.server("c.example")
-	c.join(c.user("carol"), room, a)
-	n.settle()
+	n, _, b, c, room := threeServers(t)
 	e := n.server("e.example")
 	e.join(e.user("erin"), room, c)
-	v := version11(t)
 	key := "@erin:e.example"
 	head := b.tips(room)[0]
-	forged, err := event.Build(v, event.Proto{
+	forged := b.build(version11(t), event.Proto{
 		RoomID: room, Sender: b.user("bob"), Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"ban"}`), OriginServerTS: 1,
 		PrevEvents: []matrix.EventID{"$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}, AuthEvents: authEvents(t, b, head), Depth: 50,
-	}, b.name)
-	if err == nil {
-		forged, err = forged.Sign(b.name, b.key)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	})
 	n.hold = func(_, _ matrix.ServerName, call string) error {
 		if call == "state_ids" {
 			return matrix.Forbidden("your server is not in the room")
@@ -387,10 +362,7 @@ func TestRejoinThroughServerThatMissedTheLeave(t *testing.T) {
 // A gap is closed also where it is longer than one answer, and where the sender of what came has no answer: else what came before it
 // stays an end of the room.
 func TestLongGap(t *testing.T) {
-	n, a, b, room := twoServers(t)
-	c := n.server("c.example")
-	c.join(c.user("carol"), room, a)
-	n.settle()
+	n, a, b, _, room := threeServers(t)
 	n.split(a, b, true)
 	for i := range 70 {
 		a.say(a.user("alice"), room, fmt.Sprint("missed ", i))
@@ -659,11 +631,8 @@ func TestBackfillInRedactedForm(t *testing.T) {
 
 // The power to redact may come with the redaction.
 func TestRedactionWithItsPower(t *testing.T) {
-	n, a, b, room := twoServers(t)
-	c := n.server("c.example")
+	n, a, b, c, room := threeServers(t)
 	alice, carol := a.user("alice"), c.user("carol")
-	c.join(carol, room, a)
-	n.settle()
 	said := a.say(alice, room, "something")
 	n.settle()
 	n.split(a, b, true)
@@ -682,13 +651,8 @@ func TestRedactionWithItsPower(t *testing.T) {
 
 // A server is refused by a list that excludes it also where the list comes with what it sends.
 func TestServerACLInTheGap(t *testing.T) {
-	n, a, b, room := twoServers(t)
-	c := n.server("c.example")
+	n, a, b, c, room := aModeratorOnC(t)
 	alice, bob, carol := a.user("alice"), b.user("bob"), c.user("carol")
-	c.join(carol, room, a)
-	n.settle()
-	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100,"@carol:c.example":50}}`)
-	n.settle()
 	n.split(a, b, true)
 	a.set(alice, room, "m.room.server_acl", "", `{"allow":["*"],"deny":["c.example"]}`)
 	n.settle()

@@ -338,16 +338,10 @@ func TestServersBeforeJoin(t *testing.T) {
 			t.Fatal(err)
 		}
 		key := string(user)
-		ev, err := event.Build(version, event.Proto{
+		ev := c.build(version, event.Proto{
 			RoomID: room, Sender: user, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"join"}`),
 			PrevEvents: template.Prev, AuthEvents: template.Auth, Depth: template.Depth, OriginServerTS: 1,
-		}, c.name)
-		if err == nil {
-			ev, err = ev.Sign(c.name, c.key)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		})
 		sent, err := a.SendJoin(ctx, c.name, room, ev.ID(), ev.JSON(), true)
 		if err != nil {
 			t.Fatal(err)
@@ -365,10 +359,7 @@ func TestServersBeforeJoin(t *testing.T) {
 
 // What its sender does not say about an event is asked of another server in the room.
 func TestStateFromAnotherServer(t *testing.T) {
-	n, a, b, room := twoServers(t)
-	c := n.server("c.example")
-	c.join(c.user("carol"), room, a)
-	n.settle()
+	n, a, b, c, room := threeServers(t)
 	// a misses a message of c and the one of b that builds on it.
 	n.split(a, c, true)
 	c.say(c.user("carol"), room, "missed")

@@ -11,11 +11,8 @@ import (
 
 // A server that missed that we left is told when it goes on to send us events, if they show that it knows the room.
 func TestFarewell(t *testing.T) {
-	n, a, b, room := twoServers(t)
-	c := n.server("c.example")
+	n, a, b, c, room := threeServers(t)
 	alice, bob, carol := a.user("alice"), b.user("bob"), c.user("carol")
-	c.join(carol, room, a)
-	n.settle()
 	said, err := c.Event(ctx, c.say(carol, room, "all here"))
 	if err != nil {
 		t.Fatal(err)
@@ -40,16 +37,9 @@ func TestFarewell(t *testing.T) {
 	elsewhere := d.create(mallory, rooms.CreateRequest{Version: "11"})
 	forged := func(sender matrix.UserID, auth ...matrix.EventID) []byte {
 		t.Helper()
-		ev, err := event.Build(version11(t), event.Proto{
+		return d.build(version11(t), event.Proto{
 			RoomID: room, Sender: sender, Type: "m.room.message", Content: []byte(`{}`), OriginServerTS: 1, PrevEvents: auth, AuthEvents: auth, Depth: 30,
-		}, d.name)
-		if err == nil {
-			ev, err = ev.Sign(d.name, d.key)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return ev.JSON()
+		}).JSON()
 	}
 	for what, pdus := range map[string][][]byte{
 		"nothing":                 nil,

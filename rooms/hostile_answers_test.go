@@ -265,12 +265,8 @@ func snapMember(t *testing.T, snap *rooms.Snapshot, user matrix.UserID) matrix.E
 // Up to room version 2 servers name events, and so can have them refer to each other in a circle. That ends, and takes nobody anything.
 func TestEventsInACircle(t *testing.T) {
 	for _, version := range []roomversion.ID{"1", "2"} {
-		n := newNetwork(t)
-		a, b := n.server("a.example"), n.server("b.example")
+		n, a, b, room := twoServersIn(t, version)
 		alice, bob := a.user("alice"), b.user("bob")
-		room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: version})
-		b.join(bob, room, a)
-		n.settle()
 		id := func(i int) matrix.EventID { return matrix.EventID(fmt.Sprintf("$circle%d:b.example", i)) }
 		// circle makes events of which each follows on the next, and the last one on the first.
 		circle := func(length int, prevs, auths bool) (events []*event.Event) {

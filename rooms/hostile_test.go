@@ -48,7 +48,13 @@ func (s *server) forge(room matrix.RoomID, p event.Proto) *event.Event {
 			}
 		}
 	}
-	ev, err := event.Build(snap.Version, p, s.name)
+	return s.build(snap.Version, p)
+}
+
+// build makes an event as it is drafted, signed by s.
+func (s *server) build(version *roomversion.Version, p event.Proto) *event.Event {
+	s.t.Helper()
+	ev, err := event.Build(version, p, s.name)
 	if err == nil {
 		ev, err = ev.Sign(s.name, s.key)
 	}
@@ -60,12 +66,33 @@ func (s *server) forge(room matrix.RoomID, p event.Proto) *event.Event {
 
 // twoServers is a room of two servers, in which b tries things.
 func twoServers(t *testing.T) (n *network, a, b *server, room matrix.RoomID) {
+	return twoServersIn(t, "11")
+}
+
+func twoServersIn(t *testing.T, version roomversion.ID) (n *network, a, b *server, room matrix.RoomID) {
 	n = newNetwork(t)
 	a, b = n.server("a.example"), n.server("b.example")
-	room = a.create(a.user("alice"), rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+	room = a.create(a.user("alice"), rooms.CreateRequest{Preset: "public_chat", Version: version})
 	b.join(b.user("bob"), room, a)
 	n.settle()
 	return n, a, b, room
+}
+
+// threeServers is such a room of which c, whose user is carol, is the third server.
+func threeServers(t *testing.T) (n *network, a, b, c *server, room matrix.RoomID) {
+	n, a, b, room = twoServers(t)
+	c = n.server("c.example")
+	c.join(c.user("carol"), room, a)
+	n.settle()
+	return n, a, b, c, room
+}
+
+// aModeratorOnC is such a room in which carol may ban and redact.
+func aModeratorOnC(t *testing.T) (n *network, a, b, c *server, room matrix.RoomID) {
+	n, a, b, c, room = threeServers(t)
+	a.set(a.user("alice"), room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100,"@carol:c.example":50}}`)
+	n.settle()
+	return n, a, b, c, room
 }
 
 func (s *server) receive(from *server, room matrix.RoomID, pdus ...[]byte) []rooms.Received {

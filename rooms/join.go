@@ -114,21 +114,33 @@ const maxJoinTime = 5 * time.Minute
 // errElsewhere means that an operation needs a server that is in the room.
 var errElsewhere = errors.New("rooms: this server cannot do it alone")
 
+// roomHere returns a room in which this server takes part, pinned; errElsewhere.
+func (e *Engine) roomHere(ctx context.Context, id matrix.RoomID) (*room, error) {
+	r, err := e.room(ctx, id)
+	if matrix.HasCode(err, "M_NOT_FOUND") {
+		return nil, errElsewhere
+	}
+	if err != nil {
+		return nil, err
+	}
+	resident, err := r.resident(ctx)
+	if err == nil && (!resident || e.refusedHere(r.nid)) {
+		err = errElsewhere
+	}
+	if err != nil {
+		r.release()
+		return nil, err
+	}
+	return r, nil
+}
+
 // joinHere joins a room in which this server takes part.
 func (e *Engine) joinHere(ctx context.Context, q MemberRequest, content []byte) (matrix.EventID, error) {
-	r, err := e.room(ctx, q.Room)
-	if matrix.HasCode(err, "M_NOT_FOUND") {
-		return "", errElsewhere
-	}
+	r, err := e.roomHere(ctx, q.Room)
 	if err != nil {
 		return "", err
 	}
 	defer r.release()
-	if ok, err := r.resident(ctx); err != nil {
-		return "", err
-	} else if !ok || e.refusedHere(r.nid) {
-		return "", errElsewhere
-	}
 	c, err := r.current(ctx)
 	if err != nil {
 		return "", err

@@ -372,19 +372,11 @@ func (e *Engine) Knock(ctx context.Context, q MemberRequest) (matrix.EventID, er
 
 // knockHere is Knock where this server takes part in the room, else it fails with errElsewhere.
 func (e *Engine) knockHere(ctx context.Context, q MemberRequest, content []byte) (matrix.EventID, error) {
-	r, err := e.room(ctx, q.Room)
-	if matrix.HasCode(err, "M_NOT_FOUND") {
-		return "", errElsewhere
-	}
+	r, err := e.roomHere(ctx, q.Room)
 	if err != nil {
 		return "", err
 	}
 	defer r.release()
-	if resident, err := r.resident(ctx); err != nil {
-		return "", err
-	} else if !resident || e.refusedHere(r.nid) {
-		return "", errElsewhere
-	}
 	return r.appendMember(ctx, q, content, func(v headView, current string) error {
 		if current == "" && r.head.partial() {
 			return errElsewhere // whether the user is banned is known there

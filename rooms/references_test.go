@@ -14,12 +14,8 @@ import (
 // Events of room versions 1 and 2 state the hashes of those that they refer to, whoever has made them.
 func TestReferenceHashesOfOldRooms(t *testing.T) {
 	for _, v := range []roomversion.ID{"1", "2"} {
-		n := newNetwork(t)
-		a, b := n.server("a.example"), n.server("b.example")
+		n, a, b, room := twoServersIn(t, v)
 		alice, bob := a.user("alice"), b.user("bob")
-		room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: v})
-		b.join(bob, room, a)
-		n.settle()
 		a.say(alice, room, "one")
 		b.say(bob, room, "two") // beside it: what follows has two before it
 		n.settle()

@@ -28,16 +28,10 @@ func TestSendJoinOmitsMembers(t *testing.T) {
 		create, _ := snap.State.Event(ctx, "m.room.create", "")
 		rules, _ := snap.State.Event(ctx, "m.room.join_rules", "")
 		levels, _ := snap.State.Event(ctx, "m.room.power_levels", "")
-		join, err := event.Build(snap.Version, event.Proto{
+		join := b.build(snap.Version, event.Proto{
 			RoomID: room, Sender: bob, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"join"}`), OriginServerTS: 1,
 			PrevEvents: snap.Extremities, AuthEvents: []matrix.EventID{create.ID(), rules.ID(), levels.ID()}, Depth: snap.Depth + 1,
-		}, b.name)
-		if err == nil {
-			join, err = join.Sign(b.name, b.key)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		})
 		sent, err := a.SendJoin(ctx, b.name, room, join.ID(), join.JSON(), true)
 		if err != nil {
 			t.Fatal(err)
