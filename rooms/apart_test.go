@@ -310,6 +310,39 @@ func TestJoinThroughServerThatLeaves(t *testing.T) {
 	a.expectMembership(bob, room, "")
 }
 
+// A server that has missed how we left lets us into a room again which others let nobody into. The join is not said to have been made: those
+// who have heard will not count us in, however often we try.
+func TestRejoinOfClosedRoomThroughServerThatMissedTheLeave(t *testing.T) {
+	for _, omit := range []bool{false, true} {
+		n := newNetwork(t)
+		var clock atomic.Int64
+		n.now = func() matrix.Timestamp { return matrix.Timestamp(clock.Add(1)) }
+		n.omit = omit
+		a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+		b.join(bob, room, a)
+		n.settle()
+		c.join(c.user("carol"), room, a)
+		n.settle()
+		a.set(alice, room, "m.room.join_rules", "", `{"join_rule":"invite"}`)
+		n.settle()
+		n.split(b, c, true)
+		b.must(b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob}))
+		n.settle() // C has missed it
+		n.split(b, c, false)
+		for range 3 {
+			_, err := b.Join(ctx, rooms.MemberRequest{Room: room, Sender: bob, Via: []matrix.ServerName{c.name}})
+			if !matrix.HasCode(err, "M_FORBIDDEN") {
+				t.Errorf("members omitted %v: %v", omit, err)
+			}
+			n.settle()
+			b.expectMembership(bob, room, "leave")
+			a.expectMembership(bob, room, "leave")
+		}
+	}
+}
+
 // The server that lets us in again has missed how we left. What we know counts, as it does for those who have heard.
 func TestRejoinThroughServerThatMissedTheLeave(t *testing.T) {
 	for _, omit := range []bool{false, true} {

@@ -116,8 +116,14 @@ func (e *Engine) joined(ctx context.Context, server matrix.ServerName, room matr
 	if err := e.enter(ctx, server, made.version, room, join, sent); err != nil {
 		return fmt.Errorf("send_join: %w", err)
 	}
-	return nil
+	if m, err := e.MembershipOf(ctx, room, join.Sender()); err != nil || m.Membership == "join" {
+		return err
+	}
+	return errJoinUndone
 }
+
+// errJoinUndone is what becomes of a join through a server that counted the user in still, where nobody may come in again just so.
+var errJoinUndone = matrix.Forbidden("You left the room before, of which the server that let you in had not heard, and the room does not let you in again.")
 
 // enter makes a room ours from the answer to a join.
 func (e *Engine) enter(ctx context.Context, server matrix.ServerName, v *roomversion.Version, id matrix.RoomID, join *event.Event, sent SentJoin) error {
@@ -420,7 +426,7 @@ func (r *room) settleApart(ctx context.Context, state statetree.Tree, changes []
 const maxMemberships = 50
 
 // missedLeave says whether the server that lets us in again has not heard how we left: the state before the join holds an earlier membership of
-// a local user than we know of. Everybody else will hear, and take it for a branch beside our join. The state may lack members, but the join
+// a local user than we know of, or one that was made upon such a state. Everybody else will hear, and take it for a branch beside our join. The state may lack members, but the join
 // names the one before it. r.mu is held.
 func (r *room) missedLeave(ctx context.Context, tree statetree.Tree, join *Event) (bool, error) {
 	if len(r.head.tips) == 0 {
@@ -457,8 +463,8 @@ func (r *room) missedLeave(ctx context.Context, tree statetree.Tree, join *Event
 		case join.Partial && ours.Membership() == "leave" && join.Depth() <= ours.Depth():
 			return true, nil // the state lacks this membership, and is too early for its end
 		}
-		if earlier, err := r.earlierMembership(ctx, ours, theirs); earlier || err != nil {
-			return earlier, err
+		if apart, err := r.apartFrom(ctx, ours, theirs); apart || err != nil {
+			return apart, err
 		}
 	}
 	return false, nil
@@ -479,11 +485,24 @@ func (r *room) membershipBefore(ctx context.Context, member *Event) (*Event, err
 	return nil, nil
 }
 
-// earlierMembership says whether a user had another membership before one.
-func (r *room) earlierMembership(ctx context.Context, member *Event, other storage.EventNID) (bool, error) {
+// apartFrom says whether another membership of a local user is one before the user's present one, or the user's own, from a branch beside it.
+func (r *room) apartFrom(ctx context.Context, member *Event, other storage.EventNID) (bool, error) {
 	if other == 0 || member.NID == other {
 		return false, nil
 	}
+	if earlier, err := r.earlierMembership(ctx, member, other); earlier || err != nil {
+		return earlier, err
+	}
+	beside, err := r.event(ctx, other)
+	if err != nil || !r.e.isLocal(beside.Sender()) {
+		return false, err
+	}
+	later, err := r.earlierMembership(ctx, beside, member.NID)
+	return !later, err
+}
+
+// earlierMembership says whether a user had another membership before one.
+func (r *room) earlierMembership(ctx context.Context, member *Event, other storage.EventNID) (bool, error) {
 	for range maxMemberships {
 		before, err := r.membershipBefore(ctx, member)
 		if before == nil || err != nil {
