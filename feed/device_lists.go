@@ -10,15 +10,12 @@ import (
 	"hanok/users"
 )
 
-// FollowMembers tells device lists, after a commit, of users who joined a room and who ceased to be joined, and of servers that are back in one
-// without knowing: lists are kept for those who share rooms only.
+// FollowMembers tells device lists, after a commit, of users who joined a room and who ceased to be joined: lists are kept for those who share
+// rooms only.
 func FollowMembers(lists *users.DeviceLists, u *rooms.Update) {
 	for _, m := range u.Memberships {
 		if joined := m.Current == "join"; joined != (m.Previous == "join") {
 			lists.MembershipChanged(m.User, u.Room, joined)
-		}
-		if m.Revived && !m.Local {
-			lists.ServerReturned(m.User.Server(), u.Room)
 		}
 	}
 }

@@ -177,9 +177,13 @@ func TestBanByOwnUserThatDoesNotHold(t *testing.T) {
 	alice, bob, bella := a.user("alice"), b.user("bob"), b.user("bella")
 	b.join(bella, room, a)
 	n.settle()
+	c := n.server("c.example")
+	c.join(c.user("carol"), room, a)
+	n.settle()
 	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100,"@bob:b.example":50}}`)
 	n.settle()
 	n.split(a, b, true)
+	n.split(a, c, true)
 	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100}}`)
 	b.must(b.Ban(ctx, rooms.MemberRequest{Room: room, Sender: bob, Target: bella}))
 	b.must(b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob}))
@@ -187,7 +191,9 @@ func TestBanByOwnUserThatDoesNotHold(t *testing.T) {
 	unsent := b.outbox
 	b.mu.Unlock()
 	n.settle()
+	c.expectMembership(bella, room, "ban")
 	n.split(a, b, false)
+	n.split(a, c, false)
 	for _, ev := range unsent {
 		if r := a.receive(b, room, ev.JSON()); r[0].Err != nil {
 			t.Fatal(r[0].Err)
@@ -198,23 +204,57 @@ func TestBanByOwnUserThatDoesNotHold(t *testing.T) {
 	a.say(alice, room, "still here?")
 	n.settle()
 	b.expectMembership(bella, room, "join")
-	if diff := cmp.Diff(a.state(room), b.state(room)); diff != "" {
-		t.Error(diff)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	revived := false
-	for _, u := range b.updates {
-		for _, m := range u.Memberships {
-			if m.Revived && (m.User != bella || m.Current != "join") {
-				t.Errorf("revived: %+v", m)
-			}
-			revived = revived || m.Revived
+	for _, s := range []*server{b, c} {
+		if diff := cmp.Diff(a.state(room), s.state(room)); diff != "" {
+			t.Errorf("%s: %s", s.name, diff)
 		}
 	}
-	if !revived {
-		t.Error("the join is not said to hold again")
+	// Which sent b nothing meanwhile.
+	if missed, err := c.ReturnedUnawares(ctx, room, bella); err != nil || !missed {
+		t.Errorf("the server of the join that holds again missed something: %v, %v", missed, err)
 	}
+}
+
+// Device lists are told to a server that has come back into a room without knowing that it was out of it.
+func TestReturnedUnawares(t *testing.T) {
+	expect := func(s *server, room matrix.RoomID, user matrix.UserID, want bool) {
+		t.Helper()
+		if got, err := s.ReturnedUnawares(ctx, room, user); err != nil || got != want {
+			t.Errorf("%s: %s came back unawares: %v, %v", s.name, user, got, err)
+		}
+	}
+	n, a, b, room := twoServers(t)
+	alice, bob, bert := a.user("alice"), b.user("bob"), b.user("bert")
+	expect(a, room, bob, false)
+	expect(b, room, alice, false)
+	b.join(bert, room)
+	n.settle()
+	expect(a, room, bert, false)
+
+	// The join was made while another one's was thought to last.
+	n, a, b, room = twoServers(t)
+	alice, bob, bert = a.user("alice"), b.user("bob"), b.user("bert")
+	n.split(a, b, true)
+	b.join(bert, room)
+	b.mu.Lock()
+	join := b.outbox[len(b.outbox)-1]
+	b.mu.Unlock()
+	a.must(a.Kick(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bob}))
+	n.settle()
+	n.split(a, b, false)
+	if r := a.receive(b, room, join.JSON()); r[0].Err != nil {
+		t.Fatal(r[0].Err)
+	}
+	a.expectMembership(bert, room, "join")
+	expect(a, room, bert, true)
+	a.say(alice, room, "that was a kick")
+	n.settle()
+	b.expectMembership(bob, room, "leave")
+	b.must(b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bert}))
+	n.settle()
+	b.join(bert, room, a)
+	n.settle()
+	expect(a, room, bert, false)
 }
 
 // Who is banned may not be told any more what came before the ban.

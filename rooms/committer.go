@@ -495,8 +495,6 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 			if m.event != nil {
 				row.Event, row.Sender = m.event.NID, m.event.sender
 				ch.Event = m.event.ID()
-				ch.Revived = m.current == "join" && (m.previous == "leave" || m.previous == "ban") && en.whole == nil &&
-					!slices.ContainsFunc(en.items, func(it *item) bool { return it.ev.NID == m.event.NID })
 			}
 			row.Forgotten = en.room.e.forgetOnLeave && ch.Local && (m.current == "leave" || m.current == "ban")
 			members = append(members, row)

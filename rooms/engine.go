@@ -103,8 +103,6 @@ type MembershipChange struct {
 	Current  string
 	Event    matrix.EventID
 	Position storage.Position
-	// Revived: the user is joined again by an earlier join, because what had ended that turned out not to hold.
-	Revived bool
 }
 
 // MadeEvent is a template made by another server. spec: ss/makeJoin, ss/makeLeave, ss/makeKnock

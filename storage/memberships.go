@@ -137,6 +137,17 @@ func WasRemoved(ctx context.Context, q Querier, room RoomNID, server NameNID) (b
 	return err == nil, err
 }
 
+// ServerJoinedBefore says whether a server has a user joined to a room whose membership is older than a position.
+func ServerJoinedBefore(ctx context.Context, q Querier, room RoomNID, server NameNID, pos Position) (bool, error) {
+	var one int
+	err := q.QueryRow(ctx, `SELECT 1 FROM memberships WHERE room_nid = $1 AND membership = 2 AND server_nid = $2 AND pos < $3 LIMIT 1`,
+		int64(room), int64(server), int64(pos)).Scan(&one)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // JoinedServers lists the servers with a user joined to a room.
 func JoinedServers(ctx context.Context, q Querier, room RoomNID) ([]NameNID, error) {
 	return collectNumbers[NameNID](q.Query(ctx, `SELECT DISTINCT server_nid FROM memberships WHERE room_nid = $1 AND membership = 2`, int64(room)))

@@ -17,6 +17,7 @@ type DeviceLists struct {
 	*core
 	wake        chan struct{}         // a list became stale
 	memberships chan membershipChange // see MembershipChanged
+	arrivals    chan membershipChange // those of other servers' users who joined
 	fetches     flights.Flights[matrix.UserID, bool]
 }
 

@@ -382,8 +382,12 @@ func TestRun(t *testing.T) {
 		if list.StreamID != u.StreamID {
 			t.Errorf("list at %d, announced %d", list.StreamID, u.StreamID)
 		}
-		// Who was thought to be out of the room is told what it missed.
-		w.DeviceLists.ServerReturned("there.test", "!r:here.test")
+		// Who was thought to be out of the room is told what it missed, and nobody else who comes.
+		w.DeviceLists.MembershipChanged("@new:there.test", "!r:here.test", true)
+		w.rooms.mu.Lock()
+		w.rooms.unaware = []matrix.UserID{carol}
+		w.rooms.mu.Unlock()
+		w.DeviceLists.MembershipChanged(carol, "!r:here.test", true)
 		eventually(t, "the server that is back is told", func() bool { sent = w.outbox.take(); return len(sent) == 1 })
 		var again deviceListUpdate
 		must(t, json.Unmarshal(sent[0].Content, &again))

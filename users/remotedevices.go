@@ -289,20 +289,20 @@ func (d *DeviceLists) Untrack(ctx context.Context, users ...matrix.UserID) error
 
 // membershipChange is a user joining or ceasing to be joined to a room, or a server that is in it again.
 type membershipChange struct {
-	user     matrix.UserID
-	room     matrix.RoomID
-	joined   bool
-	returned matrix.ServerName
+	user   matrix.UserID
+	room   matrix.RoomID
+	joined bool
 }
 
 // MembershipChanged is to be called after a commit in which a user, local or remote, joined a room or ceased to
 // be joined. It does not block: the work is done in the background.
 func (d *DeviceLists) MembershipChanged(user matrix.UserID, room matrix.RoomID, joined bool) {
+	to := d.memberships
 	if joined && !d.local(user) {
-		return // their server tells us about their devices
+		to = d.arrivals // there may be thousands
 	}
 	select {
-	case d.memberships <- membershipChange{user: user, room: room, joined: joined}:
+	case to <- membershipChange{user: user, room: room, joined: joined}:
 	default:
 		// Too many at once. A list kept too long is found out when it is asked for, at the next start, or by the
 		// gap in the user's next update; a server that was not told asks when it needs the devices.
@@ -312,14 +312,14 @@ func (d *DeviceLists) MembershipChanged(user matrix.UserID, room matrix.RoomID, 
 // followMemberships does what MembershipChanged was told.
 func (d *DeviceLists) followMemberships(ctx context.Context) error {
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return nil
+		case m := <-d.arrivals:
+			err = d.tellReturned(ctx, m.user, m.room)
 		case m := <-d.memberships:
-			var err error
 			switch {
-			case m.returned != "":
-				err = d.tellReturned(ctx, m.returned, m.room)
 			case m.joined:
 				err = d.announce(ctx, m.user, m.room)
 			case d.local(m.user):
@@ -327,9 +327,9 @@ func (d *DeviceLists) followMemberships(ctx context.Context) error {
 			default:
 				err = d.untrackIfParted(ctx, m.user)
 			}
-			if err != nil && ctx.Err() == nil {
-				d.Log.Error().Err(err).Msg("users: could not follow a membership")
-			}
+		}
+		if err != nil && ctx.Err() == nil {
+			d.Log.Error().Err(err).Msg("users: could not follow a membership")
 		}
 	}
 }
@@ -477,26 +477,21 @@ func (d *DeviceLists) tellOf(ctx context.Context, tx *storage.Tx, user matrix.Us
 	return storage.SetDeviceListChange(ctx, tx, user, pos, int64(last))
 }
 
-// ServerReturned is to be called after a commit in which a server came back into a room by a join that had been thought to be over. It does not
-// know that, and was not told of changes meanwhile. It does not block.
-func (d *DeviceLists) ServerReturned(server matrix.ServerName, room matrix.RoomID) {
-	select {
-	case d.memberships <- membershipChange{room: room, returned: server}:
-	default: // too many at once: the next update shows the gap
+// tellReturned tells the server of a user who has joined a room of the devices of the local users in it, if that server was not told of changes
+// for a while and does not know. Else it asks for what is new to it (spec: server-server-api#device-management).
+func (d *DeviceLists) tellReturned(ctx context.Context, user matrix.UserID, room matrix.RoomID) error {
+	if missed, err := d.Rooms.ReturnedUnawares(ctx, room, user); !missed || err != nil {
+		return err
 	}
-}
-
-// tellReturned tells such a server of the devices of the local users in the room.
-func (d *DeviceLists) tellReturned(ctx context.Context, server matrix.ServerName, room matrix.RoomID) error {
 	joined, err := d.Rooms.JoinedUsers(ctx, room)
 	if err != nil {
 		return err
 	}
-	for _, user := range joined {
-		if !d.local(user) {
+	for _, u := range joined {
+		if !d.local(u) {
 			continue
 		}
-		if err := d.DB.Write(ctx, func(tx *storage.Tx) error { return d.tellOf(ctx, tx, user, []matrix.ServerName{server}) }); err != nil {
+		if err := d.DB.Write(ctx, func(tx *storage.Tx) error { return d.tellOf(ctx, tx, u, []matrix.ServerName{user.Server()}) }); err != nil {
 			return err
 		}
 	}

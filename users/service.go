@@ -52,6 +52,8 @@ type SharedRooms interface {
 	// SharesPartialRoom reports whether a server may have users in such a room, PartialAudience lists the local users in them.
 	SharesPartialRoom(server matrix.ServerName) bool
 	PartialAudience(ctx context.Context, server matrix.ServerName) ([]matrix.UserID, error)
+	// ReturnedUnawares says whether the server of a user who has joined a room was out of it for a while, as far as we saw, and does not know that.
+	ReturnedUnawares(ctx context.Context, room matrix.RoomID, user matrix.UserID) (bool, error)
 }
 
 // Outbox sends EDUs to other servers.
@@ -159,7 +161,7 @@ func New(o Options) *Service {
 	devices := &Devices{core: c, seen: map[deviceKey]storage.Device{}, stored: map[deviceKey]matrix.Timestamp{}}
 	hasher := newHasher(o.Hashing)
 	accounts := &Accounts{core: c, hasher: hasher, ignored: storage.NewMemo[matrix.UserID, map[matrix.UserID]bool](o.DB, maxRemembered), ofService: newServiceMemory()}
-	lists := &DeviceLists{core: c, wake: make(chan struct{}, 1), memberships: make(chan membershipChange, 4096)}
+	lists := &DeviceLists{core: c, wake: make(chan struct{}, 1), memberships: make(chan membershipChange, 4096), arrivals: make(chan membershipChange, 4096)}
 	keys := &Keys{core: c, lists: lists, counts: storage.NewMemo[deviceKey, *KeyCounts](o.DB, maxRemembered), claims: newClaimMemory()}
 	return &Service{
 		Accounts:           accounts,

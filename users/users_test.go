@@ -89,6 +89,14 @@ type fakeRooms struct {
 	rooms map[matrix.RoomID][]matrix.UserID
 	// partial are servers that have users in rooms of which not all members are known.
 	partial []matrix.ServerName
+	// unaware are users whose servers have come back without knowing.
+	unaware []matrix.UserID
+}
+
+func (f *fakeRooms) ReturnedUnawares(_ context.Context, _ matrix.RoomID, user matrix.UserID) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Contains(f.unaware, user), nil
 }
 
 func (f *fakeRooms) PartialServers(context.Context, matrix.UserID) ([]matrix.ServerName, error) {
