@@ -148,8 +148,8 @@ type remembered struct {
 	events int
 }
 
-// maxRemembered is how many events all memories hold together, of which each is some 400 bytes and keeps the event itself, most of which are in the
-// cache of events. A room whose branches have more in them is resolved from scratch each time.
+// maxRemembered is how many events all memories know of together, of which each is some 400 bytes. A room whose branches have more in them
+// is resolved from scratch each time.
 const maxRemembered = 20_000
 
 func newMemories() *memories { return &memories{byRoom: make(map[storage.RoomNID]*list.Element)} }

@@ -1,7 +1,8 @@
 package stateres
 
 import (
-	"bytes"
+	"hash/maphash"
+	"strings"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
@@ -21,26 +22,29 @@ type Memory struct {
 	keys   []matrix.StateKey         // by slot
 	facts  []fact                    // to be given out: they are made many at a time
 	looks  []look                    // the same
+	seed   maphash.Seed              // of forms
+	loaded []int32                   // events loaded by the resolution that is going on
 	run    int64                     // counts resolutions
 	era    int64                     // counts how often an event was not what it had been
 }
 
 // NewMemory makes an empty memory.
 func NewMemory() *Memory {
-	return &Memory{chains: newAuthChains(), slots: make(map[matrix.StateKey]int32), era: 1}
+	return &Memory{chains: newAuthChains(), slots: make(map[matrix.StateKey]int32), seed: maphash.MakeSeed(), era: 1}
 }
 
-// Len is how many events it holds: some 400 bytes for each beside the event.
+// Len is how many events it knows of: some 400 bytes for each. It keeps none of the events themselves.
 func (m *Memory) Len() int { return len(m.chains.nodes) }
 
 // fact is what is known of an event.
 type fact struct {
-	event    *event.Event // nil: not known
+	event    *event.Event // during a resolution; nil: not known
+	form     uint64       // a hash of the event as it was last, such as in its redacted form; 0: not known
 	rejected bool
 	power    bool  // see isPowerEvent
+	learned  bool  // the source has told of it
 	slot     int32 // of the state entry that it is for; noSlot: unknown or no state event
 	run      int64 // when the source was asked last; 0: never
-	learned  bool  // it has answered
 	verdict  verdict
 	level    level
 }
@@ -68,6 +72,8 @@ type level struct {
 func (m *Memory) slot(key matrix.StateKey) int32 {
 	slot, ok := m.slots[key]
 	if !ok {
+		// An event that is erased must not stay in memory for the sake of its names.
+		key = matrix.StateKey{Type: strings.Clone(key.Type), Key: strings.Clone(key.Key)}
 		slot = int32(len(m.keys))
 		m.slots[key] = slot
 		m.keys = append(m.keys, key)
@@ -106,16 +112,29 @@ func (m *Memory) note(f *fact, allowed bool, looked []look) {
 // learn takes in what the source says of an event.
 func (m *Memory) learn(i int32, e Entry) {
 	f := m.fact(i)
-	if f.rejected != e.Rejected || !same(f.event, e.Event) {
+	var form uint64
+	if e.Event != nil {
+		form = maphash.Bytes(m.seed, e.Event.JSON())
+	}
+	if !f.learned || f.rejected != e.Rejected || f.form != form {
 		if f.learned {
 			m.era++
 		}
-		f.rejected, f.slot, f.power = e.Rejected, noSlot, false
+		f.learned, f.form, f.rejected, f.slot, f.power = true, form, e.Rejected, noSlot, false
 		if key, ok := keyOf(&e); ok {
 			f.slot, f.power = m.slot(key), isPowerEvent(e.Event)
 		}
 	}
-	f.event, f.learned = e.Event, true
+	f.event = e.Event
+	m.loaded = append(m.loaded, i)
+}
+
+// forget lets go of the events.
+func (m *Memory) forget() {
+	for _, i := range m.loaded {
+		m.fact(i).event = nil
+	}
+	m.loaded = m.loaded[:0]
 }
 
 // keyOf is the state entry that an event is for; ok is false for one that is
@@ -126,11 +145,6 @@ func keyOf(e *Entry) (key matrix.StateKey, ok bool) {
 	}
 	stateKey, ok := e.Event.StateKey()
 	return matrix.StateKey{Type: e.Event.Type(), Key: stateKey}, ok
-}
-
-// same reports whether two events of one number are the same: it may be in the redacted form now, or have been read once more.
-func same(a, b *event.Event) bool {
-	return a == b || a != nil && b != nil && bytes.Equal(a.JSON(), b.JSON())
 }
 
 // indexSet is a set of auth chain indices.

@@ -53,4 +53,9 @@ func TestMemoryOfRedactedEvent(t *testing.T) {
 	expect("not known", invite)
 	e.Event = sent
 	expect("known again", 0)
+	for _, n := range memory.chains.nodes {
+		if n.fact != nil && n.fact.event != nil {
+			t.Errorf("event %d itself is kept", n.ref)
+		}
+	}
 }

@@ -81,6 +81,7 @@ func Resolve(v *roomversion.Version, conflicts []Conflict, memory *Memory, src S
 		memory = NewMemory()
 	}
 	memory.run++
+	defer memory.forget()
 	r := &resolution{
 		Memory: memory, version: v, conflicts: conflicts, states: states, src: src,
 		create:      memory.slot(matrix.StateKey{Type: "m.room.create"}),
