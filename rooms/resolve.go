@@ -137,7 +137,7 @@ func (s *resolution) run(conflicts []stateres.Conflict) (map[matrix.StateKey]sta
 // memories are what resolutions of rooms leave for the next one. Those of rooms that were not resolved for longest leave first.
 type memories struct {
 	mu     sync.Mutex
-	events int       // in all of them
+	bytes  int       // of all of them
 	order  list.List // of remembered, most recently used first
 	byRoom map[storage.RoomNID]*list.Element
 }
@@ -145,12 +145,12 @@ type memories struct {
 type remembered struct {
 	room   storage.RoomNID
 	memory *stateres.Memory
-	events int
+	bytes  int
 }
 
-// maxRemembered is how many events all memories know of together, of which each is some 400 bytes. A room whose branches have more in them
+// maxRemembered is how many bytes all memories take together. A room whose branches have more in them, some 20,000 events,
 // is resolved from scratch each time.
-const maxRemembered = 20_000
+const maxRemembered = 8 << 20
 
 func newMemories() *memories { return &memories{byRoom: make(map[storage.RoomNID]*list.Element)} }
 
@@ -168,23 +168,23 @@ func (m *memories) take(room storage.RoomNID) *stateres.Memory {
 func (m *memories) remove(el *list.Element) remembered {
 	r := m.order.Remove(el).(remembered)
 	delete(m.byRoom, r.room)
-	m.events -= r.events
+	m.bytes -= r.bytes
 	return r
 }
 
 // put keeps the memory of a room, for which there is none.
 func (m *memories) put(room storage.RoomNID, memory *stateres.Memory) {
-	n := memory.Len()
+	n := memory.Size()
 	if n > maxRemembered {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for m.events+n > maxRemembered {
+	for m.bytes+n > maxRemembered {
 		m.remove(m.order.Back())
 	}
 	m.byRoom[room] = m.order.PushFront(remembered{room, memory, n})
-	m.events += n
+	m.bytes += n
 }
 
 // Events implements stateres.Source.

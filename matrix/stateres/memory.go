@@ -33,8 +33,8 @@ func NewMemory() *Memory {
 	return &Memory{chains: newAuthChains(), slots: make(map[matrix.StateKey]int32), seed: maphash.MakeSeed(), era: 1}
 }
 
-// Len is how many events it knows of: some 400 bytes for each. It keeps none of the events themselves.
-func (m *Memory) Len() int { return len(m.chains.nodes) }
+// Size is about how many bytes it takes. It keeps none of the events themselves.
+func (m *Memory) Size() int { return 10_000 + 400*len(m.chains.nodes) }
 
 // fact is what is known of an event.
 type fact struct {

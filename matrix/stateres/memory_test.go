@@ -2,6 +2,7 @@ package stateres
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 
 	"hanok/matrix"
@@ -58,4 +59,28 @@ func TestMemoryOfRedactedEvent(t *testing.T) {
 			t.Errorf("event %d itself is kept", n.ref)
 		}
 	}
+}
+
+// What a memory says of its size holds.
+func TestMemorySize(t *testing.T) {
+	p := newPartition(t, "11", 500)
+	conflicts, shared := split([]state{p.sides[0][499], p.sides[1][499]})
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	memory := NewMemory()
+	if _, err := Resolve(p.version, conflicts, memory, &source{world: p.world, shared: shared}); err != nil {
+		t.Fatal(err)
+	}
+	takes := int(heap() - before)
+	t.Logf("%d events take %d bytes, and are said to take %d", len(memory.chains.nodes), takes, memory.Size())
+	if said := memory.Size(); takes > said || takes < said/2 {
+		t.Errorf("%d bytes are said to be %d", takes, said)
+	}
+	runtime.KeepAlive(p)
+	runtime.KeepAlive(conflicts)
 }
