@@ -455,6 +455,32 @@ func TestStickyEventsAreSentToAServerThatJoins(t *testing.T) {
 	}
 }
 
+// The same if it is sent an event that follows on its join at the same time.
+func TestServerThatJoinsAndIsSentAnEvent(t *testing.T) {
+	f := setUp(t, "b.example")
+	f.peers.Answered("b.example") // it has asked to be let in
+	f.stop()
+	f.say("@me:us.example", "meanwhile")
+	f.sticky = slices.Clone(f.events)
+	if err := f.db.Write(t.Context(), func(tx *storage.Tx) error {
+		return storage.SetCursor(t.Context(), tx, cursorName, f.events[0].Pos) // before which b was not in the room
+	}); err != nil {
+		t.Fatal(err)
+	}
+	target := "@x:b.example"
+	f.add(event.Proto{Sender: "@x:b.example", Type: "m.room.member", StateKey: &target, Content: []byte(`{"membership":"join"}`)}, true)
+	f.say("@me:us.example", "welcome")
+	f.start()
+	var got []string
+	for len(got) < 2 {
+		got = append(got, f.next().PDUs...)
+	}
+	if !slices.Equal(got, []string{"welcome", "meanwhile"}) {
+		t.Errorf("%q", got)
+	}
+	f.empty()
+}
+
 func TestMembershipMustArrive(t *testing.T) {
 	f := setUp(t)
 	target := "@z:c.example"

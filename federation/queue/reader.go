@@ -187,7 +187,7 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 	}
 	matrix.SortInTurn(to, string(q.opts.ServerName)) // in a big room, not the same ones are to come last everywhere
 	to = slices.Compact(to)
-	first := q.firstTransactions(pdus)
+	first := q.firstTransactions(pdus, late)
 	err := q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		// Older events than those that may be under way to the server: they queue up behind them.
 		for i := range late {
@@ -223,13 +223,16 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 }
 
 // firstTransactions makes the transactions to idle destinations, for which nothing is queued before
-// these events: stored along with them, they spare the sender a commit before it sends.
-func (q *Queue) firstTransactions(pdus []storage.OutboxPDU) []storage.OutboxTransaction {
+// these events: stored along with them, they spare the sender a commit before it sends. A destination of late events has something queued behind them.
+func (q *Queue) firstTransactions(pdus, late []storage.OutboxPDU) []storage.OutboxTransaction {
 	count := map[matrix.ServerName]int{}
 	last := map[matrix.ServerName]storage.Position{}
-	stands := map[matrix.ServerName]bool{}
+	more := map[matrix.ServerName]bool{} // than is in the transaction
+	for _, p := range late {
+		more[p.Destination] = true
+	}
 	for _, p := range pdus {
-		stands[p.Destination] = stands[p.Destination] || p.Newest
+		more[p.Destination] = more[p.Destination] || p.Newest
 		count[p.Destination]++
 		last[p.Destination] = max(last[p.Destination], p.Position)
 	}
@@ -238,7 +241,7 @@ func (q *Queue) firstTransactions(pdus []storage.OutboxPDU) []storage.OutboxTran
 	var out []storage.OutboxTransaction
 	for dest, n := range count {
 		_, busy := q.busy[dest]
-		if _, wait := q.opts.Peers.RetryAt(dest); !busy && !wait && !stands[dest] && n <= MaxPDUs {
+		if _, wait := q.opts.Peers.RetryAt(dest); !busy && !wait && !more[dest] && n <= MaxPDUs {
 			out = append(out, storage.OutboxTransaction{Destination: dest, ID: q.newID(), LastPDU: last[dest]})
 		}
 	}
