@@ -1,7 +1,11 @@
 package rooms_test
 
 import (
+	"context"
+	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
@@ -86,4 +90,36 @@ func TestPartialJoinBesideInviteAndKnock(t *testing.T) {
 	for user, want := range map[matrix.UserID]string{bella: "leave", p.b.user("bea"): "leave", p.b.user("bad"): "ban"} {
 		p.b.expectMembership(user, p.room, want)
 	}
+}
+
+// Servers that do not know the members yet themselves do not say that we are not in the room.
+func TestPartialJoinOfMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPartialJoin(t, rooms.CreateRequest{Name: "x"}, nil)
+		bob := p.b.user("bob")
+		<-p.asked
+		p.n.settle()
+		p.n.split(p.a, p.b, true)
+		p.n.mu.Lock()
+		p.n.hold = func(_, _ matrix.ServerName, call string) error {
+			if call == "state_ids" {
+				return matrix.Errorf(403, rooms.CodePartialState, "not yet")
+			}
+			return nil
+		}
+		p.n.mu.Unlock()
+		p.release()
+		time.Sleep(10 * time.Second)
+		soon, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if _, err := p.b.Members(soon, rooms.MembersRequest{Room: p.room, User: bob}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error("the members are not waited for:", err)
+		}
+		p.n.split(p.a, p.b, false)
+		p.n.mu.Lock()
+		p.n.hold = nil
+		p.n.mu.Unlock()
+		p.complete(bob)
+		p.agree()
+	})
 }

@@ -223,7 +223,7 @@ func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
 		failed: func(server matrix.ServerName, err error) {
 			s.e.log.Debug().Err(err).Str("server", string(server)).Int64("room", int64(r.nid)).Msg("no whole state")
 			answer, ok := matrix.AsError(err)
-			refused = refused && ok && (answer.Status == http.StatusForbidden || answer.Status == http.StatusNotFound)
+			refused = refused && ok && (answer.Status == http.StatusForbidden && answer.Code != CodePartialState || answer.Status == http.StatusNotFound)
 			last = err
 		},
 		after: overtakeState, most: mostStates,

@@ -357,8 +357,11 @@ func (e *Engine) idsOf(ctx context.Context, nids []storage.EventNID) ([]matrix.E
 	return out, nil
 }
 
-// errPartialState is the answer to who asks for a state that this server does not know yet. The error code is that of MSC3895.
-var errPartialState = matrix.Errorf(http.StatusForbidden, "M_UNABLE_DUE_TO_PARTIAL_STATE", "this server has joined the room just now and does not know the whole state at the event yet")
+// CodePartialState is the error code of who does not know a state yet, that of MSC3895.
+const CodePartialState = "M_UNABLE_DUE_TO_PARTIAL_STATE"
+
+// errPartialState is the answer to who asks for a state that this server does not know yet.
+var errPartialState = matrix.Errorf(http.StatusForbidden, CodePartialState, "this server has joined the room just now and does not know the whole state at the event yet")
 
 func (e *Engine) servedState(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, at matrix.EventID) (states, chain []storage.EventNID, err error) {
 	r, err := e.served(ctx, origin, room, at)

@@ -113,7 +113,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	staged   *staged                   // events that are stored for rooms that take long
-	retrying map[matrix.RoomID]bool    // rooms with stored events that are tried again
+	retrying map[matrix.RoomID]bool    // rooms with stored events that are tried again; true: more came meanwhile
 	underWay map[matrix.ServerName]int // how many transactions of a server are being worked on
 }
 

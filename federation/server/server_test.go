@@ -524,8 +524,10 @@ func TestAnEventIsTriedAgain(t *testing.T) {
 		n++
 		attempts <- n
 		switch n {
-		case 1, 2:
+		case 1:
 			return received(pdus, matrix.Forbidden("no state").Because(&client.Error{Destination: "a.example", Retry: true, Cause: errors.New("unreachable")}))
+		case 2:
+			return received(pdus, matrix.Forbidden("no state").Because(&client.Error{Destination: "a.example", Status: 403, Peer: matrix.Errorf(403, rooms.CodePartialState, "not yet")}))
 		case 3:
 			return received(pdus, nil)
 		}

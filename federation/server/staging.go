@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"hanok/matrix"
@@ -147,41 +148,62 @@ const (
 	maxAttempts = 100 // which takes a good half of a day
 )
 
-// retry tries the stored events of a room until none is left or it has been often enough.
+// retry tries the stored events of a room until none is left, or it has been often enough.
 func (s *Server) retry(room matrix.RoomID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.retrying[room] {
+	if _, ok := s.retrying[room]; ok {
+		s.retrying[room] = true // also if it is about to find none left
 		return
 	}
-	s.retrying[room] = true
+	s.retrying[room] = false
 	s.workers.Go(func() {
-		defer func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			delete(s.retrying, room)
-		}()
-		wait := s.opts.Retry
-		for range maxAttempts {
-			timer := time.NewTimer(wait)
-			select {
-			case <-s.life.Done():
-				timer.Stop()
-				return
-			case <-timer.C:
-			}
-			if s.resumeRoom(s.life, room) == 0 {
-				return
-			}
-			wait = min(2*wait, maxRetry)
-		}
-		s.opts.Log.Warn().Str("room", string(room)).Msg("federation: events given up for which the state cannot be had")
-		for rows := s.stored(s.life, room, 0); len(rows) > 0; rows = s.stored(s.life, room, rows[len(rows)-1].ID) {
-			for part := range byOrigin(room, rows) {
-				s.drop(part.batch, part.ids)
-			}
+		for again := true; again && s.life.Err() == nil; again = s.more(room) {
+			s.retryAll(room)
 		}
 	})
+}
+
+// more says whether events of a room were stored while others were tried again; if not, that is over.
+func (s *Server) more(room matrix.RoomID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	more := s.retrying[room]
+	if more {
+		s.retrying[room] = false
+	} else {
+		delete(s.retrying, room)
+	}
+	return more
+}
+
+// retryAll tries the stored events of a room, until none is left or those that were there at first are given up.
+func (s *Server) retryAll(room matrix.RoomID) {
+	var last storage.Position // of those that were there at first
+	for rows := s.stored(s.life, room, 0); len(rows) > 0; rows = s.stored(s.life, room, last) {
+		last = rows[len(rows)-1].ID
+	}
+	wait := s.opts.Retry
+	for range maxAttempts {
+		timer := time.NewTimer(wait)
+		select {
+		case <-s.life.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		if s.resumeRoom(s.life, room) == 0 {
+			return
+		}
+		wait = min(2*wait, maxRetry)
+	}
+	s.opts.Log.Warn().Str("room", string(room)).Msg("federation: events given up for which the state cannot be had")
+	for rows := s.stored(s.life, room, 0); len(rows) > 0 && rows[0].ID <= last; rows = s.stored(s.life, room, rows[len(rows)-1].ID) {
+		rows = slices.DeleteFunc(rows, func(row storage.InboundPDU) bool { return row.ID > last })
+		for part := range byOrigin(room, rows) {
+			s.drop(part.batch, part.ids)
+		}
+	}
 }
 
 // stored reads a room's events that wait, after a given one; none if that fails.

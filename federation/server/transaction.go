@@ -271,11 +271,11 @@ func (s *Server) start(ctx context.Context, b *roomBatch) {
 }
 
 // passing says whether an event may be processed another time: a failure of ours, or of a server that was asked for what comes
-// before it.
+// before it, or does not know that yet.
 func passing(err error) bool {
 	var peer *client.Error
 	if errors.As(err, &peer) {
-		return peer.Retry
+		return peer.Retry || peer.Peer != nil && peer.Peer.Code == rooms.CodePartialState
 	}
 	if errors.Is(err, rooms.ErrUnsettled) {
 		return true
