@@ -73,7 +73,7 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 	}
 	// History is checked against the states before it, which differ little from one that is known, and are as big as the room for
 	// who knows none.
-	if err := e.awaitFull(ctx, r.nid); err != nil {
+	if err := e.awaitWanted(ctx, r.nid); err != nil {
 		return false, nil
 	}
 	servers, err := e.JoinedServers(ctx, r.id)

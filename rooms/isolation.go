@@ -60,7 +60,21 @@ func (e *Engine) Isolate(ctx context.Context, room matrix.RoomID, isolated bool)
 	if err != nil {
 		return err
 	}
-	return e.isolation.load(ctx, e.db)
+	return e.loadIsolated(ctx)
+}
+
+// loadIsolated reads which rooms are kept apart. Those of which the members were not known when they were may ask for them again now.
+func (e *Engine) loadIsolated(ctx context.Context) error {
+	before := *e.isolation.rooms.Load()
+	if err := e.isolation.load(ctx, e.db); err != nil || len(before) == 0 {
+		return err
+	}
+	for _, pr := range e.partials.all() {
+		if _, was := before[pr.id]; was && !e.isolation.has(pr.id) {
+			pr.want()
+		}
+	}
+	return nil
 }
 
 // Withdraw has a user who is kept to this server leave all rooms that other servers can be in, and turn down all invites to such; Run sees
@@ -96,7 +110,7 @@ func (e *Engine) followOperator(ctx context.Context) {
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
 	for {
-		err := e.isolation.load(ctx, e.db)
+		err := e.loadIsolated(ctx)
 		if err = errors.Join(err, e.withdrawAll(ctx)); err != nil && ctx.Err() == nil {
 			e.log.Error().Err(err).Msg("follow the operator's wishes")
 		}

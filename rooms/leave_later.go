@@ -38,12 +38,7 @@ func (e *Engine) tellLater(ctx context.Context, r *room, q MemberRequest) (func(
 			Room: r.nid, User: leave.skey, Event: leave.NID, Servers: servers, Since: now, Next: now.Add(untoldFirst),
 		})
 		if err == nil {
-			tx.OnVisible(func() {
-				select {
-				case e.untold <- struct{}{}:
-				default:
-				}
-			})
+			tx.OnVisible(func() { signal(e.untold) })
 		}
 		return err
 	}, nil

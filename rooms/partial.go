@@ -30,6 +30,8 @@ type partialRoom struct {
 	full    storage.Position    // when the whole state is about to be known; 0: that is not under way
 	done    chan struct{}       // closed when the room is not partial any more, or partial anew
 	heard   chan struct{}       // that one of its servers has sent something: it can be asked again
+	wanted  chan struct{}       // that somebody waits for the members
+	lately  recentSenders
 
 	// When all servers that were asked say that we are not in the room, our join has not lasted: what waits for the members waits
 	// in vain, and whoever joins has to join anew. They may still come to say something else.
@@ -39,7 +41,7 @@ type partialRoom struct {
 
 // newPartialRoom is of a room of which the servers were in it before our join.
 func newPartialRoom(nid storage.RoomNID, id matrix.RoomID, servers ...matrix.ServerName) *partialRoom {
-	return &partialRoom{nid: nid, id: id, servers: servers, done: make(chan struct{}), heard: make(chan struct{}, 1), refusal: make(chan struct{})}
+	return &partialRoom{nid: nid, id: id, servers: servers, done: make(chan struct{}), heard: make(chan struct{}, 1), wanted: make(chan struct{}, 1), refusal: make(chan struct{})}
 }
 
 // setRefused notes whether the servers of the room say that we are not in it, and reports whether that is new. Only resync calls it.
@@ -122,14 +124,54 @@ func (p *partials) refused() map[matrix.RoomID]bool {
 	return out
 }
 
-// nudge is called when an event of a room has come.
-func (p *partials) nudge(room storage.RoomNID) {
+// nudge is called when a server has sent an event of a room.
+func (p *partials) nudge(room storage.RoomNID, from matrix.ServerName) {
 	if pr := p.get(room); pr != nil {
-		select {
-		case pr.heard <- struct{}{}:
-		default:
+		if slices.Contains(pr.servers, from) {
+			pr.lately.add(from)
 		}
+		signal(pr.heard)
 	}
+}
+
+// want has the members of a room fetched soon, because somebody waits for them.
+func (pr *partialRoom) want() { signal(pr.wanted) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// recentSenders are those servers that have sent something last.
+type recentSenders struct {
+	mu    sync.Mutex
+	names []matrix.ServerName
+}
+
+// maxRecentSenders is few enough to leave others their turn.
+const maxRecentSenders = 3
+
+func (r *recentSenders) add(server matrix.ServerName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if slices.Contains(r.names, server) {
+		return
+	}
+	if len(r.names) == maxRecentSenders {
+		r.names = r.names[1:]
+	}
+	r.names = append(r.names, server)
+}
+
+// take returns them, and forgets them.
+func (r *recentSenders) take() []matrix.ServerName {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	names := r.names
+	r.names = nil
+	return names
 }
 
 // all lists the rooms whose state is partial.
@@ -158,12 +200,7 @@ func (p *partials) begin(pr *partialRoom) (before *partialRoom) {
 }
 
 // start makes the fetching of states look for rooms that are new.
-func (p *partials) start() {
-	select {
-	case p.news <- struct{}{}:
-	default:
-	}
-}
+func (p *partials) start() { signal(p.news) }
 
 // restore takes begin back.
 func (p *partials) restore(room storage.RoomNID, before *partialRoom) {
@@ -322,7 +359,15 @@ func (e *Engine) AwaitMembers(ctx context.Context, user matrix.UserID, id matrix
 	if err != nil || m.Membership != storage.MembershipJoin {
 		return err
 	}
-	return e.awaitFull(ctx, r.nid)
+	return e.awaitWanted(ctx, r.nid)
+}
+
+// awaitWanted is awaitFull for a local user, for whom the members are to be fetched soon.
+func (e *Engine) awaitWanted(ctx context.Context, room storage.RoomNID) error {
+	if pr := e.partials.get(room); pr != nil {
+		pr.want()
+	}
+	return e.awaitFull(ctx, room)
 }
 
 // awaitMember returns when it is known whether a user is in a room: at once, if a partial state says so.

@@ -108,7 +108,7 @@ func (e *Engine) Receive(ctx context.Context, origin matrix.ServerName, room mat
 	if err := r.allowsServer(ctx, origin); err != nil {
 		return fail(err)
 	}
-	e.partials.nudge(r.nid)
+	e.partials.nudge(r.nid, origin)
 	for i, err := range e.verify(ctx, events) {
 		if err != nil {
 			out[index[i]].Err = matrix.Forbidden("the event is not properly signed").Because(err)

@@ -24,6 +24,8 @@ const (
 	resyncServers    = 8           // servers asked before pausing
 	resyncFirstPause = time.Second
 	resyncLastPause  = 10 * time.Minute
+	// resyncWantedPause is the last pause where somebody waits for the members.
+	resyncWantedPause = 5 * time.Second
 	// resyncStrict is how many rounds insist on being given every event of the state, and on a state as that which came with our join.
 	resyncStrict = 2
 	resyncTries  = 5 // to find no further event that needs a state of its own
@@ -75,8 +77,9 @@ var errParted = errors.New("rooms: this server has left the room")
 // resync fetches a room's state until it is whole, joined anew, or out of reach.
 func (e *Engine) resync(ctx context.Context, pr *partialRoom, first, again chan struct{}) {
 	s := &resync{e: e, pr: pr, servers: slices.Clone(pr.servers), told: make(map[storage.EventNID]statetree.Tree)}
-	if len(s.servers) > 1 {
-		e.inTurn(pr.id, s.servers[1:]) // after who let us in
+	if len(s.servers) > 0 {
+		s.first = s.servers[0]
+		e.inTurn(pr.id, s.servers[1:])
 	}
 	slots := first
 	for pause := resyncFirstPause; ; pause = min(2*pause, resyncLastPause) {
@@ -105,22 +108,33 @@ func (e *Engine) resync(ctx context.Context, pr *partialRoom, first, again chan 
 	}
 }
 
-// wait waits until a room's state is tried again: a while, or a tenth of it from when one of its servers is heard of.
+// wait waits until a room's state is tried again: a while, or a tenth of it from when one of its servers is heard of, or a few seconds from when
+// somebody waits for it.
 func (pr *partialRoom) wait(ctx context.Context, pause time.Duration) {
 	select {
 	case <-pr.heard: // before the last try
 	default:
 	}
+	until := time.Now().Add(pause)
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
-	heard := pr.heard
+	sooner := func(wait time.Duration) {
+		if at := time.Now().Add(wait); at.Before(until) {
+			until = at
+			timer.Reset(wait)
+		}
+	}
+	heard, wanted := pr.heard, pr.wanted
 	for {
 		select {
 		case <-timer.C:
 			return
 		case <-heard:
-			timer.Reset(pause / 10)
+			sooner(pause / 10)
 			heard = nil
+		case <-wanted:
+			sooner(resyncWantedPause)
+			wanted = nil
 		case <-pr.done:
 			return
 		case <-ctx.Done():
@@ -133,7 +147,8 @@ func (pr *partialRoom) wait(ctx context.Context, pause time.Duration) {
 type resync struct {
 	e       *Engine
 	pr      *partialRoom
-	servers []matrix.ServerName // in the order in which they are asked
+	first   matrix.ServerName   // who has let us in, or told the state lately: asked each time
+	servers []matrix.ServerName // all, in the order in which they are asked
 	round   int
 	told    map[storage.EventNID]statetree.Tree // what was fetched, by the event before which it is the state
 }
@@ -193,17 +208,8 @@ func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
 	}
 	var last error
 	refused := true
-	left := min(resyncServers, len(s.servers))
 	done, err := inquiry[*toldState]{
-		next: func() (matrix.ServerName, bool) {
-			if left == 0 {
-				return "", false
-			}
-			left--
-			server := s.servers[0]
-			s.servers = append(s.servers[1:], server)
-			return server, true
-		},
+		next: listed(s.turn()),
 		ask: func(ctx context.Context, server matrix.ServerName) (*toldState, error) {
 			return s.tell(ctx, r, server, ev)
 		},
@@ -216,7 +222,7 @@ func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
 			}
 			if err == nil {
 				s.told[ev.NID] = tree
-				s.servers = slices.Insert(slices.DeleteFunc(s.servers, func(other matrix.ServerName) bool { return other == server }), 0, server)
+				s.first = server
 			}
 			return err
 		},
@@ -246,6 +252,30 @@ func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
 		return errParted
 	}
 	return last
+}
+
+// turn lists whom to ask now: who let us in, and those that have sent something since the last time, because they work; and some of the others, of
+// which most may be gone.
+func (s *resync) turn() []matrix.ServerName {
+	var out []matrix.ServerName
+	add := func(server matrix.ServerName) {
+		if server != "" && len(out) < resyncServers && !slices.Contains(out, server) {
+			out = append(out, server)
+		}
+	}
+	add(s.first)
+	for _, server := range s.pr.lately.take() {
+		add(server)
+	}
+	for range len(s.servers) {
+		if len(out) == resyncServers {
+			break
+		}
+		server := s.servers[0]
+		s.servers = append(s.servers[1:], server)
+		add(server)
+	}
+	return out
 }
 
 // lostTouch makes known that we do not hear any more of the users of other servers who are in a room: their servers say that we are not in it.
