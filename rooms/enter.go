@@ -332,14 +332,17 @@ func (r *room) takeOver(ctx context.Context, join *event.Event, tree statetree.T
 	for _, p := range missingPrevs(join, prevs) {
 		en.missing = append(en.missing, storage.MissingPrev{ID: p, Child: ev.NID, Depth: join.Depth()})
 	}
+	if partial == nil {
+		if partial, err = r.stillPartial(ctx, en); err != nil {
+			r.pending.drop(en.items)
+			r.mu.Unlock()
+			return err
+		}
+	}
 	r.head = en.head
 	var before *partialRoom
-	switch {
-	case partial != nil:
+	if partial != nil {
 		en.partial, before = partial, r.e.partials.begin(partial)
-	case r.e.partials.get(r.nid) != nil:
-		// We were in the room before, left without ever knowing its members, and know them now.
-		en.whole = &restatement{room: r}
 	}
 	r.e.committer.add(en)
 	r.mu.Unlock()
@@ -351,6 +354,24 @@ func (r *room) takeOver(ctx context.Context, join *event.Event, tree statetree.T
 		r.e.partials.start()
 	}
 	return err
+}
+
+// stillPartial is for a room that this server was in before, and left or lost without ever knowing its members, now that it knows them. The events of
+// that time are still to be judged by what they were; r.mu is held.
+func (r *room) stillPartial(ctx context.Context, en *entry) (*partialRoom, error) {
+	before := r.e.partials.get(r.nid)
+	if before == nil {
+		return nil, nil
+	}
+	events, err := r.partialEvents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(events) == 0 {
+		en.whole = &restatement{room: r}
+		return nil, nil
+	}
+	return newPartialRoom(r.nid, r.id, before.servers...), nil
 }
 
 // restart moves the head to our join, whose state before is tree; r.mu is held.

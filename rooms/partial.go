@@ -33,7 +33,7 @@ type partialRoom struct {
 	wanted  chan struct{}       // that somebody waits for the members
 	lately  recentSenders
 
-	// When all servers that were asked say that we are not in the room, our join has not lasted: what waits for the members waits
+	// When all servers that answer say that we are not in the room, our join has not lasted: what waits for the members waits
 	// in vain, and whoever joins has to join anew. They may still come to say something else.
 	refused atomic.Bool
 	refusal chan struct{} // closed when that is found out for the first time

@@ -3,9 +3,12 @@ package rooms_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
@@ -122,4 +125,70 @@ func TestPartialJoinOfMany(t *testing.T) {
 		p.complete(bob)
 		p.agree()
 	})
+}
+
+// The server that let us in is gone before anybody has heard of it. Who joins through another one knows the members in the end.
+func TestPartialRejoinOfLostJoin(t *testing.T) {
+	for _, omit := range []bool{true, false} {
+		t.Run(fmt.Sprint("omitting members ", omit), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t)
+				n.omit = true
+				a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+				alice, bob, carol := a.user("alice"), b.user("bob"), c.user("carol")
+				room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11", Name: "x"})
+				c.join(carol, room, a)
+				n.settle()
+				if err := c.AwaitMembers(ctx, carol, room); err != nil {
+					t.Fatal(err)
+				}
+				n.split(a, c, true)
+				a.say(alice, room, "nobody else hears this")
+				n.mu.Lock()
+				n.hold = func(from, to matrix.ServerName, call string) error {
+					if from == b.name && to == a.name && call == "state_ids" {
+						n.split(a, b, true)
+					}
+					return nil
+				}
+				n.mu.Unlock()
+				b.join(bob, room, a)
+				b.say(bob, room, "lost")
+				time.Sleep(time.Minute)
+				n.mu.Lock()
+				n.hold, n.omit = nil, omit
+				n.mu.Unlock()
+				b.join(bob, room, c)
+				n.settle()
+				limited, cancel := context.WithTimeout(ctx, time.Minute)
+				defer cancel()
+				members, err := b.Members(limited, rooms.MembersRequest{Room: room, User: bob})
+				if err != nil || len(members) != 3 {
+					t.Fatalf("%d members, %v", len(members), err)
+				}
+				b.say(bob, room, "there")
+				c.say(carol, room, "here")
+				n.settle()
+				if diff := cmp.Diff(c.state(room), b.state(room)); diff != "" {
+					t.Error(diff)
+				}
+				// The other one comes back.
+				n.split(a, b, false)
+				n.split(a, c, false)
+				a.say(alice, room, "back")
+				n.settle()
+				b.say(bob, room, "all there")
+				n.settle()
+				for _, s := range []*server{a, b} {
+					if diff := cmp.Diff(c.state(room), s.state(room)); diff != "" {
+						t.Errorf("%s: %s", s.name, diff)
+					}
+				}
+				// The state is not partial any more: it says who may not speak.
+				if _, _, err := b.ServeStateIDs(ctx, c.name, room, b.tips(room)[0]); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }

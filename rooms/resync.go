@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ const (
 	resyncWantedPause = 5 * time.Second
 	// resyncStrict is how many rounds insist on being given every event of the state, and on a state as that which came with our join.
 	resyncStrict = 2
+	// resyncDoubts is how many rounds it takes until those that answer are believed that we are not in the room, though others do not answer.
+	resyncDoubts = 5
 	resyncTries  = 5 // to find no further event that needs a state of its own
 )
 
@@ -190,24 +193,58 @@ func (s *resync) fetch(ctx context.Context, r *room) error {
 	if err != nil {
 		return err
 	}
+	var failed error
+	for i, ev := range slices.Backward(untold) { // the last one first, which others know if any
+		if _, ok := s.told[ev.NID]; ok {
+			continue
+		}
+		if err := s.fetchBefore(ctx, r, ev, i == len(untold)-1); err != nil {
+			failed = cmp.Or(failed, err)
+		}
+	}
+	if failed == nil || s.round <= resyncStrict || ctx.Err() != nil {
+		return failed
+	}
+	return s.makeDo(ctx, r, untold, failed)
+}
+
+// makeDo has the members of a later time count before those of our joins of which nobody can tell the state any more: who let us in then is gone, and
+// others may never have heard of it. It fails, with the failure given, if those of no later time are known either.
+func (s *resync) makeDo(ctx context.Context, r *room, untold []*Event, failed error) error {
+	var known []statetree.Tree
+	for _, ev := range untold {
+		if t, ok := s.told[ev.NID]; ok {
+			known = append(known, t)
+		}
+	}
+	if len(known) == 0 {
+		c, err := r.current(ctx)
+		if err != nil || c.head.partial() {
+			return cmp.Or(err, failed)
+		}
+		known = append(known, c.head.state)
+	}
 	for _, ev := range untold {
 		if _, ok := s.told[ev.NID]; ok {
 			continue
 		}
-		if err := s.fetchBefore(ctx, r, ev); err != nil {
+		t, err := overlay(ctx, known[len(known)-1], s.e.treeBefore(ev))
+		if err != nil {
 			return err
 		}
+		s.told[ev.NID] = t
 	}
 	return nil
 }
 
-// fetchBefore asks one server after the other for the state before an event.
-func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
+// fetchBefore asks one server after the other for the state before an event. last says that there is none after it of which the state has to be asked for:
+// if we are in the room, it is by that one.
+func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event, last bool) error {
 	if s.e.isolation.has(r.id) {
 		return errIsolatedRoom
 	}
-	var last error
-	refused := true
+	var failed error
+	refused, answered, silent := true, false, false
 	done, err := inquiry[*toldState]{
 		next: listed(s.turn()),
 		ask: func(ctx context.Context, server matrix.ServerName) (*toldState, error) {
@@ -224,34 +261,49 @@ func (s *resync) fetchBefore(ctx context.Context, r *room, ev *Event) error {
 				s.told[ev.NID] = tree
 				s.first = server
 			}
+			refused = false // whatever that state is worth
 			return err
 		},
 		failed: func(server matrix.ServerName, err error) {
 			s.e.log.Debug().Err(err).Str("server", string(server)).Int64("room", int64(r.nid)).Msg("no whole state")
-			answer, ok := matrix.AsError(err)
-			refused = refused && ok && (answer.Status == http.StatusForbidden && answer.Code != CodePartialState || answer.Status == http.StatusNotFound)
-			last = err
+			if !answers(err) {
+				silent = true
+			} else {
+				answer, _ := matrix.AsError(err)
+				answered = true
+				refused = refused && (answer.Status == http.StatusForbidden && answer.Code != CodePartialState || answer.Status == http.StatusNotFound)
+			}
+			failed = err
 		},
 		after: overtakeState, most: mostStates,
 	}.run(ctx, s.e)
+	c, lost := r.current(ctx)
+	if lost != nil {
+		return lost
+	}
+	last = last && c.head.partial()
 	if done || err != nil {
-		s.pr.setRefused(false)
+		if last {
+			s.pr.setRefused(false)
+		}
 		return err
 	}
-	if last == nil {
+	if failed == nil {
 		return errors.New("no server of the room is known")
 	}
-	if s.pr.setRefused(refused) {
+	// Who let us in, and does not answer, may be the only one that knows. It is given a while.
+	refused = refused && last && answered && (!silent || s.round > resyncDoubts)
+	if last && s.pr.setRefused(refused) {
 		if err := s.e.lostTouch(ctx, r); err != nil {
 			return err
 		}
 	}
 	if resident, err := r.resident(ctx); err != nil {
 		return err
-	} else if refused && !resident {
+	} else if refused && !silent && !resident {
 		return errParted
 	}
-	return last
+	return failed
 }
 
 // turn lists whom to ask now: who let us in, and those that have sent something since the last time, because they work; and some of the others, of
