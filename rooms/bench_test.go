@@ -2,7 +2,11 @@ package rooms_test
 
 import (
 	"fmt"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -306,4 +310,68 @@ func partitioned(tb testing.TB, version roomversion.ID, length int) (net *networ
 	}
 	net.split(b, quiet, false)
 	return net, room, pdus
+}
+
+// BenchmarkRestate makes the state of a room whole in which 20,000 events have come since it was joined without its members, messages of five
+// kilobytes and state events: how long it takes, and how much memory more than before. Signatures are not verified.
+func BenchmarkRestate(b *testing.B) {
+	const events, atOnce = 20_000, 50
+	text := strings.Repeat("x", 5000)
+	for b.Loop() {
+		b.StopTimer()
+		p := newPartialJoin(b, rooms.CreateRequest{}, nil)
+		alice := p.a.user("alice")
+		var wg sync.WaitGroup
+		for i := range atOnce {
+			wg.Go(func() {
+				for j := range events / atOnce {
+					if j%2 == 0 {
+						p.a.say(alice, p.room, text)
+					} else {
+						p.a.set(alice, p.room, "test.state", fmt.Sprintf("%d %d", i, j), `{}`)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		p.n.settle()
+		peak := peakHeap()
+		b.StartTimer()
+		p.complete(p.b.user("bob"))
+		b.StopTimer()
+		b.ReportMetric(float64(peak())/1e6, "MB")
+		p.agree()
+		b.StartTimer()
+	}
+}
+
+// peakHeap measures how many bytes of the heap are in use more than now, at most, as the garbage collector finds.
+func peakHeap() (more func() uint64) {
+	gc := debug.SetGCPercent(20) // so that it is looked at often
+	use := func() uint64 {
+		sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		metrics.Read(sample)
+		return sample[0].Value.Uint64()
+	}
+	runtime.GC()
+	before := use()
+	most := before
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			most = max(most, use())
+			select {
+			case <-stop:
+				return
+			case <-time.After(2 * time.Millisecond):
+			}
+		}
+	}()
+	return func() uint64 {
+		close(stop)
+		<-stopped
+		debug.SetGCPercent(gc)
+		return most - before
+	}
 }

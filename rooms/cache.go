@@ -18,13 +18,15 @@ type eventCache struct {
 	byNID  map[storage.EventNID]*list.Element
 	byID   map[matrix.EventID]*list.Element
 	order  list.List // of *Event, most recently used first
+	// partial says whether the state of a room is partial: events that were read as such before it was whole must not come in afterwards.
+	partial func(storage.RoomNID) bool
 }
 
-func newEventCache(budget int64) *eventCache {
+func newEventCache(budget int64, partial func(storage.RoomNID) bool) *eventCache {
 	return &eventCache{
-		budget: budget,
-		byNID:  make(map[storage.EventNID]*list.Element),
-		byID:   make(map[matrix.EventID]*list.Element),
+		budget: budget, partial: partial,
+		byNID: make(map[storage.EventNID]*list.Element),
+		byID:  make(map[matrix.EventID]*list.Element),
 	}
 }
 
@@ -74,6 +76,11 @@ func (c *eventCache) byEventID(id matrix.EventID) *Event {
 func (c *eventCache) put(events ...*Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.add(events...)
+}
+
+// add is put while c.mu is held.
+func (c *eventCache) add(events ...*Event) {
 	for _, ev := range events {
 		if el, ok := c.byNID[ev.NID]; ok {
 			c.size += eventCost(ev) - eventCost(el.Value.(*Event))
@@ -87,26 +94,41 @@ func (c *eventCache) put(events ...*Event) {
 		c.size += eventCost(ev)
 	}
 	for c.size > c.budget && c.order.Len() > 1 {
-		el := c.order.Back()
-		old := el.Value.(*Event)
-		c.order.Remove(el)
-		delete(c.byNID, old.NID)
-		delete(c.byID, old.ID())
-		c.size -= eventCost(old)
+		c.remove(c.order.Back())
+	}
+}
+
+// remove forgets an event; c.mu is held.
+func (c *eventCache) remove(el *list.Element) {
+	old := el.Value.(*Event)
+	c.order.Remove(el)
+	delete(c.byNID, old.NID)
+	delete(c.byID, old.ID())
+	c.size -= eventCost(old)
+}
+
+// forgetPartial forgets the events of a room that follow on a partial state, once that is whole: those that were read from the database just before.
+func (c *eventCache) forgetPartial(room storage.RoomNID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for el := c.order.Front(); el != nil; {
+		next := el.Next()
+		if ev := el.Value.(*Event); ev.Partial && ev.RoomNID == room {
+			c.remove(el)
+		}
+		el = next
 	}
 }
 
 // fill adds events read from the database, unless something newer is known of them.
 func (c *eventCache) fill(events ...*Event) {
-	fresh := make([]*Event, 0, len(events))
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, ev := range events {
-		if _, ok := c.byNID[ev.NID]; !ok {
-			fresh = append(fresh, ev)
+		if _, ok := c.byNID[ev.NID]; !ok && (!ev.Partial || c.partial(ev.RoomNID)) {
+			c.add(ev)
 		}
 	}
-	c.mu.Unlock()
-	c.put(fresh...)
 }
 
 // recentSet remembers what was added to it last.

@@ -312,6 +312,7 @@ func (c *committer) publish(w *batchWrite) {
 		}
 		if u.whole != nil {
 			c.e.partials.finish(r.nid) // whoever has waited for it sees the whole state
+			c.e.events.forgetPartial(r.nid)
 		}
 		if u.created {
 			c.e.directory.published(r.nid)

@@ -300,7 +300,6 @@ func New(o Options) (*Engine, error) {
 		db: o.DB, server: o.ServerName, own: nids[0], key: o.Key, remote: o.Remote, identity: o.Identity, policy: o.Policy, listener: o.Listener, notices: o.Notices,
 		profile: o.Profile, mayInvite: o.MayInvite, makeAlias: o.MakeAlias, completed: o.StateCompleted, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, random: o.Random, log: o.Log, defaultVersion: o.DefaultVersion, erased: o.Erased,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
-		events:   newEventCache(o.CacheBytes / 2),
 		forms:    newClientForms(),
 		resolved: newResolutionCache(), memories: newMemories(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},
 		servers:  newServerCounts(),
@@ -315,6 +314,7 @@ func New(o Options) (*Engine, error) {
 	if e.partials, err = loadPartials(context.Background(), o.DB); err != nil {
 		return nil, err
 	}
+	e.events = newEventCache(o.CacheBytes/2, func(room storage.RoomNID) bool { return e.partials.get(room) != nil })
 	e.directory = newPublished(e)
 	if err := e.isolation.load(context.Background(), o.DB); err != nil {
 		return nil, err

@@ -335,19 +335,33 @@ type pendingEvents struct {
 	mu    sync.Mutex
 	byNID map[storage.EventNID]pendingEvent
 	byID  map[matrix.EventID]*Event
-	// restated are events to which restate.go is giving another state, nil at most times. They come before all others.
-	restated map[storage.EventNID]pendingEvent
+	// restated is what restate.go is making of events, nil at most times. It counts more than what is known of them otherwise.
+	restated map[storage.EventNID]verdict
 }
 
-func (p *pendingEvents) find(nid storage.EventNID) (pendingEvent, bool) {
-	if ev, ok := p.restated[nid]; ok {
-		return ev, true
+type pendingEvent struct {
+	ev    *Event
+	after statetree.Tree
+}
+
+// verdict is what an event is found to be once the whole state before it is known.
+type verdict struct {
+	before   statetree.Ref
+	after    statetree.Tree
+	rejected bool
+}
+
+// now is an event as it has been found to be; p.mu is held.
+func (p *pendingEvents) now(ev *Event) *Event {
+	if v, ok := p.restated[ev.NID]; ok {
+		found := *ev
+		found.Partial, found.stateBefore, found.Rejected = false, v.before, v.rejected
+		return &found
 	}
-	ev, ok := p.byNID[nid]
-	return ev, ok
+	return ev
 }
 
-// list returns all but those being restated.
+// list returns all, as they were before they are restated.
 func (p *pendingEvents) list() []*Event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -358,13 +372,13 @@ func (p *pendingEvents) list() []*Event {
 	return out
 }
 
-func (p *pendingEvents) restate(ev *Event, after statetree.Tree) {
+func (p *pendingEvents) restate(nid storage.EventNID, v verdict) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.restated == nil {
-		p.restated = make(map[storage.EventNID]pendingEvent)
+		p.restated = make(map[storage.EventNID]verdict)
 	}
-	p.restated[ev.NID] = pendingEvent{ev, after}
+	p.restated[nid] = v
 }
 
 func (p *pendingEvents) dropRestated() {
@@ -373,16 +387,21 @@ func (p *pendingEvents) dropRestated() {
 	p.restated = nil
 }
 
-type pendingEvent struct {
-	ev    *Event
-	after statetree.Tree
-}
-
+// get returns an event that is not committed, nil if there is none.
 func (p *pendingEvents) get(nid storage.EventNID) *Event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	found, _ := p.find(nid)
-	return found.ev
+	if found, ok := p.byNID[nid]; ok {
+		return p.now(found.ev)
+	}
+	return nil
+}
+
+// as is an event that was committed as it has been found to be.
+func (p *pendingEvents) as(ev *Event) *Event {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now(ev)
 }
 
 // placed gives an event that is committed its place in the timeline.
@@ -417,22 +436,34 @@ func (r *room) event(ctx context.Context, nid storage.EventNID) (*Event, error) 
 	if ev := r.pending.get(nid); ev != nil {
 		return ev, nil
 	}
-	return r.e.eventByNID(ctx, nid)
+	ev, err := r.e.eventByNID(ctx, nid)
+	if err != nil {
+		return nil, err
+	}
+	return r.pending.as(ev), nil
 }
 
 // eventsByNID returns events of the room, committed or not, in the order asked for.
 func (r *room) eventsByNID(ctx context.Context, nids []storage.EventNID) ([]*Event, error) {
 	out := make([]*Event, len(nids))
 	r.pending.mu.Lock()
-	if len(r.pending.byNID) > 0 || len(r.pending.restated) > 0 {
+	if len(r.pending.byNID) > 0 {
 		for i, nid := range nids {
-			if p, ok := r.pending.find(nid); ok {
-				out[i] = p.ev
-			}
+			out[i] = r.pending.byNID[nid].ev
 		}
 	}
 	r.pending.mu.Unlock()
-	return out, r.e.fillIn(ctx, nids, out)
+	if err := r.e.fillIn(ctx, nids, out); err != nil {
+		return nil, err
+	}
+	r.pending.mu.Lock()
+	defer r.pending.mu.Unlock()
+	if r.pending.restated != nil {
+		for i, ev := range out {
+			out[i] = r.pending.now(ev)
+		}
+	}
+	return out, nil
 }
 
 // eventsByID returns events of the room, committed or not; unknown ones and those of other rooms are missing.
@@ -464,9 +495,7 @@ func (r *room) eventsByID(ctx context.Context, ids []matrix.EventID) (map[matrix
 	defer r.pending.mu.Unlock()
 	if r.pending.restated != nil {
 		for id, ev := range out {
-			if now, ok := r.pending.restated[ev.NID]; ok {
-				out[id] = now.ev
-			}
+			out[id] = r.pending.now(ev)
 		}
 	}
 	return out, nil
@@ -493,9 +522,13 @@ func (r *room) prevsOf(ctx context.Context, ev *Event) ([]storage.EventNID, erro
 // treeAfter is the state after an event, committed or not.
 func (r *room) treeAfter(ctx context.Context, ev *Event) (statetree.Tree, error) {
 	r.pending.mu.Lock()
-	p, ok := r.pending.find(ev.NID)
+	found, restated := r.pending.restated[ev.NID]
+	p, pending := r.pending.byNID[ev.NID]
 	r.pending.mu.Unlock()
-	if ok {
+	switch {
+	case restated:
+		return found.after, nil
+	case pending:
 		return p.after, nil
 	}
 	return r.e.treeAfter(ctx, ev)

@@ -253,7 +253,7 @@ func TestHoleInAnAuthChain(t *testing.T) {
 	}
 }
 
-func snapMember(t *testing.T, snap *rooms.Snapshot, user matrix.UserID) matrix.EventID {
+func snapMember(t testing.TB, snap *rooms.Snapshot, user matrix.UserID) matrix.EventID {
 	t.Helper()
 	ev, err := snap.State.Event(ctx, "m.room.member", string(user))
 	if err != nil {

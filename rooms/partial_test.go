@@ -19,7 +19,7 @@ import (
 // partialJoin is a room of a.example and c.example which bob of b.example has joined without its members, and their
 // fetching held up.
 type partialJoin struct {
-	t       *testing.T
+	t       testing.TB
 	n       *network
 	a, b, c *server
 	room    matrix.RoomID
@@ -31,7 +31,7 @@ type partialJoin struct {
 func (p *partialJoin) release() { p.once.Do(func() { close(p.open) }) }
 
 // newPartialJoin has setup called before bob joins, with alice of a as creator.
-func newPartialJoin(t *testing.T, q rooms.CreateRequest, setup func(p *partialJoin)) *partialJoin {
+func newPartialJoin(t testing.TB, q rooms.CreateRequest, setup func(p *partialJoin)) *partialJoin {
 	n := newNetwork(t)
 	p := &partialJoin{t: t, n: n, a: n.server("a.example"), b: n.server("b.example"), c: n.server("c.example"), asked: make(chan matrix.ServerName, 100), open: make(chan struct{})}
 	q.Preset = "public_chat"
@@ -346,6 +346,72 @@ func TestPartialVerdicts(t *testing.T) {
 	if got := ev.PrevEvents(); !slices.Equal(got, []matrix.EventID{message.ID()}) {
 		t.Errorf("follows on %v", got)
 	}
+}
+
+// Where the state does not come for long there are more events than are worked on at a time, on several branches; the states at all of them are what
+// they are elsewhere, also after a restart, and what is remembered of them is what is stored.
+func TestPartialJoinOfManyEvents(t *testing.T) {
+	p := newPartialJoin(t, rooms.CreateRequest{}, func(p *partialJoin) {
+		for i := range 20 {
+			p.a.join(p.a.user(fmt.Sprint("u", i)), p.room)
+		}
+	})
+	const events = 350
+	alice, carol := p.a.user("alice"), p.c.user("carol")
+	var ids []matrix.EventID
+	for i := range events {
+		switch i % 7 {
+		case 0:
+			ids = append(ids, p.a.say(alice, p.room, fmt.Sprint(i)))
+		case 1, 2:
+			ids = append(ids, p.a.set(alice, p.room, "test.state", fmt.Sprint(i%40), fmt.Sprintf(`{"i":%d}`, i)))
+		case 3:
+			p.a.join(p.a.user(fmt.Sprint("late", i)), p.room)
+		case 4:
+			ids = append(ids, p.c.say(carol, p.room, fmt.Sprint(i)))
+		case 5:
+			p.b.say(p.b.user("bob"), p.room, fmt.Sprint(i))
+		}
+		if i%20 == 19 {
+			p.n.settle()
+		}
+	}
+	p.n.settle()
+	if !p.partial() {
+		t.Fatal("the state is whole already")
+	}
+	p.complete(p.b.user("bob"))
+	p.agree()
+	states := func(s *server, at matrix.EventID) []string {
+		t.Helper()
+		state, _, err := s.ServeStateIDs(ctx, "c.example", p.room, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := make([]string, len(state))
+		for i, id := range state {
+			out[i] = string(id)
+		}
+		slices.Sort(out)
+		return out
+	}
+	same := func() {
+		t.Helper()
+		for i := 0; i < len(ids); i += 10 {
+			if d := cmp.Diff(states(p.a, ids[i]), states(p.b, ids[i])); d != "" {
+				t.Errorf("the state at event %d: %s", i, d)
+			}
+		}
+		for _, id := range ids {
+			if ev, err := p.b.Event(ctx, id); err != nil || ev.Partial {
+				t.Errorf("%v still follows on a partial state (%v)", ev, err)
+			}
+		}
+	}
+	same()
+	p.b.restart()
+	same()
+	p.agree()
 }
 
 // A rejection by a partial state is not the last word: what follows on the rejected event is not held against it.

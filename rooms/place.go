@@ -351,7 +351,9 @@ func (r *room) directlyBefore(ctx context.Context, ev *Event) (map[storage.Event
 				if err != nil {
 					return nil, err
 				}
-				p = stored[nid]
+				if p = stored[nid]; p != nil {
+					p = r.pending.as(p)
+				}
 			}
 			if p != nil && (p.Rejected || p.SoftFailed) {
 				prevs, err := r.prevsOf(ctx, p)

@@ -1,10 +1,10 @@
 package rooms
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"hanok/matrix"
@@ -25,98 +25,109 @@ type Completion struct {
 // restatement gives all events of a room that follow on a partial state the whole state before them, judges them again by
 // it, and moves the head accordingly: as one commit, so that the room's state is either partial or whole.
 //
-// Events of other servers wait meanwhile (room.inbound is held), local ones go on until the last step.
+// Events of other servers wait meanwhile (room.inbound is held), local ones go on until the last step. There may be any number of events, if
+// nobody gives the state for days: they are worked on some at a time, and of each only a few numbers are kept. The nodes of their states are stored
+// ahead, where nothing refers to them until the commit.
 type restatement struct {
 	room       *room
 	told       map[storage.EventNID]statetree.Tree // states before events that cannot be worked out, as another server told them
 	events     []*restated                         // in topological order
 	done       map[storage.EventNID]*restated
-	all        map[storage.EventNID]bool // those to be done
-	states     []storage.RoomState       // what was logged of the room's state, made good
-	trees      []statetree.Tree          // those states
+	all        map[storage.EventNID]bool  // those to be done
+	joined     map[matrix.ServerName]bool // servers of which somebody joined
+	states     []storage.RoomState        // what was logged of the room's state, made good
+	good       statetree.Tree             // the last of them,
+	logged     statetree.Tree             // and what was logged
+	loose      []statetree.Tree           // of which nodes may not be stored yet
+	since      storage.Position           // of the first event in the timeline
 	completion *Completion
 }
 
 type restated struct {
-	was, ev       *Event
-	before, after statetree.Tree
-	erased        []erasure        // by a redaction that was rejected before
-	pos           storage.Position // new in the timeline; 0: stays as it is, or goes if it is rejected now
+	nid                                      storage.EventNID
+	prevs                                    []storage.EventNID
+	before, after                            statetree.Tree
+	flags                                    storage.EventFlags // from now on
+	wasRejected, rejected, softFailed, dummy bool
+	misled                                   matrix.UserID    // of another server, whose membership it is that appears or vanishes
+	new                                      *Event           // if it appears
+	erased                                   []erasure        // by a redaction that was rejected before
+	pos                                      storage.Position // new in the timeline; 0: stays as it is, or goes if it is rejected now
+	stored                                   bool             // the states are, and not in memory
 }
 
 // appears: an event that was rejected by the partial state. It is new in the timeline, as if it had come late.
-func (rs *restated) appears() bool {
-	return rs.was.Rejected && !rs.ev.Rejected && !rs.ev.SoftFailed && !rs.ev.IsDummy()
-}
+func (s *restated) appears() bool { return s.wasRejected && !s.rejected && !s.softFailed && !s.dummy }
 
 // vanishes: an event that the partial state allowed, wrongly.
-func (rs *restated) vanishes() bool { return rs.ev.Rejected && !rs.was.Rejected }
+func (s *restated) vanishes() bool { return s.rejected && !s.wasRejected }
 
 // errUntold: the state before an event cannot be worked out, and is not among those that were told.
 var errUntold = errors.New("rooms: the state at an event has to be asked for")
 
-// partialEvents returns the events of a room that follow on a partial state, committed or not, those before others that these depend on.
-func (r *room) partialEvents(ctx context.Context) ([]*Event, error) {
-	events := r.pending.list() // before the database is asked: an event is in one or the other
-	events = slices.DeleteFunc(events, func(ev *Event) bool { return !ev.Partial })
+// restateBatch is how many events are worked on at a time.
+const restateBatch = 100
+
+// partialEvents lists the events of a room that follow on a partial state, committed or not, in no order.
+func (r *room) partialEvents(ctx context.Context) ([]storage.EventNID, error) {
 	seen := make(map[storage.EventNID]bool)
-	for _, ev := range events {
-		seen[ev.NID] = true
+	for _, ev := range r.pending.list() { // before the database is asked: an event is in one or the other
+		if ev.Partial {
+			seen[ev.NID] = true
+		}
 	}
 	stored, err := storage.PartialEvents(ctx, r.e.db, r.nid)
-	if err != nil {
-		return nil, err
+	for _, nid := range stored {
+		seen[nid] = true
 	}
-	stored = slices.DeleteFunc(stored, func(nid storage.EventNID) bool { return seen[nid] })
-	more, err := r.e.eventsByNID(ctx, stored)
-	if err != nil {
-		return nil, err
-	}
-	return topological(append(events, more...)), nil
+	return slices.Collect(maps.Keys(seen)), err
+}
+
+// following is an event and what comes directly before it.
+type following struct {
+	nid   storage.EventNID
+	prevs []storage.EventNID
 }
 
 // topological orders events so that prev events come before what follows on them. Where they follow on one another in a circle, which up to room
 // version 2 they can, the one that came first is the first.
-func topological(events []*Event) []*Event {
+func topological(events []following) []storage.EventNID {
 	waits := make(map[storage.EventNID]int, len(events))
-	children := make(map[storage.EventNID][]*Event)
-	byID := make(map[matrix.EventID]*Event, len(events))
-	for _, ev := range events {
-		waits[ev.NID] = 0
-		byID[ev.ID()] = ev
+	children := make(map[storage.EventNID][]storage.EventNID)
+	byNumber := make([]storage.EventNID, len(events))
+	for i, ev := range events {
+		waits[ev.nid] = 0
+		byNumber[i] = ev.nid
 	}
-	var ready []*Event
+	slices.Sort(byNumber)
 	for _, ev := range events {
-		for _, id := range distinctIDs(ev.PrevEvents()) { // by their IDs: one may have come later
-			if p, ok := byID[id]; ok {
-				waits[ev.NID]++
-				children[p.NID] = append(children[p.NID], ev)
+		for _, p := range ev.prevs {
+			if _, ok := waits[p]; ok {
+				waits[ev.nid]++
+				children[p] = append(children[p], ev.nid)
 			}
 		}
-		if waits[ev.NID] == 0 {
-			ready = append(ready, ev)
+	}
+	var ready []storage.EventNID
+	for _, nid := range byNumber {
+		if waits[nid] == 0 {
+			ready = append(ready, nid)
 		}
 	}
-	byNumber := func(a, b *Event) int { return cmp.Compare(a.NID, b.NID) }
-	slices.SortFunc(ready, byNumber)
-	out := make([]*Event, 0, len(events))
-	var left []*Event
-	for len(out) < len(events) {
+	out := make([]storage.EventNID, 0, len(events))
+	for left := byNumber; len(out) < len(events); {
 		if len(ready) == 0 {
-			if left == nil {
-				left = slices.SortedFunc(slices.Values(events), byNumber)
-			}
-			for waits[left[0].NID] <= 0 {
+			for waits[left[0]] <= 0 {
 				left = left[1:]
 			}
-			ready = left[:1:1]
-			waits[left[0].NID] = 0
+			waits[left[0]] = 0
+			ready = append(ready, left[0])
 		}
-		ev := ready[0]
+		nid := ready[0]
 		ready = ready[1:]
-		out = append(out, ev)
-		for _, c := range children[ev.NID] {
-			if waits[c.NID]--; waits[c.NID] == 0 {
+		out = append(out, nid)
+		for _, c := range children[nid] {
+			if waits[c]--; waits[c] == 0 {
 				ready = append(ready, c)
 			}
 		}
@@ -165,14 +176,17 @@ func (r *room) toldAfter(ctx context.Context, ev *Event) (map[matrix.EventID]sta
 // restate does it. told are states before events that untold lists; it fails with errUntold if one is missing by now.
 // room.inbound is held.
 func (r *room) restate(ctx context.Context, pr *partialRoom, told map[storage.EventNID]statetree.Tree) error {
-	rs := &restatement{room: r, told: told, done: make(map[storage.EventNID]*restated)}
+	rs := &restatement{room: r, told: told, done: make(map[storage.EventNID]*restated), joined: make(map[matrix.ServerName]bool)}
 	defer r.pending.dropRestated()
 	// First what there is, while local events go on; then, with the lock, the few that came meanwhile.
-	if err := rs.pass(ctx); err != nil {
+	if err := rs.pass(ctx, rs.flush); err != nil {
 		return err
 	}
 	if len(rs.events) == 0 {
 		return errors.New("a room with partial state has no event that follows on it")
+	}
+	if err := rs.history(ctx, rs.flush); err != nil {
+		return err
 	}
 	rs.completion = &Completion{Room: r.id}
 	if err := rs.findServers(ctx, pr); err != nil {
@@ -185,23 +199,81 @@ func (r *room) restate(ctx context.Context, pr *partialRoom, told map[storage.Ev
 	return en.wait(context.WithoutCancel(ctx))
 }
 
-// pass restates all events that are not yet.
-func (rs *restatement) pass(ctx context.Context) error {
-	events, err := rs.room.partialEvents(ctx)
+// pass restates all events that are not yet. enough is called after each batch.
+func (rs *restatement) pass(ctx context.Context, enough func(context.Context) error) error {
+	nids, err := rs.room.partialEvents(ctx)
 	if err != nil {
 		return err
 	}
-	rs.all = make(map[storage.EventNID]bool, len(events))
-	for _, ev := range events {
-		rs.all[ev.NID] = true
+	rs.all = make(map[storage.EventNID]bool, len(nids))
+	for _, nid := range nids {
+		rs.all[nid] = true
 	}
-	for _, ev := range events {
-		if rs.done[ev.NID] != nil {
-			continue
+	var order []following
+	for batch := range slices.Chunk(slices.DeleteFunc(nids, func(nid storage.EventNID) bool { return rs.done[nid] != nil }), restateBatch) {
+		events, err := rs.room.eventsByNID(ctx, batch)
+		if err != nil {
+			return err
 		}
-		if err := rs.one(ctx, ev); err != nil {
-			return fmt.Errorf("event %d: %w", ev.NID, err)
+		for _, ev := range events {
+			prevs, err := rs.room.prevsOf(ctx, ev)
+			if err != nil {
+				return err
+			}
+			order = append(order, following{ev.NID, prevs})
 		}
+	}
+	for batch := range slices.Chunk(topological(order), restateBatch) {
+		events, err := rs.room.eventsByNID(ctx, batch)
+		if err != nil {
+			return err
+		}
+		for _, ev := range events {
+			if err := rs.one(ctx, ev); err != nil {
+				return fmt.Errorf("event %d: %w", ev.NID, err)
+			}
+		}
+		if err := enough(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// later leaves storing nodes to the commit.
+func later(context.Context) error { return nil }
+
+// flush stores the nodes of the states that were made lately, so that they need not be in memory.
+func (rs *restatement) flush(ctx context.Context) error {
+	if len(rs.loose) < restateBatch {
+		return nil // few: the commit stores them
+	}
+	var blobs []statetree.Blob
+	var nodes []storage.StateNodes
+	seen := make(map[int64]bool)
+	for _, t := range rs.loose {
+		for _, b := range t.Unsaved() {
+			if !seen[b.ID] {
+				seen[b.ID] = true
+				blobs = append(blobs, b)
+				nodes = append(nodes, storage.StateNodes{ID: b.ID, Data: b.Data})
+			}
+		}
+	}
+	if len(nodes) > 0 {
+		if err := rs.room.e.db.Write(ctx, func(tx *storage.Tx) error { return storage.InsertStateNodes(ctx, tx, nodes) }); err != nil {
+			return err
+		}
+	}
+	forest := rs.room.e.forest
+	forest.Saved(blobs)
+	rs.loose = nil
+	stored := func(t statetree.Tree) statetree.Tree { return forest.At(t.Ref()) }
+	rs.good = stored(rs.good)
+	for i := len(rs.events) - 1; i >= 0 && !rs.events[i].stored; i-- {
+		s := rs.events[i]
+		s.before, s.after, s.stored = stored(s.before), stored(s.after), true
+		rs.room.pending.restate(s.nid, verdict{s.before.Ref(), s.after, s.rejected})
 	}
 	return nil
 }
@@ -222,7 +294,14 @@ func (rs *restatement) one(ctx context.Context, was *Event) error {
 	}
 	ev := *was
 	ev.Partial, ev.stateBefore, ev.Rejected = false, before.Ref(), rejection != nil
-	s := &restated{was: was, ev: &ev, before: before, after: before}
+	prevs, err := r.prevsOf(ctx, was)
+	if err != nil {
+		return err
+	}
+	s := &restated{
+		nid: ev.NID, prevs: prevs, before: before, after: before, flags: ev.flags(),
+		wasRejected: was.Rejected, rejected: ev.Rejected, softFailed: ev.SoftFailed, dummy: ev.IsDummy(),
+	}
 	if ev.skey != 0 && !ev.Rejected {
 		if s.after, err = before.With(ctx, ev.entry()); err != nil {
 			return err
@@ -233,11 +312,23 @@ func (rs *restatement) one(ctx context.Context, was *Event) error {
 		if _, err := r.applyRedaction(ctx, it, State{r.e, before}); err != nil {
 			return err
 		}
-		s.erased = it.erased
+		s.new, s.erased = &ev, it.erased
+	}
+	if key, ok := ev.StateKey(); ok && ev.Type() == "m.room.member" {
+		if user := matrix.UserID(key); (s.appears() || s.vanishes()) && !r.e.isLocal(user) {
+			s.misled = user
+		}
+		if !ev.Rejected && ev.Membership() == "join" {
+			rs.joined[domain(key)] = true
+		}
+	}
+	if was.Pos > 0 && (rs.since == 0 || was.Pos < rs.since) {
+		rs.since = was.Pos
 	}
 	rs.events = append(rs.events, s)
-	rs.done[ev.NID] = s
-	r.pending.restate(&ev, s.after)
+	rs.done[s.nid] = s
+	rs.loose = append(rs.loose, s.before, s.after)
+	r.pending.restate(s.nid, verdict{s.before.Ref(), s.after, s.rejected})
 	return nil
 }
 
@@ -306,10 +397,8 @@ func (rs *restatement) findServers(ctx context.Context, pr *partialRoom) error {
 			add(domain(key))
 		}
 	}
-	for _, s := range rs.events {
-		if key, ok := s.ev.StateKey(); ok && !s.ev.Rejected && s.ev.Type() == "m.room.member" && s.ev.Membership() == "join" {
-			add(domain(key))
-		}
+	for _, s := range slices.Sorted(maps.Keys(rs.joined)) {
+		add(s)
 	}
 	return nil
 }
@@ -322,7 +411,7 @@ func (rs *restatement) finish(ctx context.Context, pr *partialRoom) (*entry, err
 	if err := r.load(ctx); err != nil {
 		return nil, err
 	}
-	if err := rs.pass(ctx); err != nil {
+	if err := rs.pass(ctx, later); err != nil {
 		return nil, err
 	}
 	h, err := rs.head(ctx)
@@ -336,9 +425,10 @@ func (rs *restatement) finish(ctx context.Context, pr *partialRoom) (*entry, err
 	if en.members, err = r.settleApart(ctx, h.state, en.members); err != nil {
 		return nil, err
 	}
-	if err := rs.history(ctx); err != nil {
+	if err := rs.history(ctx, later); err != nil {
 		return nil, err
 	}
+	rs.completion.Since = rs.since
 	rs.completion.Local = r.committed.Load().local
 	for _, m := range en.members {
 		if m.current == "join" && m.previous != "join" && m.server != r.e.own {
@@ -346,9 +436,8 @@ func (rs *restatement) finish(ctx context.Context, pr *partialRoom) (*entry, err
 		}
 	}
 	for _, s := range rs.events {
-		key, _ := s.ev.StateKey()
-		if user := matrix.UserID(key); s.ev.Type() == "m.room.member" && (s.appears() || s.vanishes()) && !r.e.isLocal(user) {
-			rs.completion.Misled = append(rs.completion.Misled, user)
+		if s.misled != "" {
+			rs.completion.Misled = append(rs.completion.Misled, s.misled)
 		}
 	}
 	if r.e.partials.get(r.nid) != pr {
@@ -368,18 +457,14 @@ func (rs *restatement) head(ctx context.Context) (*head, error) {
 		frontier = append(frontier, t.nid)
 	}
 	for _, s := range rs.events {
-		if s.ev.Rejected || s.ev.SoftFailed {
+		if s.rejected || s.softFailed {
 			continue
 		}
-		prevs, err := r.prevsOf(ctx, s.ev)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range prevs {
+		for _, p := range s.prevs {
 			followed[p] = true
 		}
 		if s.appears() {
-			frontier = append(frontier, s.ev.NID)
+			frontier = append(frontier, s.nid)
 		}
 	}
 	next := &head{}
@@ -425,29 +510,33 @@ func (rs *restatement) head(ctx context.Context) (*head, error) {
 
 // history makes good for the states logged since our join. They have the members that were unknown then, so that those are not
 // taken for people who came or went; and they keep what clients were told, wrong or not, so that what is different from it now is told them.
-func (rs *restatement) history(ctx context.Context) error {
+// Called again it goes on with those that were logged meanwhile. enough is called after each batch.
+func (rs *restatement) history(ctx context.Context, enough func(context.Context) error) error {
 	r := rs.room
 	first := rs.events[0]
-	rs.completion.Since = first.was.Pos
-	for _, s := range rs.events {
-		if s.was.Pos > 0 {
-			rs.completion.Since = min(rs.completion.Since, s.was.Pos)
-		}
+	from := rs.since
+	if n := len(rs.states); n > 0 {
+		from = rs.states[n-1].Pos + 1
+	} else {
+		rs.good, rs.logged = first.after, r.e.forest.At(0)
 	}
-	logged, err := storage.RoomStatesFrom(ctx, r.e.db, r.nid, rs.completion.Since)
+	logged, err := storage.RoomStatesFrom(ctx, r.e.db, r.nid, from)
 	if err != nil {
 		return err
 	}
-	good := first.after
-	was := r.e.forest.At(0)
-	for _, row := range logged {
-		told := r.e.forest.At(statetree.Ref(row.State))
-		if good, err = follow(ctx, good, was, told); err != nil {
+	for batch := range slices.Chunk(logged, restateBatch) {
+		for _, row := range batch {
+			told := r.e.forest.At(statetree.Ref(row.State))
+			if rs.good, err = follow(ctx, rs.good, rs.logged, told); err != nil {
+				return err
+			}
+			rs.logged = told
+			rs.loose = append(rs.loose, rs.good)
+			rs.states = append(rs.states, storage.RoomState{Room: r.nid, Pos: row.Pos, State: int64(rs.good.Ref())})
+		}
+		if err := enough(ctx); err != nil {
 			return err
 		}
-		was = told
-		rs.trees = append(rs.trees, good)
-		rs.states = append(rs.states, storage.RoomState{Room: r.nid, Pos: row.Pos, State: int64(good.Ref())})
 	}
 	return nil
 }
@@ -470,11 +559,10 @@ func follow(ctx context.Context, base, from, to statetree.Tree) (statetree.Tree,
 // place gives events that appear their positions, in the transaction.
 func (rs *restatement) place(tx *storage.Tx, u *roomUpdate, keep func(statetree.Tree)) ([]storage.RelationRow, error) {
 	var related []storage.RelationRow
-	for _, t := range rs.trees {
+	for _, t := range rs.loose {
 		keep(t)
 	}
 	for _, s := range rs.events {
-		keep(s.before)
 		if !s.appears() {
 			continue
 		}
@@ -486,8 +574,8 @@ func (rs *restatement) place(tx *storage.Tx, u *roomUpdate, keep func(statetree.
 		if u.first == 0 {
 			u.first = pos
 		}
-		u.Events = append(u.Events, s.ev)
-		if row, ok := relationRow(s.ev, pos); ok {
+		u.Events = append(u.Events, s.new)
+		if row, ok := relationRow(s.new, pos); ok {
 			related = append(related, row)
 		}
 	}
@@ -498,15 +586,15 @@ func (rs *restatement) place(tx *storage.Tx, u *roomUpdate, keep func(statetree.
 func (rs *restatement) store(ctx context.Context, tx *storage.Tx, en *entry) error {
 	rows := make([]storage.RestatedEvent, len(rs.events))
 	for i, s := range rs.events {
-		rows[i] = storage.RestatedEvent{NID: s.ev.NID, Flags: s.ev.flags(), State: int64(s.before.Ref()), Moved: s.appears() || s.vanishes(), Pos: s.pos}
-		if s.ev.Rejected {
+		rows[i] = storage.RestatedEvent{NID: s.nid, Flags: s.flags, State: int64(s.before.Ref()), Moved: s.appears() || s.vanishes(), Pos: s.pos}
+		if s.rejected {
 			// What comes before it is no history of the room.
-			if err := storage.DeleteMissingPrevsOf(ctx, tx, rs.room.nid, s.ev.NID); err != nil {
+			if err := storage.DeleteMissingPrevsOf(ctx, tx, rs.room.nid, s.nid); err != nil {
 				return err
 			}
 		}
 		if s.vanishes() {
-			if _, err := storage.DropEventNotifications(ctx, tx, s.ev.NID); err != nil {
+			if _, err := storage.DropEventNotifications(ctx, tx, s.nid); err != nil {
 				return err
 			}
 		}
@@ -531,25 +619,33 @@ func (rs *restatement) store(ctx context.Context, tx *storage.Tx, en *entry) err
 	return rs.room.e.completed(ctx, tx, rs.completion)
 }
 
-// publish replaces what is cached of the events. What was stored by a commit just before has been put into the cache by now.
+// publish replaces what is cached of the events. What was stored by a commit just before has been put into the cache by now; what
+// is not in it is read from the database, as it is now (see eventCache.forgetPartial).
 func (rs *restatement) publish(e *Engine, u *roomUpdate) {
+	at := make(map[*Event]int)
+	for i, ev := range u.Events {
+		at[ev] = i
+	}
 	for _, s := range rs.events {
-		latest := s.was
-		if cached := e.events.byNumber(s.ev.NID); cached != nil {
-			latest = cached
+		latest := e.events.byNumber(s.nid)
+		if latest == nil {
+			latest = s.new
+		}
+		for _, er := range s.erased {
+			e.events.put(er.target)
+		}
+		if latest == nil {
+			continue
 		}
 		ev := *latest
-		ev.Partial, ev.stateBefore, ev.Rejected = false, s.ev.stateBefore, s.ev.Rejected
+		ev.Partial, ev.stateBefore, ev.Rejected = false, s.before.Ref(), s.rejected
 		switch {
 		case s.appears():
 			ev.Pos = s.pos
-			u.Events[slices.Index(u.Events, s.ev)] = &ev
+			u.Events[at[s.new]] = &ev
 		case s.vanishes():
 			ev.Pos = 0
 		}
 		e.events.put(&ev)
-		for _, er := range s.erased {
-			e.events.put(er.target)
-		}
 	}
 }

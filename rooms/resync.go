@@ -79,7 +79,7 @@ var errParted = errors.New("rooms: this server has left the room")
 
 // resync fetches a room's state until it is whole, joined anew, or out of reach.
 func (e *Engine) resync(ctx context.Context, pr *partialRoom, first, again chan struct{}) {
-	s := &resync{e: e, pr: pr, servers: slices.Clone(pr.servers), told: make(map[storage.EventNID]statetree.Tree)}
+	s := &resync{e: e, pr: pr, servers: slices.Clone(pr.servers), told: make(map[storage.EventNID]statetree.Tree), worked: make(map[storage.EventNID]bool)}
 	if len(s.servers) > 0 {
 		s.first = s.servers[0]
 		e.inTurn(pr.id, s.servers[1:])
@@ -154,6 +154,7 @@ type resync struct {
 	servers []matrix.ServerName // all, in the order in which they are asked
 	round   int
 	told    map[storage.EventNID]statetree.Tree // what was fetched, by the event before which it is the state
+	worked  map[storage.EventNID]bool           // events of which the state before them follows from that of others
 }
 
 // once asks some servers, and makes the room's state whole if one of them answers.
@@ -185,14 +186,26 @@ func (s *resync) once(ctx context.Context) error {
 
 // fetch fetches the states that cannot be worked out: the one before our join, as a rule.
 func (s *resync) fetch(ctx context.Context, r *room) error {
-	events, err := r.partialEvents(ctx)
+	nids, err := r.partialEvents(ctx)
 	if err != nil {
 		return err
 	}
-	untold, err := r.untold(ctx, events)
-	if err != nil {
-		return err
+	var untold []*Event
+	for batch := range slices.Chunk(slices.DeleteFunc(nids, func(nid storage.EventNID) bool { return s.worked[nid] }), restateBatch) {
+		events, err := r.eventsByNID(ctx, batch)
+		if err != nil {
+			return err
+		}
+		some, err := r.untold(ctx, events)
+		if err != nil {
+			return err
+		}
+		untold = append(untold, some...)
+		for _, ev := range events {
+			s.worked[ev.NID] = !slices.Contains(some, ev)
+		}
 	}
+	slices.SortFunc(untold, func(a, b *Event) int { return cmp.Or(cmp.Compare(a.Depth(), b.Depth()), cmp.Compare(a.NID, b.NID)) })
 	var failed error
 	for i, ev := range slices.Backward(untold) { // the last one first, which others know if any
 		if _, ok := s.told[ev.NID]; ok {
