@@ -8,7 +8,7 @@
 //
 // Start reading at engine.go, then head.go and append.go. By concept:
 //
-//   - into a room: append.go (local), sendable.go (what may be scheduled), receive.go, fetch.go and place.go (remote), redact.go, sticky.go, committer.go
+//   - into a room: append.go (local), sendable.go (what may be scheduled), receive.go, fetch.go and place.go (remote), outsiders.go, redact.go, sticky.go, committer.go
 //   - states: resolve.go, state.go, history.go (who may see what)
 //   - memberships: create.go, join.go, enter.go (through another server), invite.go, third_party_invite.go, leave.go, membership.go, upgrade.go, userrooms.go
 //   - pages: messages.go, backfill.go, timestamp.go, relations.go, aggregations.go, search.go
@@ -28,7 +28,8 @@
 //     reads of the database when something needed is not in a cache.
 //  5. room.resolving: held while states are resolved, over reads of the database.
 //  6. Engine.mu (the table of loaded rooms), room.pending, committer.mu, userRooms.mu,
-//     recentChanges.mu, partials.mu, published.mu, cache locks: leaves, held for a few instructions.
+//     recentChanges.mu, partials.mu, published.mu, cache locks: leaves, held for a few instructions (the
+//     cache of events asks partials while it holds its own).
 //
 // The committer takes room.mu only to drop a head after a failed commit, and
 // not at all while it publishes, which happens on the database's goroutine.

@@ -219,6 +219,8 @@ type Engine struct {
 	memories  *memories
 	servers   *serverCounts
 	doubted   *recentSet[matrix.EventID]
+	dropped   *recentSet[matrix.EventID] // events that were rejected and not stored: see outsiders.go
+	outsiders *outside
 	dry       *recentSet[dryServer]
 	userRooms *userRooms
 	directory *published
@@ -304,6 +306,7 @@ func New(o Options) (*Engine, error) {
 		resolved: newResolutionCache(), memories: newMemories(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},
 		servers:  newServerCounts(),
 		doubted:  newRecentSet[matrix.EventID](maxDoubted),
+		dropped:  newRecentSet[matrix.EventID](maxDropped),
 		dry:      newRecentSet[dryServer](maxDry),
 		maxRooms: o.CacheRooms,
 		byID:     make(map[matrix.RoomID]*room),
@@ -315,6 +318,7 @@ func New(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e.events = newEventCache(o.CacheBytes/2, func(room storage.RoomNID) bool { return e.partials.get(room) != nil })
+	e.outsiders = newOutside(o.Now())
 	e.directory = newPublished(e)
 	if err := e.isolation.load(context.Background(), o.DB); err != nil {
 		return nil, err

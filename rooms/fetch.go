@@ -34,6 +34,7 @@ type inbound struct {
 	e       *Engine
 	r       *room
 	origin  matrix.ServerName
+	inside  bool                 // the origin is known to be in the room
 	held    bool                 // room.inbound is
 	turn    int                  // room.turns when it was taken
 	moved   bool                 // the room may have changed since the present event was looked at
@@ -416,6 +417,13 @@ func (in *inbound) store(ctx context.Context, events []*event.Event) error {
 	var err error
 	lost := in.away(ctx, func() { kept, err = in.r.vouched(ctx, events) })
 	if err = errors.Join(lost, err); err != nil {
+		return err
+	}
+	size := 0
+	for _, ev := range kept {
+		size += len(ev.JSON())
+	}
+	if err := in.mayStore(ctx, size); err != nil {
 		return err
 	}
 	if !in.held {

@@ -20,7 +20,13 @@ import (
 // forge makes an event of a user of s upon s's view of the room, whether or not it is allowed.
 func (s *server) forge(room matrix.RoomID, p event.Proto) *event.Event {
 	s.t.Helper()
-	snap, err := s.Snapshot(ctx, room)
+	return s.forgeAt(s, room, p)
+}
+
+// forgeAt is forge in a room as another server sees it.
+func (s *server) forgeAt(view *server, room matrix.RoomID, p event.Proto) *event.Event {
+	s.t.Helper()
+	snap, err := view.Snapshot(ctx, room)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -26,7 +26,9 @@ type placement struct {
 	relay     bool                 // we took it for the room and have to send it on
 	unwanted  bool                 // the room's policy server does not recommend it
 	check     func(headView) error // of the head, before it is moved; may be nil
-	local     *local
+	// mayStore is asked before so many bytes of an event are stored that is soft-failed; may be nil.
+	mayStore func(ctx context.Context, n int) error
+	local    *local
 }
 
 // local is what goes with an event of our own that takes the way of those of other servers.
@@ -144,6 +146,11 @@ func (r *room) place(ctx context.Context, p *placement) (*entry, error) {
 	}
 	// On the line of the head even if the head stays: later events may be checked against a state with this one.
 	en.line = r.line
+	if it.ev.SoftFailed {
+		if err := p.mayKeep(ctx, it.ev); err != nil {
+			return nil, err
+		}
+	}
 	accepted := !it.ev.Rejected && !it.ev.SoftFailed && !p.found && !p.history
 	// Nobody can be told by a partial state that they may not send: it does not say who is in the room.
 	if accepted && p.before.Ref() != r.head.state.Ref() && !p.partial && !r.head.partial() {
@@ -155,6 +162,9 @@ func (r *room) place(ctx context.Context, p *placement) (*entry, error) {
 			return nil, rejection(reason) // nobody has it yet: what the room does not allow any more is not sent
 		}
 		if reason != nil {
+			if err := p.mayKeep(ctx, it.ev); err != nil {
+				return nil, err
+			}
 			r.e.log.Debug().Str("event", string(it.ev.ID())).Msg("soft-failed")
 			it.ev.SoftFailed, accepted = true, false
 			r.await(it)
@@ -177,6 +187,14 @@ func (r *room) place(ctx context.Context, p *placement) (*entry, error) {
 		r.e.committer.add(en)
 	}
 	return en, nil
+}
+
+// mayKeep says whether an event that is soft-failed may be stored.
+func (p *placement) mayKeep(ctx context.Context, ev *Event) error {
+	if p.mayStore == nil {
+		return nil
+	}
+	return p.mayStore(ctx, len(ev.JSON()))
 }
 
 // prepare makes what is to be stored of an event, and the state after it.

@@ -22,7 +22,7 @@ type Received struct {
 	Err error          // nil: processed (a soft-failed event, too); the text goes into the transaction's answer
 }
 
-// Rejected reports that the event is stored and was rejected by the authorisation rules, now or earlier: it is dealt with.
+// Rejected reports that the event was rejected by the authorisation rules, now or earlier: it is dealt with.
 func (r Received) Rejected() bool {
 	var rej *eventauth.Rejection
 	return errors.As(r.Err, &rej) || errors.Is(r.Err, errRejectedBefore)
@@ -209,6 +209,9 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 		}
 		return false, nil
 	}
+	if in.e.dropped.has(ev.ID()) {
+		return false, errRejectedBefore
+	}
 	if gaps && in.barred {
 		return false, errBarred
 	}
@@ -231,7 +234,7 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 		return false, err
 	}
 	// The state first: where it has to be fetched, its auth chain comes with it.
-	p := &placement{ev: ev, line: in.line, relay: in.relay && gaps}
+	p := &placement{ev: ev, line: in.line, relay: in.relay && gaps, mayStore: in.mayStore}
 	if gaps {
 		p.check = in.check
 	}
@@ -249,6 +252,14 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 	}
 	if p.rejection, err = r.checkEvent(ctx, ev, p.before, p.partial); err != nil {
 		return false, err
+	}
+	if p.rejection != nil && !p.partial && !in.moved {
+		if outside, err := in.outside(ctx); err != nil {
+			return false, err
+		} else if outside {
+			in.e.dropped.add(ev.ID())
+			return false, rejection(p.rejection)
+		}
 	}
 	if p.found, err = in.history(ctx, ev.ID()); err != nil {
 		return false, err
