@@ -96,8 +96,9 @@ func (w *world) checkHistory(ctx context.Context, r *room, end bool, lost map[*s
 		if err != nil {
 			w.fail("%s: %v", a.by.s.short, err)
 		}
+		invite := ev.Type() == "m.room.member" && ev.Membership() == "invite"
 		for _, s := range residents {
-			if !slices.Contains(then, s.name) {
+			if !slices.Contains(then, s.name) || invite && !w.inAt(ctx, home, ev, s) { // who came after the invite has it with what follows on it
 				continue
 			}
 			there, err := s.current().rooms.Event(ctx, a.id)
@@ -109,6 +110,23 @@ func (w *world) checkHistory(ctx context.Context, r *room, end bool, lost map[*s
 			}
 		}
 	}
+}
+
+// inAt says whether a server was in a room when an event was made, as far as home knows.
+func (w *world) inAt(ctx context.Context, home *process, ev *rooms.Event, s *server) bool {
+	state, err := home.rooms.StateAfter(ctx, ev)
+	if err != nil {
+		w.fail("%s: %v", s.short, err)
+		return false
+	}
+	for _, u := range s.users {
+		if m, err := state.Membership(ctx, u.id); err != nil {
+			w.fail("%s: %v", s.short, err)
+		} else if m == "join" {
+			return true
+		}
+	}
+	return false
 }
 
 // partial says whether a server joined a room without its members and does not know them yet: the others do not count it in.
@@ -174,6 +192,9 @@ func (w *world) findLost(ctx context.Context, r *room) map[*server]bool {
 				own, err := s.current().rooms.MembershipOf(ctx, r.id, u.id)
 				if err != nil {
 					w.fail("%s: %v", s.short, err)
+				}
+				if theirs.Sender != "" && r.excluded[w.byHost[host(theirs.Sender.Server())]] && own.Membership == "join" {
+					return true // removed by somebody whose server is excluded: others heard of that by who joined through it
 				}
 				// Resolutions of states of version 1 may go back to an earlier membership.
 				return w.lost(ctx, s, other, theirs, own) || r.version == "1" && w.follows(ctx, s, theirs, own)
