@@ -221,7 +221,7 @@ func (r *room) compose(ctx context.Context, h *head, d *draft, o appendOptions) 
 	}
 	p := event.Proto{
 		RoomID: r.id, Sender: d.sender, Type: d.typ, StateKey: d.skey, Content: d.content, Redacts: d.redacts, Sticky: d.sticky,
-		PrevEvents: make([]matrix.EventID, len(c.parents)), Depth: min(h.depth(), event.MaxDepth(r.version)-1) + 1, OriginServerTS: d.ts,
+		PrevEvents: make([]matrix.EventID, len(c.parents)), Depth: min(h.depth(), event.MaxDepth-1) + 1, OriginServerTS: d.ts,
 	}
 	if p.OriginServerTS == 0 {
 		p.OriginServerTS = e.now()

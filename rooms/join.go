@@ -465,7 +465,7 @@ func readTemplate(m MadeEvent, room matrix.RoomID, user matrix.UserID, membershi
 	}
 	depth, _ := canonicaljson.GetInt(raw, "depth")
 	key := string(user)
-	t := &template{version: v, proto: event.Proto{RoomID: room, Sender: user, Type: "m.room.member", StateKey: &key, Content: content, Depth: min(max(depth, 1), event.MaxDepth(v)), ReferenceHashes: make(map[matrix.EventID][sha256.Size]byte)}}
+	t := &template{version: v, proto: event.Proto{RoomID: room, Sender: user, Type: "m.room.member", StateKey: &key, Content: content, Depth: min(max(depth, 1), event.MaxDepth), ReferenceHashes: make(map[matrix.EventID][sha256.Size]byte)}}
 	if t.proto.PrevEvents, err = references(raw, "prev_events", t.proto.ReferenceHashes); err != nil {
 		return nil, err
 	}

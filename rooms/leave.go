@@ -330,7 +330,7 @@ func (e *Engine) leaveAlone(ctx context.Context, r *room, q MemberRequest, m sto
 	}
 	leave, err := event.Build(r.version, event.Proto{
 		RoomID: r.id, Sender: q.Sender, Type: "m.room.member", StateKey: &key, Content: content, OriginServerTS: ts,
-		PrevEvents: []matrix.EventID{was.ID()}, AuthEvents: []matrix.EventID{was.ID()}, Depth: min(was.Depth(), event.MaxDepth(r.version)-1) + 1,
+		PrevEvents: []matrix.EventID{was.ID()}, AuthEvents: []matrix.EventID{was.ID()}, Depth: min(was.Depth(), event.MaxDepth-1) + 1,
 		ReferenceHashes: map[matrix.EventID][sha256.Size]byte{was.ID(): was.ReferenceHash()},
 	}, e.server)
 	if err != nil {

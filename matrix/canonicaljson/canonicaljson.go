@@ -31,6 +31,8 @@ const (
 	// Strict is for room versions 6 and later: integers in [-(2^53)+1, (2^53)-1]
 	// only, without fraction or exponent, and no -0.
 	Strict
+	// Lenient64 is Lenient for what is made here: integers have to fit into 64 bits with sign, because not all servers can read others.
+	Lenient64
 )
 
 const (

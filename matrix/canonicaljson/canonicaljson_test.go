@@ -167,6 +167,17 @@ func TestNumbers(t *testing.T) {
 			}
 		}
 	}
+	for _, v := range []string{`9223372036854775807`, `-9223372036854775807`, `[1.5,-0,1e30]`} {
+		lenient, err := Canonical([]byte(v), Lenient)
+		if got, err2 := Canonical([]byte(v), Lenient64); err != nil || err2 != nil || string(got) != string(lenient) {
+			t.Errorf("Canonical(%s) = %s, %v with 64 bits, %s, %v without", v, got, err2, lenient, err)
+		}
+	}
+	for _, v := range []string{`9223372036854775808`, `-9223372036854775808`, `[10000000000000000000]`, `1e400`} {
+		if got, err := Canonical([]byte(v), Lenient64); !matrix.HasCode(err, "M_BAD_JSON") || IsCanonical([]byte(v), Lenient64) {
+			t.Errorf("Canonical(%s) = %s, %v with 64 bits", v, got, err)
+		}
+	}
 	for _, v := range []string{`1e400`, `-1e400`, `1.0e999999999`} {
 		if got, err := Canonical([]byte(v), Lenient); !matrix.HasCode(err, "M_BAD_JSON") {
 			t.Errorf("Canonical(%s) = %s, %v", v, got, err)

@@ -360,7 +360,7 @@ func (p *parser) number(start int) (value, int) {
 	text := p.src[start:i]
 	switch {
 	case integer && string(text) != "-0":
-		if p.mode == Strict && !inRange(p.src[intStart:i]) {
+		if !p.mode.allows(p.src[intStart:i]) {
 			p.badJSON(start, "integer out of range")
 		}
 		return p.leaf(start, i), i

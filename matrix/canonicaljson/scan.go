@@ -131,17 +131,27 @@ func (s *scanner) number(i int) int {
 	if i < len(src) && (src[i] == '.' || src[i] == 'e' || src[i] == 'E') {
 		return -1
 	}
-	if s.mode == Strict && !inRange(digits) {
+	if !s.mode.allows(digits) {
 		return -1
 	}
 	return i
 }
 
-const maxDigits = "9007199254740991" // MaxInteger
+const (
+	maxDigits   = "9007199254740991"    // MaxInteger
+	maxDigits64 = "9223372036854775807" // 2^63-1
+)
 
-// inRange reports whether an integer without sign and leading zeros is at most MaxInteger.
-func inRange(digits []byte) bool {
-	return len(digits) < len(maxDigits) || len(digits) == len(maxDigits) && string(digits) <= maxDigits
+// allows reports whether an integer without sign and leading zeros is in the mode's range. That of Lenient64 ends at -(2^63-1).
+func (m Mode) allows(digits []byte) bool {
+	most := maxDigits
+	switch m {
+	case Lenient:
+		return true
+	case Lenient64:
+		most = maxDigits64
+	}
+	return len(digits) < len(most) || len(digits) == len(most) && string(digits) <= most
 }
 
 const (

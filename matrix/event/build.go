@@ -31,24 +31,25 @@ type Proto struct {
 }
 
 // signatureReserve is kept free for our own signature when the size of a new
-// event is checked, so that Sign cannot fail later: 86 bytes of base64, a key ID, punctuation.
+// event is checked, so that Sign cannot fail later: 86 bytes of base64, a key ID, punctuation. It leaves room for the empty "unsigned" that
+// Synapse counts in.
 const signatureReserve = 86 + 64
 
-// MaxDepth is the greatest depth that an event can have.
+// MaxDepth is the greatest depth of events that are made here. Others may have up to 2^63-1 in room versions up to 5, but Synapse
+// takes none above this, and nothing that comes after it.
 // spec: server-server-api#pdus, rooms/v6#event-format
-func MaxDepth(v *roomversion.Version) int64 {
-	if v.JSON == canonicaljson.Strict {
-		return 1<<53 - 1
-	}
-	return 1<<63 - 1
-}
+const MaxDepth = 1<<53 - 1
 
 // Build makes a hashed, identified, not yet signed event. origin is our server
 // name (it is part of v1/v2 event IDs). Size limits give *matrix.Error M_TOO_LARGE,
 // content that is no JSON object of the version gives M_NOT_JSON or M_BAD_JSON. Equal arguments give the same event.
 // spec: server-server-api#adding-hashes-and-signatures-to-outgoing-events
 func Build(v *roomversion.Version, p Proto, origin matrix.ServerName) (*Event, error) {
-	content, err := canonicaljson.Canonical(p.Content, v.JSON)
+	mode := v.JSON
+	if mode == canonicaljson.Lenient {
+		mode = canonicaljson.Lenient64
+	}
+	content, err := canonicaljson.Canonical(p.Content, mode)
 	if err != nil {
 		return nil, malformed("content", err)
 	}
@@ -110,7 +111,7 @@ func (d *draft) append(b []byte) []byte {
 	b = append(b, `,"content":`...)
 	b = append(b, d.content...)
 	b = append(b, `,"depth":`...)
-	b = strconv.AppendInt(b, min(p.Depth, MaxDepth(d.version)), 10)
+	b = strconv.AppendInt(b, min(p.Depth, MaxDepth), 10)
 	if d.eventID != "" {
 		b = appendStringMember(b, "event_id", string(d.eventID))
 	}

@@ -161,12 +161,14 @@ func (e *Event) index(ms []member) (seen fields, err error) {
 			e.depth, ok = canonicaljson.Int(raw)
 			seen |= fieldDepth
 		case "event_id":
-			if e.version.EventIDFormat == roomversion.EventIDInEvent {
-				var id string
-				id, ok = canonicaljson.String(raw)
-				e.id = matrix.EventID(id)
-				seen |= fieldEventID
+			if e.version.EventIDFormat != roomversion.EventIDInEvent {
+				// Synapse can read neither such an event nor any list that it is in, so it would get nothing more of the room.
+				return seen, invalid("event_id is not a member of events of this room version")
 			}
+			var id string
+			id, ok = canonicaljson.String(raw)
+			e.id = matrix.EventID(id)
+			seen |= fieldEventID
 		case "hashes":
 			ok = canonicaljson.IsObject(raw)
 			seen |= fieldHashes
@@ -341,6 +343,11 @@ func (e *Event) checkReferences() error {
 		return invalid("has %d auth_events, of which %d are allowed", len(e.AuthEvents()), MaxAuthEvents)
 	case len(e.PrevEvents()) > MaxPrevEvents:
 		return invalid("has %d prev_events, of which %d are allowed", len(e.PrevEvents()), MaxPrevEvents)
+	}
+	for i, id := range e.PrevEvents() {
+		if slices.Contains(e.PrevEvents()[:i], id) {
+			return invalid("has a prev event twice") // Synapse cannot keep such an event, nor take anything that comes after it
+		}
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func TestRedactionOfMembers(t *testing.T) {
 			"redacts": `"$x:one.example"`, "age_ts": `1`, "org.example.x": `{}`,
 		})
 		if v.EventIDFormat != roomversion.EventIDInEvent {
-			b = change(b, edit{"event_id": `"$x"`})
+			want = slices.DeleteFunc(slices.Clone(want), func(key string) bool { return key == "event_id" }) // which its events do not have
 		}
 		e, err := Parse(v, rehash(t, b))
 		if err != nil {
@@ -137,7 +137,7 @@ func drawProto(t *rapid.T, v *roomversion.Version) Proto {
 			m.room.power_levels m.room.aliases m.room.history_visibility m.room.redaction`)), rapid.StringN(0, 60, 255)).Draw(t, "type"),
 		Content:        drawObject(t, 3),
 		Redacts:        rapid.SampledFrom([]matrix.EventID{"", parent}).Draw(t, "redacts"),
-		PrevEvents:     rapid.SliceOfN(rapid.Just(parent), 0, MaxPrevEvents).Draw(t, "prev"),
+		PrevEvents:     rapid.SliceOfN(rapid.Just(parent), 0, 1).Draw(t, "prev"),
 		AuthEvents:     rapid.SliceOfN(rapid.Just(auth), 0, MaxAuthEvents).Draw(t, "auth"),
 		Depth:          rapid.Int64Min(0).Draw(t, "depth"),
 		OriginServerTS: matrix.Timestamp(rapid.Int64Range(0, 1<<53-1).Draw(t, "ts")),
