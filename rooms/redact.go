@@ -83,6 +83,9 @@ func (r *room) redactable(ctx context.Context, q SendRequest, d *draft) error {
 	switch {
 	case !ok:
 		return matrix.Forbidden("you may not redact this event")
+	case !unknown && ev.Type() == "m.room.server_acl":
+		// What is left of it allows no server at all.
+		return matrix.Forbidden("an access list cannot be redacted, as that would shut out every server: send another one")
 	case unknown:
 		d.early = target
 	case ev.RedactedBy == "":

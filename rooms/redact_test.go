@@ -47,6 +47,20 @@ func TestRedactionBeforeItsTarget(t *testing.T) {
 	}
 }
 
+// An access list without content shuts everybody out, those included who could send another.
+func TestAccessListsAreNotRedacted(t *testing.T) {
+	a := newNetwork(t).server("a.example")
+	alice := a.user("alice")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat"})
+	acl := a.set(alice, room, "m.room.server_acl", "", `{"allow":["*"]}`)
+	if _, err := a.Redact(ctx, rooms.SendRequest{Room: room, Sender: alice, Redacts: acl}, ""); !matrix.HasCode(err, "M_FORBIDDEN") {
+		t.Error(err)
+	}
+	if _, err := a.Redact(ctx, rooms.SendRequest{Room: room, Sender: alice, Redacts: a.say(alice, room, "oops")}, ""); err != nil {
+		t.Error(err)
+	}
+}
+
 // A redaction that comes in one transaction with what it redacts takes effect, and is shown. One that takes no effect is not shown.
 func TestRedactionsShown(t *testing.T) {
 	n := newNetwork(t)
