@@ -109,7 +109,7 @@ func (r *room) maySee(ctx context.Context, origin matrix.ServerName, about []mat
 // maxAbout is how many events are looked at to see whether a server was in the room.
 const maxAbout = 5
 
-// hadServer says whether a server was in the room at all of these events.
+// hadServer says whether a server was in the room at all of these events, or came into it upon them.
 func (r *room) hadServer(ctx context.Context, server matrix.ServerName, about []matrix.EventID) (bool, error) {
 	if len(about) == 0 || len(about) > maxAbout {
 		return false, nil
@@ -124,11 +124,36 @@ func (r *room) hadServer(ctx context.Context, server matrix.ServerName, about []
 			return false, nil
 		}
 		joined, err := r.e.servers.at(ctx, r.e, r.nid, r.e.treeBefore(ev))
-		if err != nil || joined[server] == 0 {
+		if err != nil {
+			return false, err
+		}
+		if joined[server] > 0 {
+			continue
+		}
+		if had, err := r.joinedUpon(ctx, server, ev); err != nil || !had {
 			return false, err
 		}
 	}
 	return true, nil
+}
+
+// maxAfter is how many of the events that come after one are looked at to find a join that follows on it.
+const maxAfter = 20
+
+// joinedUpon says whether a user of a server joined right after an event. Whoever joins without being told of the members asks for the event before
+// the join and its state afterwards; Synapse never again gets to know a room if it is refused that, because its user has left meanwhile.
+func (r *room) joinedUpon(ctx context.Context, server matrix.ServerName, ev *Event) (bool, error) {
+	nids, err := storage.HistoryForward(ctx, r.e.db, r.nid, ev.Depth(), ev.Pos, maxAfter)
+	if err != nil {
+		return false, err
+	}
+	after, err := r.e.eventsByNID(ctx, nids)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(after, func(join *Event) bool {
+		return join.Membership() == "join" && domain(join.Sender()) == server && slices.Contains(join.PrevEvents(), ev.ID())
+	}), nil
 }
 
 func (r *room) hasServer(ctx context.Context, server matrix.ServerName) (bool, error) {

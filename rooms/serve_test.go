@@ -75,6 +75,36 @@ func TestServingRejectedEvents(t *testing.T) {
 	}
 }
 
+// Who joins and leaves again at once may ask what was there before the join, as it was about to be told; of what came earlier or later it may not.
+func TestLeftBeforeAskingForTheState(t *testing.T) {
+	n := newNetwork(t)
+	a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat"})
+	earlier := a.say(alice, room, "earlier")
+	before := a.say(alice, room, "before")
+	b.join(bob, room, a)
+	n.settle()
+	if _, err := b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob}); err != nil {
+		t.Fatal(err)
+	}
+	n.settle()
+	later := a.say(alice, room, "later")
+	for _, asked := range []struct {
+		by    matrix.ServerName
+		about matrix.EventID
+		may   bool
+	}{{b.name, before, true}, {b.name, earlier, false}, {b.name, later, false}, {c.name, before, false}} {
+		_, err := a.ServeEvent(ctx, asked.by, asked.about)
+		_, _, err2 := a.ServeStateIDs(ctx, asked.by, room, asked.about)
+		for _, err := range []error{err, err2} {
+			if (err == nil) != asked.may || err != nil && !matrix.HasCode(err, "M_FORBIDDEN") {
+				t.Errorf("%s asks about %s: %v", asked.by, asked.about, err)
+			}
+		}
+	}
+}
+
 // What the access list of a room said when the last local user left is no reason to keep a server's invites out.
 func TestAccessListOfRoomThatWasLeft(t *testing.T) {
 	n, a, b, room := twoServers(t)
