@@ -31,11 +31,20 @@ func shortcomings(t *testing.T, s *homeserver.Server) map[string]string {
 	switch name := software(t, s); name {
 	case "Synapse":
 		return map[string]string{
-			"aggregations":           "what others make of relations is theirs",
-			"withdrawn knocks":       "keeps to itself that a knock was taken back or turned down",
-			"rooms of a restriction": "the hierarchy has no allowed_room_ids",
-			"left users":             "forgets who was in a room with the last of its own users there",
-			"signed master keys":     "gives what a device signed of a master key to its own users only",
+			"aggregations":                "what others make of relations is theirs",
+			"withdrawn knocks":            "keeps to itself that a knock was taken back or turned down",
+			"rooms of a restriction":      "the hierarchy has no allowed_room_ids",
+			"left users":                  "forgets who was in a room with the last of its own users there",
+			"signed master keys":          "gives what a device signed of a master key to its own users only",
+			"late refusals":               "tells nobody later of an invite that was refused while the other server was down",
+			"banned invitees":             "neither tells a server outside of the room that who is invited was banned, nor heeds it if told",
+			"knocks that are turned down": "does not heed it outside of the room",
+			"odd values":                  "answers 500 for numbers and surrogates that it cannot write",
+			"odd event unknown.age_ts":    "takes away members of this name before it checks the hash, so the event is redacted",
+			"odd event unknown.outlier":   "the same",
+			"odd event depth.past53":      "takes no depth above 2^53-1 in old room versions either, nor what comes after such an event",
+			"odd event size.65535":        "counts an empty unsigned in, and takes nothing that comes after such an event either",
+			"odd event size.65536":        "the same",
 		}
 	case "Dendrite":
 		return map[string]string{
@@ -64,6 +73,7 @@ func shortcomings(t *testing.T, s *homeserver.Server) map[string]string {
 			"threaded receipts":           "knows of no threads in receipts",
 			"signatures of master keys":   "takes no signature for a master key that it has already",
 			"directory filters":           "does not pass room_types on to other servers, and does not heed what it is asked by them to search for",
+			"banned invitees":             "the same as with withdrawn invites",
 			"pages without repetitions":   "shows the create event of a room's history again",
 		}
 	default:

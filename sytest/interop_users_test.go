@@ -21,8 +21,18 @@ import (
 // sharedRoom is a room of alice's that bob has joined.
 func (p pair) sharedRoom(t *testing.T) (alice, bob *homeserver.Client, room string) {
 	t.Helper()
+	return p.sharedRoomOf(t, "")
+}
+
+// sharedRoomOf is sharedRoom of a room version; "" is what the server makes by itself.
+func (p pair) sharedRoomOf(t *testing.T, version string) (alice, bob *homeserver.Client, room string) {
+	t.Helper()
 	alice, bob = p.home.Register(t, "alice"), p.away.Register(t, "bob")
-	room = alice.CreateRoom(json{"preset": "public_chat"})
+	body := json{"preset": "public_chat"}
+	if version != "" {
+		body["room_version"] = version
+	}
+	room = alice.CreateRoom(body)
 	bob.Join(room, p.home.Name)
 	member(t, alice, room, bob.UserID, "join")
 	return alice, bob, room

@@ -99,6 +99,16 @@ func (c *Client) Do(method, path string, body any) (int, JSON) {
 // Raw is Do for answers of any shape. A body of type string is sent as it is.
 func (c *Client) Raw(method, path string, body any) (int, []byte) {
 	c.t.Helper()
+	status, raw, err := c.Try(method, path, body)
+	if err != nil {
+		c.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return status, raw
+}
+
+// Try is Raw for servers that may be down.
+func (c *Client) Try(method, path string, body any) (status int, raw []byte, err error) {
+	c.t.Helper()
 	if !strings.HasPrefix(path, "/_") {
 		path = "/_matrix/client" + path
 	}
@@ -119,14 +129,11 @@ func (c *Client) Raw(method, path string, body any) (int, []byte) {
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		c.t.Fatalf("%s %s: %v", method, path, err)
+		return 0, nil, err
 	}
 	defer res.Body.Close()
-	raw, err := io.ReadAll(res.Body)
-	if err != nil {
-		c.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	return res.StatusCode, raw
+	raw, err = io.ReadAll(res.Body)
+	return res.StatusCode, raw, err
 }
 
 // Must is Do for requests that must succeed.
