@@ -326,6 +326,36 @@ func TestRestrictedJoin(t *testing.T) {
 	}
 }
 
+// Who is let into a room that their server is in by one that has not heard yet that they are banned is told that they are not in it.
+func TestRestrictedJoinOfBannedUser(t *testing.T) {
+	n := newNetwork(t)
+	a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+	alice, bob, bella, carol := a.user("alice"), b.user("bob"), b.user("bella"), c.user("carol")
+	club := a.create(alice, rooms.CreateRequest{Preset: "public_chat"})
+	room := a.create(alice, rooms.CreateRequest{Version: "11", PowerOverride: []byte(`{"invite":50,"users":{"@alice:a.example":100,"@carol:c.example":50}}`)})
+	a.set(alice, room, "m.room.join_rules", "", `{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":"`+string(club)+`"}]}`)
+	for s, user := range map[*server]matrix.UserID{b: bob, c: carol} {
+		s.join(user, club, a)
+		n.settle()
+		s.join(user, room, a)
+		n.settle()
+	}
+	b.join(bella, club)
+	n.settle()
+	n.hold = func(_, _ matrix.ServerName, call string) error {
+		if call == "send_join" {
+			n.split(a, c, true)
+			c.must(c.Ban(ctx, rooms.MemberRequest{Room: room, Sender: carol, Target: bella}))
+			c.flush()
+		}
+		return nil
+	}
+	if _, err := b.Join(ctx, rooms.MemberRequest{Room: room, Sender: bella, Via: []matrix.ServerName{a.name}}); !matrix.HasCode(err, "M_FORBIDDEN") {
+		t.Error("joined, and banned:", err)
+	}
+	b.expectMembership(bella, room, "ban")
+}
+
 // More rooms than the engine keeps, and caches that hold next to nothing.
 func TestEvictionAndReload(t *testing.T) {
 	n := newNetwork(t)

@@ -106,7 +106,7 @@ func (e *Engine) joined(ctx context.Context, server matrix.ServerName, room matr
 		if err == nil && resident && !e.refusedHere(r.nid) {
 			// A restricted room that we are in, or one whose members we do not know yet: another server let the user in.
 			defer r.release()
-			return e.receive(ctx, server, r, []*event.Event{join})[0]
+			return e.receiveOwn(ctx, server, r, join)
 		}
 		r.release()
 		if err != nil {
@@ -124,6 +124,19 @@ func (e *Engine) joined(ctx context.Context, server matrix.ServerName, room matr
 
 // errJoinUndone is what becomes of a join through a server that counted the user in still, where nobody may come in again just so.
 var errJoinUndone = matrix.Forbidden("You left the room before, of which the server that let you in had not heard, and the room does not let you in again.")
+
+// receiveOwn takes a membership event of a local user that another server has taken for a room that this server is in. M_FORBIDDEN if it is not allowed by
+// what is known here, which the other one may not have heard of yet.
+func (e *Engine) receiveOwn(ctx context.Context, server matrix.ServerName, r *room, made *event.Event) error {
+	if err := e.receive(ctx, server, r, []*event.Event{made})[0]; err != nil {
+		return rejection(err)
+	}
+	stored, err := e.Event(ctx, made.ID())
+	if err == nil && (stored.SoftFailed || stored.Rejected && !stored.Partial) {
+		err = matrix.Forbidden("the room does not allow it")
+	}
+	return err
+}
 
 // enter makes a room ours from the answer to a join.
 func (e *Engine) enter(ctx context.Context, server matrix.ServerName, v *roomversion.Version, id matrix.RoomID, join *event.Event, sent SentJoin) error {

@@ -44,6 +44,9 @@ func (e *Engine) Farewell(ctx context.Context, room matrix.RoomID, pdus [][]byte
 		if err != nil || ev.RoomID() != room {
 			continue
 		}
+		if key, _ := ev.StateKey(); ev.Type() == "m.room.member" && e.isLocal(matrix.UserID(key)) {
+			continue // sent to us for our user's sake
+		}
 		known, err := r.eventsByID(ctx, ev.AuthEvents())
 		if err != nil {
 			return nil, err

@@ -65,6 +65,34 @@ func TestFarewell(t *testing.T) {
 	}
 }
 
+// The same where events are taken all the same, because a user of ours was removed once, which may turn out not to hold.
+func TestFarewellOfServerThatWasRemovedOnce(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	c := n.server("c.example")
+	alice, bob, bella, carol := a.user("alice"), b.user("bob"), b.user("bella"), c.user("carol")
+	b.join(bella, room, a)
+	c.join(carol, room, a)
+	n.settle()
+	a.must(a.Kick(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bella}))
+	n.settle()
+	n.split(b, c, true)
+	b.must(b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob}))
+	n.settle()
+	n.split(b, c, false)
+	n.split(a, c, true)
+	said, err := c.Event(ctx, c.say(carol, room, "still here?"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := b.receive(c, room, said.JSON()); r[0].Err != nil {
+		t.Error(r[0].Err)
+	}
+	leave, err := b.Farewell(ctx, room, [][]byte{said.JSON()})
+	if err != nil || leave == nil || leave.Sender() != bob {
+		t.Fatal(leave, err)
+	}
+}
+
 // What follows on the event before our own join needs no state from others: it is the one before the join.
 func TestStateKnownFromOurJoin(t *testing.T) {
 	n, a, b, room := twoServers(t)

@@ -158,7 +158,11 @@ func (e *Engine) taken(ctx context.Context, server matrix.ServerName, r *room, m
 		return err
 	}
 	if in {
-		return e.receive(ctx, server, r, []*event.Event{made})[0]
+		err = e.receiveOwn(ctx, server, r, made)
+		if made.Membership() == "leave" && matrix.HasCode(err, "M_FORBIDDEN") {
+			err = nil // they are out of the room already
+		}
+		return err
 	}
 	key, _ := made.StateKey()
 	return r.setApart(ctx, made, matrix.UserID(key), previous, stripped, nil)

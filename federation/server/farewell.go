@@ -50,7 +50,8 @@ func (f *farewells) tell(key farewellKey, now time.Time) {
 	f.said.Add(key, now)
 }
 
-// sayFarewell tells a server that we left a room, if it sent events that show that it has missed it.
+// sayFarewell tells a server that we left a room, if we did and it sent events that show that it has missed it. Those may have been taken: where
+// somebody of ours was removed, that may turn out not to hold.
 func (s *Server) sayFarewell(ctx context.Context, to matrix.ServerName, room matrix.RoomID, pdus [][]byte) {
 	key := farewellKey{to, room}
 	if s.opts.Outbox == nil || s.farewells.told(key, s.opts.Now()) {

@@ -301,9 +301,7 @@ func (s *Server) receiveRoom(ctx context.Context, from matrix.ServerName, room m
 		}
 		return out
 	}
-	outside := false
 	for _, r := range s.opts.Rooms.Receive(ctx, from, room, pdus) {
-		outside = outside || errors.Is(r.Err, rooms.ErrNotInRoom)
 		switch {
 		case r.ID == "":
 		case r.Rejected():
@@ -318,9 +316,7 @@ func (s *Server) receiveRoom(ctx context.Context, from matrix.ServerName, room m
 			out[r.ID] = r.Err
 		}
 	}
-	if outside {
-		s.sayFarewell(ctx, from, room, pdus)
-	}
+	s.sayFarewell(ctx, from, room, pdus)
 	return out
 }
 
