@@ -339,6 +339,22 @@ func (e *Engine) beside(ctx context.Context, join *Event) ([]*Event, error) {
 	return out, nil
 }
 
+// Misses says whether a server that is in a room now was not in it at an event, so that who made that did not send it there, and may see it.
+func (e *Engine) Misses(ctx context.Context, ev *Event, server matrix.ServerName) (bool, error) {
+	if ev.IsDummy() || domain(ev.Sender()) == server || e.isolation.has(ev.RoomID()) {
+		return false, nil
+	}
+	joined, err := e.servers.at(ctx, e, ev.RoomNID, e.treeBefore(ev))
+	if err != nil || joined[server] > 0 {
+		return false, err
+	}
+	v := &serverView{e: e, server: server}
+	if in, err := v.joinedNow(ctx, ev); err != nil || !in {
+		return false, err
+	}
+	return v.sees(ctx, ev)
+}
+
 // withoutBefore leaves out of some events of a room those that are, or come before, others.
 func (e *Engine) withoutBefore(ctx context.Context, room storage.RoomNID, events, others []*Event) ([]*Event, error) {
 	r, err := e.roomByNID(ctx, room)

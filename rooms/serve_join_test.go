@@ -165,3 +165,40 @@ func TestBesideAJoin(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// What somebody says whose server has not heard yet that another one came into the room is missed there, if it may be seen there at all.
+func TestMisses(t *testing.T) {
+	for visibility, shown := range map[string]bool{"shared": true, "joined": false} {
+		n, a, b, room := twoServers(t)
+		c := n.server("c.example")
+		alice, carol := a.user("alice"), c.user("carol")
+		a.set(alice, room, "m.room.history_visibility", "", `{"history_visibility":"`+visibility+`"}`)
+		n.settle()
+		misses := func(id matrix.EventID, server *server) bool {
+			t.Helper()
+			ev, err := b.Event(ctx, id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			missed, err := b.Misses(ctx, ev, server.name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return missed
+		}
+		c.join(carol, room, b)
+		said := a.say(alice, room, "not for c, as far as a knows")
+		a.flush()
+		if misses(said, c) != shown {
+			t.Errorf("%s: that it is missed is not %v", visibility, shown)
+		}
+		n.settle()
+		heard := a.say(alice, room, "for all")
+		n.settle()
+		c.must(c.Leave(ctx, rooms.MemberRequest{Room: room, Sender: carol}))
+		n.settle()
+		if misses(heard, c) || misses(said, a) || misses(said, c) {
+			t.Errorf("%s: what was sent, or is not for it, is missed", visibility)
+		}
+	}
+}

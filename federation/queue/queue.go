@@ -41,6 +41,7 @@ type Rooms interface {
 	EventsAfter(ctx context.Context, since, until storage.Position, limit int) ([]*rooms.Event, error)
 	ServersAt(ctx context.Context, ev *rooms.Event) ([]matrix.ServerName, error)
 	MissedBy(ctx context.Context, join *rooms.Event) ([]*rooms.Event, error)
+	Misses(ctx context.Context, ev *rooms.Event, server matrix.ServerName) (bool, error)
 	NewestFor(ctx context.Context, room storage.RoomNID, server matrix.ServerName, after storage.Position) (*rooms.Event, error)
 	Federates(room matrix.RoomID) bool
 	Event(ctx context.Context, id matrix.EventID) (*rooms.Event, error)
@@ -76,6 +77,8 @@ type Queue struct {
 	news    chan struct{}
 	freshMu sync.Mutex
 	fresh   fresh
+	// newcomers are servers that have come into rooms through this one lately; under freshMu.
+	newcomers map[storage.RoomNID]map[matrix.ServerName]newcomer
 
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil while the queue does not run
@@ -103,7 +106,7 @@ func New(o Options) *Queue {
 		o.MaxSilent = maxSilent
 	}
 	return &Queue{
-		opts: o, news: make(chan struct{}, 1), busy: map[matrix.ServerName]*destination{},
+		opts: o, news: make(chan struct{}, 1), busy: map[matrix.ServerName]*destination{}, newcomers: map[storage.RoomNID]map[matrix.ServerName]newcomer{},
 		heard: lane{limit: maxHeard}, unheard: lane{limit: maxUnheard, patience: silence, mayLinger: o.MaxSilent},
 	}
 }

@@ -140,6 +140,12 @@ func (h *house) MissedBy(context.Context, *rooms.Event) ([]*rooms.Event, error) 
 	return h.sticky, nil
 }
 
+// Misses says so of what somebody else sent before they said that they know.
+func (h *house) Misses(_ context.Context, ev *rooms.Event, server matrix.ServerName) (bool, error) {
+	body, _ := ev.ContentString("body")
+	return ev.Type() == "m.room.message" && body != "known" && ev.Sender().Server() != server, nil
+}
+
 func (h *house) EventsAfter(_ context.Context, since, until storage.Position, limit int) (out []*rooms.Event, _ error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -452,6 +458,42 @@ func TestStickyEventsAreSentToAServerThatJoins(t *testing.T) {
 	}
 	if got := keepUntil(old, "b.example"); got != old.StickyUntil() || got == 0 {
 		t.Errorf("kept until %d", got)
+	}
+}
+
+// What other servers send which have not heard yet that a server came into the room is sent on to it, by who let it in.
+func TestWhatAServerThatJoinsIsNotSentByOthers(t *testing.T) {
+	f := setUp(t)
+	f.say("@x:a.example", "before")
+	target := "@x:b.example"
+	join := event.Proto{Sender: "@x:b.example", Type: "m.room.member", StateKey: &target, Content: []byte(`{"membership":"join"}`)}
+	f.add(join, false) // through somebody else
+	f.say("@x:a.example", "for others to send")
+	f.add(join, true)
+	f.say("@x:b.example", "its own")
+	f.say("@x:a.example", "unknown to a")
+	f.say("@x:a.example", "known")
+	f.publish()
+	if d := f.next(); d.Dest != "b.example" || !slices.Equal(d.PDUs, []string{"unknown to a"}) {
+		t.Errorf("%+v", d)
+	}
+	for range 2 * newcomerEvents {
+		f.say("@x:a.example", "unknown to a")
+	}
+	f.publish()
+	f.house.mu.Lock()
+	f.servers = []matrix.ServerName{"b.example"}
+	f.house.mu.Unlock()
+	f.say("@me:us.example", "last")
+	f.publish()
+	sent := 1
+	for last := false; !last; {
+		d := f.next()
+		sent += len(d.PDUs)
+		last = slices.Contains(d.PDUs, "last")
+	}
+	if sent > newcomerEvents+1 {
+		t.Errorf("%d events were sent", sent)
 	}
 }
 

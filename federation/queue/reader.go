@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -34,6 +35,94 @@ type fresh struct {
 	lost   bool             // there were too many: the database has them
 }
 
+// How long, and how often, a server is sent what others say who have not heard yet that it came into a room through us; in how many rooms such
+// servers are remembered, and how many in each.
+const (
+	newcomerFor    = 10 * time.Minute
+	newcomerEvents = 50
+	maxNewRooms    = 1000
+	maxNewcomers   = 50
+)
+
+// newcomer is a server that came into a room through this one: until when it is remembered, and for how many events.
+type newcomer struct {
+	until time.Time
+	left  int
+}
+
+// noteNewcomer remembers the server of who has just come into a room through this one; q.freshMu is held.
+func (q *Queue) noteNewcomer(e *rooms.Event) {
+	user, ok := target(e)
+	if !ok || !e.Relay || !joined(e) || user.Server() == q.opts.ServerName {
+		return
+	}
+	now := q.opts.Now()
+	over := func(_ matrix.ServerName, n newcomer) bool { return now.After(n.until) }
+	if len(q.newcomers) >= maxNewRooms {
+		for room, servers := range q.newcomers {
+			if maps.DeleteFunc(servers, over); len(servers) == 0 {
+				delete(q.newcomers, room)
+			}
+		}
+	}
+	in := q.newcomers[e.RoomNID]
+	switch {
+	case in == nil && len(q.newcomers) < maxNewRooms:
+		in = map[matrix.ServerName]newcomer{}
+		q.newcomers[e.RoomNID] = in
+	case in == nil:
+		return
+	default:
+		maps.DeleteFunc(in, over)
+	}
+	if _, known := in[user.Server()]; !known && len(in) < maxNewcomers {
+		in[user.Server()] = newcomer{now.Add(newcomerFor), newcomerEvents}
+	}
+}
+
+// newcomersIn lists the servers that have come into a room through this one lately; q.freshMu is held.
+func (q *Queue) newcomersIn(room storage.RoomNID) []matrix.ServerName {
+	in := q.newcomers[room]
+	if len(in) == 0 {
+		return nil
+	}
+	now := q.opts.Now()
+	maps.DeleteFunc(in, func(_ matrix.ServerName, n newcomer) bool { return n.left == 0 || now.After(n.until) })
+	if len(in) == 0 {
+		delete(q.newcomers, room)
+	}
+	return slices.Sorted(maps.Keys(in))
+}
+
+// missing lists the newcomers to which an event of another server has to be sent on, since who made it had not heard of them.
+func (q *Queue) missing(ctx context.Context, e *rooms.Event) ([]matrix.ServerName, error) {
+	if e.Relay {
+		return nil, nil
+	}
+	q.freshMu.Lock()
+	servers := q.newcomersIn(e.RoomNID)
+	q.freshMu.Unlock()
+	var out []matrix.ServerName
+	for _, s := range q.remote(servers) {
+		misses, err := q.rooms.Misses(ctx, e, s)
+		if err != nil {
+			return nil, err
+		}
+		if misses {
+			out = append(out, s)
+		}
+	}
+	q.freshMu.Lock()
+	defer q.freshMu.Unlock()
+	for _, s := range out {
+		if n, ok := q.newcomers[e.RoomNID][s]; ok && n.left > 0 {
+			n.left--
+			q.newcomers[e.RoomNID][s] = n
+		}
+	}
+	return out, nil
+}
+
 // RoomUpdated tells the outbox of new events. It does not block.
 func (q *Queue) RoomUpdated(u *rooms.Update) {
 	q.freshMu.Lock()
@@ -41,7 +130,8 @@ func (q *Queue) RoomUpdated(u *rooms.Update) {
 	f.upTo = max(f.upTo, u.Position)
 	f.passed += len(u.Events)
 	for _, e := range u.Events {
-		if !e.Relay && !joined(e) || f.lost {
+		q.noteNewcomer(e)
+		if !e.Relay && !joined(e) && len(q.newcomersIn(e.RoomNID)) == 0 || f.lost {
 			continue
 		}
 		if len(f.events) == maxFresh {
@@ -149,6 +239,9 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 		if e.Pos <= r.cursor {
 			continue
 		}
+		q.freshMu.Lock()
+		q.noteNewcomer(e) // where it was read from the database
+		q.freshMu.Unlock()
 		servers, err := q.destinations(ctx, e)
 		if err != nil {
 			return fmt.Errorf("destinations of an event: %w", err)
@@ -162,6 +255,14 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 				standing = append(standing, p)
 			}
 			pdus = append(pdus, p)
+			to = append(to, s)
+		}
+		missing, err := q.missing(ctx, e)
+		if err != nil {
+			return fmt.Errorf("who misses an event: %w", err)
+		}
+		for _, s := range missing {
+			late = append(late, storage.OutboxPDU{Destination: s, Room: e.RoomNID, EventID: e.ID(), KeepUntil: keepUntil(e, s)})
 			to = append(to, s)
 		}
 		if joined(e) {
