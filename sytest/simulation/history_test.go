@@ -211,7 +211,10 @@ func (w *world) compareHistory(ctx context.Context, r *room, a, b *user, seen, o
 		if follows == nil {
 			follows = w.children(ctx, a, seen)
 		}
-		return len(follows[id]) > 0 && !slices.ContainsFunc(follows[id], func(child matrix.EventID) bool { return !excused(child) })
+		if len(follows[id]) == 0 {
+			return len(r.excluded) > 0 // what came in through an excluded server reached nobody, and was left behind on joining again
+		}
+		return !slices.ContainsFunc(follows[id], func(child matrix.EventID) bool { return !excused(child) })
 	}
 	for _, id := range slices.Sorted(maps.Keys(seen)) {
 		if !other[id] && !excused(id) {
