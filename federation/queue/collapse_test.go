@@ -23,6 +23,7 @@ func idle(t *testing.T) *fixture {
 	f.stop()
 	f.prepare()
 	f.q.rooms = f.house
+	f.q.passed.Store(int64(everything))
 	return f
 }
 

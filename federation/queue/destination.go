@@ -243,7 +243,7 @@ func (q *Queue) next(ctx context.Context, server matrix.ServerName, d *destinati
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return txn, nil, nil, false, err
 	}
-	lastPDU, lastEDU := everything, everything
+	lastPDU, lastEDU := storage.Position(q.passed.Load()), everything
 	if resumed {
 		lastPDU, lastEDU = txn.LastPDU, txn.LastEDU
 	}

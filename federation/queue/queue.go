@@ -13,6 +13,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -79,6 +80,9 @@ type Queue struct {
 	fresh   fresh
 	// newcomers are servers that have come into rooms through this one lately; under freshMu.
 	newcomers map[storage.RoomNID]map[matrix.ServerName]newcomer
+	// passed is how far the reader is. What is queued at a later position waits until it is there: rows are removed by their positions when they are
+	// sent, and the reader may still queue some before it.
+	passed atomic.Int64
 
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil while the queue does not run
@@ -86,6 +90,7 @@ type Queue struct {
 	busy    map[matrix.ServerName]*destination
 	// Servers that were heard from do not wait for those of which that is not known: each of them may cost half a minute.
 	heard, unheard lane
+	ahead          map[matrix.ServerName]storage.Position // destinations with something queued where the reader is not yet
 }
 
 // How many transactions are under way to servers that were heard from, and to others; the latter beside those to maxSilent that have not
@@ -106,7 +111,7 @@ func New(o Options) *Queue {
 		o.MaxSilent = maxSilent
 	}
 	return &Queue{
-		opts: o, news: make(chan struct{}, 1), busy: map[matrix.ServerName]*destination{}, newcomers: map[storage.RoomNID]map[matrix.ServerName]newcomer{},
+		opts: o, news: make(chan struct{}, 1), busy: map[matrix.ServerName]*destination{}, ahead: map[matrix.ServerName]storage.Position{}, newcomers: map[storage.RoomNID]map[matrix.ServerName]newcomer{},
 		heard: lane{limit: maxHeard}, unheard: lane{limit: maxUnheard, patience: silence, mayLinger: o.MaxSilent},
 	}
 }
@@ -118,6 +123,11 @@ func (q *Queue) Run(ctx context.Context, source Rooms) error {
 	q.rooms, q.ctx = source, ctx
 	q.mu.Unlock()
 	group.Go(func() error {
+		cursor, err := storage.Cursor(ctx, q.opts.DB, cursorName)
+		if err != nil {
+			return err
+		}
+		q.passed.Store(int64(cursor))
 		// The reader takes destinations that nobody knows for idle, so those with something queued come first.
 		if err := q.resume(ctx); err != nil {
 			return err
@@ -251,9 +261,25 @@ func (q *Queue) QueueAgain(ctx context.Context, dest matrix.ServerName, ev *room
 		if err != nil {
 			return err
 		}
-		tx.OnVisible(func() { q.wake(dest) })
+		tx.OnVisible(func() { q.wakeThere(pos, dest) })
 		return storage.AddOutboxPDUs(ctx, tx, []storage.OutboxPDU{{Destination: dest, Position: pos, Room: ev.RoomNID, EventID: ev.ID()}})
 	})
+}
+
+// wakeThere is wake once the reader is at a position at least, which it is told to go to.
+func (q *Queue) wakeThere(pos storage.Position, servers ...matrix.ServerName) {
+	q.mu.Lock()
+	for _, s := range servers {
+		q.ahead[s] = max(q.ahead[s], pos)
+	}
+	q.mu.Unlock()
+	q.freshMu.Lock()
+	q.fresh.events, q.fresh.lost = nil, true
+	q.freshMu.Unlock()
+	select {
+	case q.news <- struct{}{}:
+	default:
+	}
 }
 
 // canWait says which EDUs may wait for company: people read many messages one after the other,

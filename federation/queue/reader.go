@@ -44,8 +44,10 @@ const (
 	maxNewcomers   = 50
 )
 
-// newcomer is a server that came into a room through this one: until when it is remembered, and for how many events.
+// newcomer is a server that came into a room through this one: from which position on and until when what it misses is sent to it, and how many
+// events still are.
 type newcomer struct {
+	since storage.Position
 	until time.Time
 	left  int
 }
@@ -76,22 +78,29 @@ func (q *Queue) noteNewcomer(e *rooms.Event) {
 		maps.DeleteFunc(in, over)
 	}
 	if _, known := in[user.Server()]; !known && len(in) < maxNewcomers {
-		in[user.Server()] = newcomer{now.Add(newcomerFor), newcomerEvents}
+		in[user.Server()] = newcomer{e.Pos, now.Add(newcomerFor), newcomerEvents}
 	}
 }
 
-// newcomersIn lists the servers that have come into a room through this one lately; q.freshMu is held.
-func (q *Queue) newcomersIn(room storage.RoomNID) []matrix.ServerName {
-	in := q.newcomers[room]
+// newcomersAt lists the servers that had come into a room through this one not long before an event; q.freshMu is held.
+func (q *Queue) newcomersAt(e *rooms.Event) []matrix.ServerName {
+	in := q.newcomers[e.RoomNID]
 	if len(in) == 0 {
 		return nil
 	}
 	now := q.opts.Now()
 	maps.DeleteFunc(in, func(_ matrix.ServerName, n newcomer) bool { return n.left == 0 || now.After(n.until) })
 	if len(in) == 0 {
-		delete(q.newcomers, room)
+		delete(q.newcomers, e.RoomNID)
 	}
-	return slices.Sorted(maps.Keys(in))
+	var out []matrix.ServerName
+	for s, n := range in {
+		if e.Pos > n.since {
+			out = append(out, s)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // missing lists the newcomers to which an event of another server has to be sent on, since who made it had not heard of them.
@@ -100,7 +109,7 @@ func (q *Queue) missing(ctx context.Context, e *rooms.Event) ([]matrix.ServerNam
 		return nil, nil
 	}
 	q.freshMu.Lock()
-	servers := q.newcomersIn(e.RoomNID)
+	servers := q.newcomersAt(e)
 	q.freshMu.Unlock()
 	var out []matrix.ServerName
 	for _, s := range q.remote(servers) {
@@ -131,7 +140,7 @@ func (q *Queue) RoomUpdated(u *rooms.Update) {
 	f.passed += len(u.Events)
 	for _, e := range u.Events {
 		q.noteNewcomer(e)
-		if !e.Relay && !joined(e) && len(q.newcomersIn(e.RoomNID)) == 0 || f.lost {
+		if !e.Relay && !joined(e) && len(q.newcomersAt(e)) == 0 || f.lost {
 			continue
 		}
 		if len(f.events) == maxFresh {
@@ -171,10 +180,11 @@ func (q *Queue) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r := &reader{q: q, cursor: cursor}
+	r := &reader{q: q}
+	r.goTo(cursor)
 	tick := time.NewTicker(readEvery)
 	defer tick.Stop()
-	behind := true
+	behind, resumed := true, false
 	for {
 		if behind {
 			err = r.catchUp(ctx)
@@ -189,6 +199,9 @@ func (q *Queue) read(ctx context.Context) error {
 		if behind = err != nil; behind {
 			q.opts.Log.Error().Err(err).Msg("federation: read the event stream")
 		} else {
+			if !resumed {
+				resumed = q.resume(ctx) == nil // what was queued ahead of where the last run was
+			}
 			select {
 			case <-q.news:
 				continue
@@ -225,6 +238,21 @@ func (r *reader) catchUp(ctx context.Context) error {
 		}
 		if len(events) < readBatch {
 			return nil
+		}
+	}
+}
+
+// goTo moves the cursor, and wakes who waited for that.
+func (r *reader) goTo(next storage.Position) {
+	q := r.q
+	r.cursor = next
+	q.passed.Store(int64(next))
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for s, pos := range q.ahead {
+		if pos <= next {
+			delete(q.ahead, s)
+			q.wakeLocked(s)
 		}
 	}
 }
@@ -283,7 +311,7 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 	next = max(next, r.cursor)
 	r.unsaved += passed
 	if len(to) == 0 && r.unsaved < cursorSlack {
-		r.cursor = next
+		r.goTo(next)
 		return nil
 	}
 	matrix.SortInTurn(to, string(q.opts.ServerName)) // in a big room, not the same ones are to come last everywhere
@@ -312,7 +340,11 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 		q.unstand(standing)
 		return err
 	}
-	r.cursor, r.unsaved = next, 0
+	r.unsaved = 0
+	r.goTo(next)
+	for _, p := range late {
+		q.wakeThere(p.Position, p.Destination)
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	first = slices.DeleteFunc(first, func(t storage.OutboxTransaction) bool { return q.busy[t.Destination] != nil })
