@@ -29,10 +29,16 @@ func idle(t *testing.T) *fixture {
 
 // One event or EDU that a server stumbles over is dropped, and nothing else.
 func TestWhatIsRefusedIsFoundByHalves(t *testing.T) {
+	for _, refusal := range []client.Error{{Status: 400}, {Status: 401, Retry: true}} { // the latter by a server that cannot read what was signed
+		t.Run(fmt.Sprint(refusal.Status), func(t *testing.T) { foundByHalves(t, refusal) })
+	}
+}
+
+func foundByHalves(t *testing.T, refusal client.Error) {
 	f := idle(t)
 	f.refuse = func(d delivery) error {
 		if strings.Contains(fmt.Sprint(d.PDUs, d.EDUs), "poison") {
-			return &client.Error{Destination: d.Dest, Status: 400}
+			return &refusal
 		}
 		return nil
 	}

@@ -30,6 +30,10 @@ type destination struct {
 	// refused is the transaction that the server answered with a client error, and how often.
 	refused  string
 	refusals int
+	// doubted is the transaction whose signature it did not believe last, and doubts how often; believed says that it believes others.
+	doubted  string
+	doubts   int
+	believed bool
 
 	failures  int // transactions in a row that the server answered with an error
 	notBefore time.Time
@@ -203,6 +207,7 @@ func (q *Queue) deliver(ctx context.Context, server matrix.ServerName, d *destin
 		done := Delivery{Class: q.opts.Peers.ClassOf(server), PDUs: len(t.PDUs), EDUs: len(t.EDUs)}
 		results, err := q.opts.Sender.SendTransaction(ctx, server, txn.ID, body)
 		if done.Dropped = err != nil; done.Dropped {
+			err = q.judgeSignature(ctx, server, d, txn.ID, err)
 			if q.narrow(ctx, server, d, txn, pdus, edus, err) {
 				return true, nil
 			}
@@ -386,6 +391,41 @@ func refusal(err error) *client.Error {
 		return nil
 	}
 	return e
+}
+
+// judgeSignature finds out whether a server that does not believe our signature believes none, or only that of this transaction. Dendrite writes
+// some JSON in another form than everybody else before it checks: one event with such content in an old room would end all that is sent to it.
+// An empty transaction shows it, which is tried now and then.
+func (q *Queue) judgeSignature(ctx context.Context, server matrix.ServerName, d *destination, txn string, err error) error {
+	var e *client.Error
+	if !errors.As(err, &e) || e.Status != http.StatusUnauthorized {
+		return err
+	}
+	ours := *e
+	ours.Retry = false
+	q.mu.Lock()
+	if d.doubted != txn {
+		d.doubted, d.doubts, d.believed = txn, 0, false
+	}
+	d.doubts++
+	believed, try := d.believed, d.doubts%(2*maxRefusals) == 2
+	q.mu.Unlock()
+	if believed {
+		return &ours
+	} else if !try {
+		return err
+	}
+	empty, bad := json.Marshal(transaction{Origin: q.opts.ServerName, OriginServerTS: matrix.TimestampOf(q.opts.Now())}, json.FormatNilSliceAsNull(false))
+	if bad != nil {
+		return err
+	}
+	if _, refused := q.opts.Sender.SendTransaction(ctx, server, q.newID(), empty); refused != nil {
+		return err
+	}
+	q.mu.Lock()
+	d.believed = true
+	q.mu.Unlock()
+	return &ours
 }
 
 // aboutUs says whether a refusal is about this server or about the whole endpoint, not about what is in the transaction.
