@@ -249,12 +249,15 @@ func (r *reader) goTo(next storage.Position) {
 	q.passed.Store(int64(next))
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	var there []matrix.ServerName
 	for s, pos := range q.ahead {
 		if pos <= next {
 			delete(q.ahead, s)
-			q.wakeLocked(s)
+			there = append(there, s)
 		}
 	}
+	slices.Sort(there)
+	q.wakeLocked(there...)
 }
 
 // handle queues events for their destinations and moves the cursor. What is at or before the cursor was handled.
