@@ -74,6 +74,8 @@ func shortcomings(t *testing.T, s *homeserver.Server) map[string]string {
 			"signatures of master keys":   "takes no signature for a master key that it has already",
 			"directory filters":           "does not pass room_types on to other servers, and does not heed what it is asked by them to search for",
 			"banned invitees":             "the same as with withdrawn invites",
+			"odd_content":                 "makes something else of keys with quotes or backslashes, and of some fractions, and refuses the requests that they are in (gomatrixserverlib, CanonicalJSON)",
+			"odd event content.keys":      "the same",
 			"hidden history":              "shows somebody who has come back less than what was said before",
 			"files that come later":       "has no such endpoint",
 			"restarts right after a join": "may end with a nil pointer as it starts (federationapi, sendPresence)",

@@ -393,8 +393,8 @@ func refusal(err error) *client.Error {
 	return e
 }
 
-// judgeSignature finds out whether a server that does not believe our signature believes none, or only that of this transaction. Dendrite writes
-// some JSON in another form than everybody else before it checks: one event with such content in an old room would end all that is sent to it.
+// judgeSignature finds out whether a server that does not believe our signature believes none, or only that of this transaction. Dendrite makes
+// something else of JSON with quotes or backslashes in its keys before it checks: one event of such content would end all that is sent to it.
 // An empty transaction shows it, which is tried now and then.
 func (q *Queue) judgeSignature(ctx context.Context, server matrix.ServerName, d *destination, txn string, err error) error {
 	var e *client.Error
