@@ -248,6 +248,7 @@ func interopOddEvents(t *testing.T, p pair) {
 		p.part(t, "version "+version, func(t *testing.T) {
 			alice, bob, room := p.sharedRoomOf(t, version)
 			peer := p.home.Network().NewPeer()
+			peer.ContentType = "application/json" // without which Dendrite refuses everything
 			r := peer.Join(p.home, room, "stranger")
 			for _, c := range []*homeserver.Client{alice, bob} {
 				member(t, c, room, string(r.User), "join")
