@@ -131,6 +131,13 @@ func TestReceiveDeviceListUpdates(t *testing.T) {
 		if got := w.changed(t, alice, from); len(got) != 0 {
 			t.Errorf("malformed updates changed %v", got)
 		}
+
+		// One that does not follow on the newest is of a server that has lost what came between, and more perhaps.
+		w.remote.lists[carol] = remoteList(t, carol, 20, "C3", "C5")
+		receive(deviceUpdate(t, "C5", 20, 10))
+		if diff := cmp.Diff([]string{"C3", "C5"}, w.carolsDevices(t, alice)); diff != "" {
+			t.Error(diff)
+		}
 	})
 }
 

@@ -85,6 +85,8 @@ func (d *DeviceLists) update(ctx context.Context, tx *storage.Tx, l storage.Remo
 		return nil
 	}
 	missing := slices.ContainsFunc(u.PrevID, func(id int64) bool { return !slices.Contains(seen, id) })
+	// One that follows on an earlier update than the newest is of a server that has lost something, as one does that was put back to a backup.
+	missing = missing || len(u.PrevID) > 0 && slices.Max(u.PrevID) < l.StreamID
 	first := len(u.PrevID) == 0 && l.StreamID == 0
 	full := false
 	if !u.Deleted && !same {
