@@ -26,6 +26,7 @@ type partialJoin struct {
 	asked   chan matrix.ServerName // gets the servers that are asked for the state
 	open    chan struct{}          // closed by release
 	once    sync.Once
+	refuse  atomic.Bool // the state is shown to nobody of b.example
 }
 
 func (p *partialJoin) release() { p.once.Do(func() { close(p.open) }) }
@@ -54,6 +55,9 @@ func newPartialJoin(t testing.TB, q rooms.CreateRequest, setup func(p *partialJo
 			default:
 			}
 			<-p.open
+			if p.refuse.Load() {
+				return matrix.Forbidden("your server is not in the room")
+			}
 		}
 		return nil
 	}
@@ -778,6 +782,7 @@ func TestPartialJoinRefused(t *testing.T) {
 		}
 	}
 	heard("at first", true)
+	p.refuse.Store(true)
 	began := time.Now()
 	p.release()
 	// Who waits already is told, and so is who asks later.
@@ -790,6 +795,7 @@ func TestPartialJoinRefused(t *testing.T) {
 		t.Errorf("that took %s", waited)
 	}
 	heard("while nobody shows us the members", false)
+	p.refuse.Store(false)
 	p.b.join(bob, p.room, p.a)
 	p.n.settle()
 	p.complete(bob)

@@ -294,3 +294,10 @@ func (c *resolutionCache) put(key string, t statetree.Tree) {
 	}
 	c.trees[key] = t
 }
+
+// clear forgets them: events are rejected now that were not, or the other way round.
+func (c *resolutionCache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.trees)
+}

@@ -41,6 +41,7 @@ type restatement struct {
 	loose      []statetree.Tree           // of which nodes may not be stored yet
 	since      storage.Position           // of the first event in the timeline
 	completion *Completion
+	changed    bool // a verdict is another one
 }
 
 type restated struct {
@@ -177,7 +178,12 @@ func (r *room) toldAfter(ctx context.Context, ev *Event) (map[matrix.EventID]sta
 // room.inbound is held.
 func (r *room) restate(ctx context.Context, pr *partialRoom, told map[storage.EventNID]statetree.Tree) error {
 	rs := &restatement{room: r, told: told, done: make(map[storage.EventNID]*restated), joined: make(map[matrix.ServerName]bool)}
-	defer r.pending.dropRestated()
+	defer func() {
+		r.pending.dropRestated()
+		if rs.changed { // others may have resolved something by the old verdicts meanwhile, or this by new ones that do not come to count
+			r.e.resolved.clear()
+		}
+	}()
 	// First what there is, while local events go on; then, with the lock, the few that came meanwhile.
 	if err := rs.pass(ctx, rs.flush); err != nil {
 		return err
@@ -329,6 +335,10 @@ func (rs *restatement) one(ctx context.Context, was *Event) error {
 	rs.done[s.nid] = s
 	rs.loose = append(rs.loose, s.before, s.after)
 	r.pending.restate(s.nid, verdict{s.before.Ref(), s.after, s.rejected})
+	if s.rejected != s.wasRejected {
+		rs.changed = true
+		r.e.resolved.clear()
+	}
 	return nil
 }
 
