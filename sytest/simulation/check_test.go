@@ -196,8 +196,8 @@ func (w *world) findLost(ctx context.Context, r *room) map[*server]bool {
 				if theirs.Sender != "" && r.excluded[w.byHost[host(theirs.Sender.Server())]] && own.Membership == "join" {
 					return true // removed by somebody whose server is excluded: others heard of that by who joined through it
 				}
-				// Resolutions of states of version 1 may go back to an earlier membership.
-				return w.lost(ctx, s, other, theirs, own) || r.version == "1" && w.follows(ctx, s, theirs, own)
+				// Resolutions of states of version 1 may go back to an earlier membership, and of others where a join in between does not last.
+				return w.lost(ctx, s, other, theirs, own) || w.follows(ctx, s, theirs, own) && (r.version == "1" || w.rejoinLost(ctx, r, s, theirs, own))
 			}
 			if !slices.ContainsFunc(s.current().joinedUsers(ctx, r.id), func(u *user) bool { return !gone(u) }) {
 				out[s] = true
@@ -205,6 +205,26 @@ func (w *world) findLost(ctx context.Context, r *room) map[*server]bool {
 		}
 	}
 	return out
+}
+
+// rejoinLost says whether somebody joined again after they had left, through a server that had not heard of it, and that join does not last: what is
+// resolved then is that join and the one before the leave, which only version 12 (state resolution 2.1) looks at, too.
+func (w *world) rejoinLost(ctx context.Context, r *room, s *server, left, own rooms.Membership) bool {
+	if r.version == "12" || own.Membership != "join" {
+		return false
+	}
+	leave, err := s.current().rooms.Event(ctx, left.Event)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(r.acked, func(a ackedEvent) bool {
+		if a.by.id != own.User || a.id == own.Event {
+			return false
+		}
+		again, err := s.current().rooms.Event(ctx, a.id)
+		return err == nil && again.Is("m.room.member", string(own.User)) && again.Membership() == "join" &&
+			again.OriginServerTS() >= leave.OriginServerTS() && !slices.Contains(again.AuthEvents(), left.Event)
+	})
 }
 
 // voice is the server by which others are judged: one whose users may speak, if there is one, which ties loose ends of the room together.
