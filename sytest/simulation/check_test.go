@@ -364,7 +364,8 @@ func (w *world) lost(ctx context.Context, s, there *server, theirs, own rooms.Me
 		return false
 	}
 	if !outside(theirs.Membership) {
-		return own.Membership == "join" && w.follows(ctx, s, own, theirs) && w.joinRulesChanged(ctx, there, own)
+		// A knock may also be made beside the join: through a server that had heard that the room was closed, when another one had not.
+		return own.Membership == "join" && (theirs.Membership == "knock" || w.follows(ctx, s, own, theirs)) && w.joinRulesChanged(ctx, there, own)
 	}
 	if theirs.Event == "" || w.follows(ctx, s, own, theirs) || w.endedByNobody(ctx, s, theirs) {
 		return true
