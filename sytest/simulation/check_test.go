@@ -81,7 +81,10 @@ func (w *world) residents(ctx context.Context, r *room) []*server {
 // checkHistory: what was acknowledged is there, at the server that did and at all that were in the room then and are now. A server
 // that left may not have been in the room when an event came to it: it has it when, in the end, what it is sent comes after that.
 func (w *world) checkHistory(ctx context.Context, r *room, end bool, lost map[*server]bool) {
-	residents := slices.DeleteFunc(w.residents(ctx, r), func(s *server) bool { return (r.left[s] || w.partial(ctx, s, r)) && !end || lost[s] })
+	residents := slices.DeleteFunc(w.residents(ctx, r), func(s *server) bool {
+		doubtful := slices.ContainsFunc(s.users, func(u *user) bool { return r.doubtful[u] }) // it may not have known that the others count it in
+		return (r.left[s] || doubtful || w.partial(ctx, s, r)) && !end || lost[s]
+	})
 	for _, a := range r.acked {
 		home := a.by.s.current()
 		ev, err := home.rooms.Event(ctx, a.id)

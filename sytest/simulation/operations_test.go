@@ -169,6 +169,10 @@ func (w *world) create(u *user, preset string) {
 
 func (w *world) say(u *user, r *room) {
 	text := fmt.Sprint("m", w.random.IntN(1_000_000))
+	for w.said[text] { // what is shown twice is a failure
+		text = fmt.Sprint("m", w.random.IntN(1_000_000))
+	}
+	w.said[text] = true
 	what := fmt.Sprintf("says %q in %s", text, r.name)
 	var sticky *int64
 	if w.random.IntN(4) == 0 {

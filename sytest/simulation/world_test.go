@@ -43,6 +43,7 @@ type world struct {
 	// scheduled is what is to be said later, cancelled the texts of what is not.
 	scheduled []scheduled
 	cancelled map[string]bool
+	said      map[string]bool // texts
 	underWay  int
 	failures  []string
 }
@@ -123,7 +124,7 @@ func (t *trace) hash() string {
 func newWorld(t testing.TB, seed uint64) *world {
 	w := &world{
 		t: t, seed: seed, began: time.Now(), random: rand.New(rand.NewPCG(seed, 1)),
-		byHost: map[string]*server{}, claimed: map[string]*user{}, cancelled: map[string]bool{}, dir: temporary(t),
+		byHost: map[string]*server{}, claimed: map[string]*user{}, cancelled: map[string]bool{}, said: map[string]bool{}, dir: temporary(t),
 	}
 	w.trace.began = w.began
 	w.net = newNetwork(w)
