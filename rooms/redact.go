@@ -1,8 +1,10 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
@@ -173,16 +175,19 @@ func (r *room) eraseIfAllowed(ctx context.Context, it *item, target, redaction *
 
 // redactedEarly applies redactions that came before an event about to be stored.
 func (r *room) redactedEarly(ctx context.Context, ev *Event) error {
+	redactions := r.pending.redactionsOf(ev.ID()) // before the database is asked: one is here or there
 	nids, err := storage.EarlyRedactions(ctx, r.e.db, ev.ID())
-	if err != nil || len(nids) == 0 {
+	if err != nil {
 		return err
 	}
-	redactions, err := r.e.eventMap(ctx, nids)
+	stored, err := r.e.eventMap(ctx, nids)
 	if err != nil {
 		return err
 	}
 	for _, nid := range nids {
-		red := redactions[nid]
+		redactions = append(redactions, stored[nid])
+	}
+	for _, red := range redactions {
 		if red == nil || red.RoomNID != r.nid || red.SoftFailed {
 			continue
 		}
@@ -196,4 +201,18 @@ func (r *room) redactedEarly(ctx context.Context, ev *Event) error {
 		}
 	}
 	return nil
+}
+
+// redactionsOf finds accepted redactions of an event that are not committed yet.
+func (p *pendingEvents) redactionsOf(target matrix.EventID) (found []*Event) {
+	p.any(func(ev *Event) bool {
+		if ev.Type() == "m.room.redaction" && !ev.Rejected && !ev.Outlier {
+			if id, ok := ev.Redacts(); ok && id == target {
+				found = append(found, ev)
+			}
+		}
+		return false
+	})
+	slices.SortFunc(found, func(a, b *Event) int { return cmp.Compare(a.NID, b.NID) })
+	return found
 }
