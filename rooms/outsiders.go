@@ -2,7 +2,6 @@ package rooms
 
 import (
 	"context"
-	"errors"
 	"sync"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -88,15 +87,8 @@ func (in *inbound) outside(ctx context.Context) (bool, error) {
 	if in.inside || in.origin == in.e.server || in.e.partials.get(in.r.nid) != nil { // else not all servers are known that are in it
 		return false, nil
 	}
-	server, err := in.e.db.LookupName(ctx, string(in.origin))
-	if errors.Is(err, storage.ErrNotFound) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	joined, err := storage.JoinedOfServer(ctx, in.e.db, in.r.nid, server)
-	in.inside = len(joined) > 0
+	var err error
+	in.inside, err = in.r.hasServer(ctx, in.origin)
 	return !in.inside, err
 }
 

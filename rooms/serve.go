@@ -156,14 +156,14 @@ func (r *room) joinedUpon(ctx context.Context, server matrix.ServerName, ev *Eve
 	}), nil
 }
 
+// hasServer says whether a server has a user in the room, or may have one by what is known of a partial state.
 func (r *room) hasServer(ctx context.Context, server matrix.ServerName) (bool, error) {
 	nid, err := r.e.db.LookupName(ctx, string(server))
 	if err != nil {
 		return false, ignoreNotFound(err)
 	}
-	users, err := storage.JoinedOfServer(ctx, r.e.db, r.nid, nid)
-	if err != nil || len(users) > 0 {
-		return len(users) > 0, err
+	if joined, err := storage.ServerJoined(ctx, r.e.db, r.nid, nid, storage.EndOfStream); joined || err != nil {
+		return joined, err
 	}
 	// While the state is partial we cannot know that all users of a server have left.
 	pr := r.e.partials.get(r.nid)

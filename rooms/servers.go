@@ -98,7 +98,7 @@ func (e *Engine) ReturnedUnawares(ctx context.Context, room matrix.RoomID, user 
 	if err != nil || row.Membership != storage.MembershipJoin {
 		return false, err
 	}
-	if before, err := storage.ServerJoinedBefore(ctx, e.db, nid, row.Server, row.Pos); before || err != nil {
+	if before, err := storage.ServerJoined(ctx, e.db, nid, row.Server, row.Pos); before || err != nil {
 		return false, err
 	}
 	join, err := e.eventByNID(ctx, row.Event)

@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"math"
 	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -97,7 +96,7 @@ func (c *changes) note(s Subject, pos Position, taken func() Position) (before P
 
 // Unchanged reports that a subject has not changed since the stream stood at a position, and no change is under way.
 func (db *DB) Unchanged(s Subject, since Position) bool {
-	return db.changes.unchanged(s, since, math.MaxInt64)
+	return db.changes.unchanged(s, since, EndOfStream)
 }
 
 // UnchangedIn reports that a subject did not change in (since, until].

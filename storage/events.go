@@ -389,12 +389,7 @@ func ChildrenOfMissing(ctx context.Context, q Querier, room RoomNID, id matrix.E
 
 // IsMissingPrev says whether an event is known as the missing prev event of another.
 func IsMissingPrev(ctx context.Context, q Querier, room RoomNID, id matrix.EventID) (bool, error) {
-	var one int64
-	err := q.QueryRow(ctx, `SELECT 1 FROM missing_prevs WHERE room_nid = $1 AND event_id = $2 LIMIT 1`, int64(room), string(id)).Scan(&one)
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
+	return exists(ctx, q, `SELECT 1 FROM missing_prevs WHERE room_nid = $1 AND event_id = $2 LIMIT 1`, int64(room), string(id))
 }
 
 // InsertEarlyRedaction remembers a redaction whose target we do not have yet.

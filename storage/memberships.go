@@ -128,20 +128,20 @@ func LeftOfServer(ctx context.Context, q Querier, room RoomNID, server NameNID, 
 
 // WasRemoved says whether a user of a server was removed from a room or banned, by whomever.
 func WasRemoved(ctx context.Context, q Querier, room RoomNID, server NameNID) (bool, error) {
-	var one int
-	err := q.QueryRow(ctx, `SELECT 1 FROM memberships WHERE room_nid = $1 AND membership IN (3, 4) AND server_nid = $2 AND sender_nid <> user_nid LIMIT 1`,
-		int64(room), int64(server)).Scan(&one)
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
+	return exists(ctx, q, `SELECT 1 FROM memberships WHERE room_nid = $1 AND membership IN (3, 4) AND server_nid = $2 AND sender_nid <> user_nid LIMIT 1`,
+		int64(room), int64(server))
 }
 
-// ServerJoinedBefore says whether a server has a user joined to a room whose membership is older than a position.
-func ServerJoinedBefore(ctx context.Context, q Querier, room RoomNID, server NameNID, pos Position) (bool, error) {
+// ServerJoined says whether a server has a user joined to a room whose membership is older than a position: EndOfStream for any.
+func ServerJoined(ctx context.Context, q Querier, room RoomNID, server NameNID, before Position) (bool, error) {
+	return exists(ctx, q, `SELECT 1 FROM memberships WHERE room_nid = $1 AND membership = 2 AND server_nid = $2 AND pos < $3 LIMIT 1`,
+		int64(room), int64(server), int64(before))
+}
+
+// exists says whether a query that selects one number has a result.
+func exists(ctx context.Context, q Querier, query string, args ...any) (bool, error) {
 	var one int
-	err := q.QueryRow(ctx, `SELECT 1 FROM memberships WHERE room_nid = $1 AND membership = 2 AND server_nid = $2 AND pos < $3 LIMIT 1`,
-		int64(room), int64(server), int64(pos)).Scan(&one)
+	err := q.QueryRow(ctx, query, args...).Scan(&one)
 	if errors.Is(err, ErrNotFound) {
 		return false, nil
 	}

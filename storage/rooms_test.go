@@ -169,6 +169,15 @@ func TestMemberships(t *testing.T) {
 		if err != nil || len(users) != 2 {
 			t.Error(users, err)
 		}
+		for _, c := range []struct {
+			server storage.NameNID
+			before storage.Position
+			want   bool
+		}{{50, 6, false}, {50, 7, true}, {50, storage.EndOfStream, true}, {51, storage.EndOfStream, false}} {
+			if joined, err := storage.ServerJoined(ctx, db, 7, c.server, c.before); err != nil || joined != c.want {
+				t.Errorf("server %d joined before %d: %t, %v", c.server, c.before, joined, err)
+			}
+		}
 		sharing, err := storage.SharingUsers(ctx, db, 101)
 		if err != nil || len(sharing) != 2 {
 			t.Error(sharing, err)

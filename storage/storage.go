@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -40,6 +41,9 @@ type (
 // Position is a place in the one stream of everything that readers follow:
 // events, to-device messages, account data, receipts, device lists, typing.
 type Position int64
+
+// EndOfStream comes after every position.
+const EndOfStream Position = math.MaxInt64
 
 // Options say which database to open.
 type Options struct {

@@ -59,12 +59,7 @@ const joinedAnywhere = `SELECT 1 FROM memberships WHERE user_nid = $1 AND member
 
 // JoinedAnywhere says whether a user is in any room.
 func JoinedAnywhere(ctx context.Context, q Querier, user NameNID) (bool, error) {
-	var one int
-	err := q.QueryRow(ctx, joinedAnywhere, int64(user)).Scan(&one)
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
+	return exists(ctx, q, joinedAnywhere, int64(user))
 }
 
 // SetOpenRoom notes whether everybody may join or read a room.
