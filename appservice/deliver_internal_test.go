@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"hanok/internal/wake"
 )
 
 // A service is waited for as long as it is silent; one that is heard from is tried again at once, though not more than once a second.
@@ -24,9 +26,9 @@ func TestWait(t *testing.T) {
 			r := &reader{Service: &Service{heard: make(chan struct{}, 1)}}
 			for _, d := range tt.heard {
 				if d < 0 {
-					wake(r.heard)
+					wake.Up(r.heard)
 				} else {
-					time.AfterFunc(d, func() { wake(r.heard) })
+					time.AfterFunc(d, func() { wake.Up(r.heard) })
 				}
 			}
 			began := time.Now()

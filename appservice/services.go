@@ -15,6 +15,7 @@ import (
 
 	"hanok/config"
 	"hanok/feed"
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/rooms"
 	"hanok/storage"
@@ -95,7 +96,7 @@ func (s *Services) ByToken(token string) *Service {
 	}
 	x := s.byToken[sha256.Sum256([]byte(token))]
 	if x != nil {
-		wake(x.heard)
+		wake.Up(x.heard)
 	}
 	return x
 }
@@ -175,7 +176,7 @@ func (s *Services) RoomUpdated(u *rooms.Update) {
 				break
 			}
 		}
-		wake(x.news)
+		wake.Up(x.news)
 	}
 }
 
@@ -188,15 +189,7 @@ func has(events []*rooms.Event, id matrix.EventID) bool {
 func (s *Services) Wake() {
 	for _, x := range s.All() {
 		if x.URL != "" && x.Ephemeral != config.EphemeralNone {
-			wake(x.news)
+			wake.Up(x.news)
 		}
-	}
-}
-
-// wake leaves a token in a channel of capacity one.
-func wake(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/rooms"
 	"hanok/storage"
@@ -132,12 +133,7 @@ func (s *Scheduler) Schedule(ctx context.Context, q Request) (string, error) {
 	return id, err
 }
 
-func (s *Scheduler) wake() {
-	select {
-	case s.news <- struct{}{}:
-	default:
-	}
-}
+func (s *Scheduler) wake() { wake.Up(s.news) }
 
 var (
 	errUnknown   = matrix.NotFound("There is no such delayed event. It may have been sent or cancelled long ago.")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/matrix/signing"
@@ -40,10 +41,7 @@ type world struct {
 
 // RoomUpdated implements rooms.Listener.
 func (w *world) RoomUpdated(*rooms.Update) {
-	select {
-	case w.sent <- struct{}{}:
-	default:
-	}
+	wake.Up(w.sent)
 }
 
 // policy refuses plain messages.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/rooms"
 	"hanok/storage"
@@ -84,9 +85,9 @@ func (h *Hub) RoomUpdated(u *rooms.Update) {
 			h.Wake(m.User)
 		}
 	}
-	wake(h.news)
+	wake.Up(h.news)
 	if u.NewState {
-		wake(h.states)
+		wake.Up(h.states)
 	}
 }
 

@@ -3,6 +3,7 @@ package feed
 import (
 	"sync"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 )
 
@@ -24,16 +25,8 @@ func (w *Waiters) Wake(users ...matrix.UserID) {
 	defer w.mu.Unlock()
 	for _, u := range users {
 		for ch := range w.users[u] {
-			wake(ch)
+			wake.Up(ch)
 		}
-	}
-}
-
-// wake leaves a token in a channel of capacity one: a waiter that is busy looking finds it afterwards.
-func wake(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
 	}
 }
 
@@ -44,7 +37,7 @@ func (w *Waiters) Register(user matrix.UserID) (woken <-chan struct{}, done func
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.shut {
-		wake(ch)
+		wake.Up(ch)
 		return ch, func() {}
 	}
 	m := w.users[user]
@@ -70,7 +63,7 @@ func (w *Waiters) Shutdown() {
 	w.shut = true
 	for _, m := range w.users {
 		for ch := range m {
-			wake(ch)
+			wake.Up(ch)
 		}
 	}
 }

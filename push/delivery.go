@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/rooms"
 	"hanok/storage"
@@ -70,7 +71,7 @@ func (s *Sender) serve(ctx context.Context, g *gateway, d *delivery) {
 		s.saver.add(step, func() {
 			s.finish(d, g.name, out.more || out.waits) // whoever looked for the pusher meanwhile was told that it waits
 			if step.RetryAt != 0 {
-				poke(s.due)
+				wake.Up(s.due)
 			}
 		})
 	default:

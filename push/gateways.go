@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -185,7 +186,7 @@ func (s *Sender) hurry(ctx context.Context, g *gateway) {
 	if err != nil && ctx.Err() == nil {
 		s.opts.Log.Error().Err(err).Msg("push: hurry pushers") // they come when they are due
 	}
-	poke(s.due)
+	wake.Up(s.due)
 }
 
 // fewFailures is how many requests may go without answer before a gateway counts as silent, while others are under way there.

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hanok/feed"
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/rooms"
 	"hanok/storage"
@@ -172,7 +173,7 @@ func (f *fresh) add(counts bool, users ...matrix.UserID) {
 		f.users[u] = f.users[u] || counts
 	}
 	f.mu.Unlock()
-	poke(f.news)
+	wake.Up(f.news)
 }
 
 func (f *fresh) addNumbers(users ...storage.NameNID) {
@@ -181,14 +182,14 @@ func (f *fresh) addNumbers(users ...storage.NameNID) {
 		f.numbers = append(f.numbers, users...)
 	}
 	f.mu.Unlock()
-	poke(f.news)
+	wake.Up(f.news)
 }
 
 func (f *fresh) rescan() {
 	f.mu.Lock()
 	f.all = true
 	f.mu.Unlock()
-	poke(f.news)
+	wake.Up(f.news)
 }
 
 func (f *fresh) take() (users map[matrix.UserID]bool, numbers []storage.NameNID, all bool) {
@@ -197,14 +198,6 @@ func (f *fresh) take() (users map[matrix.UserID]bool, numbers []storage.NameNID,
 	users, numbers, all = f.users, f.numbers, f.all
 	f.users, f.numbers, f.all = make(map[matrix.UserID]bool), nil, false
 	return users, numbers, all
-}
-
-// poke leaves a token in a channel of capacity one.
-func poke(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
 }
 
 // retryAfter is how long the dispatcher waits when the database failed.

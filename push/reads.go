@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -30,7 +31,7 @@ type reads struct {
 // MayHaveRead tells that receipts may have been stored. It does not block.
 func (s *Sender) MayHaveRead() {
 	if !s.opts.DB.Unchanged(storage.Subject{Topic: storage.TopicReceipts}, storage.Position(s.reads.at.Load())) {
-		poke(s.reads.poke)
+		wake.Up(s.reads.poke)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"hanok/internal/wake"
 	"hanok/storage"
 )
 
@@ -115,7 +116,7 @@ func (s *Sender) hold(ctx context.Context, g *gateway, waiting []*delivery) {
 	if answers {
 		s.hurry(ctx, g)
 	}
-	poke(s.due)
+	wake.Up(s.due)
 }
 
 // saver stores how far pushers have come, many at a time.
@@ -134,7 +135,7 @@ func (v *saver) add(step storage.PusherStep, done func()) {
 	v.mu.Lock()
 	v.steps, v.done = append(v.steps, step), append(v.done, done)
 	v.mu.Unlock()
-	poke(v.work)
+	wake.Up(v.work)
 }
 
 func (v *saver) take() ([]storage.PusherStep, []func()) {

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"hanok/feed"
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/matrix/signing"
 	"hanok/rooms"
@@ -185,7 +186,7 @@ func (w *world) pass(d time.Duration) {
 	w.mu.Lock()
 	w.ahead += d
 	w.mu.Unlock()
-	poke(w.due)
+	wake.Up(w.due)
 }
 
 // await lets time pass until something is so.

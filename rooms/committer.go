@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/storage"
 	"hanok/storage/statetree"
@@ -115,20 +116,14 @@ func (c *committer) add(en *entry) {
 	}
 	c.queue = append(c.queue, en)
 	c.mu.Unlock()
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
+	wake.Up(c.wake)
 }
 
 func (c *committer) close() {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
+	wake.Up(c.wake)
 	<-c.stopped
 	c.flying.Wait()
 }

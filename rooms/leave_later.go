@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"hanok/internal/wake"
 	"hanok/storage"
 )
 
@@ -38,7 +39,7 @@ func (e *Engine) tellLater(ctx context.Context, r *room, q MemberRequest) (func(
 			Room: r.nid, User: leave.skey, Event: leave.NID, Servers: servers, Since: now, Next: now.Add(untoldFirst),
 		})
 		if err == nil {
-			tx.OnVisible(func() { signal(e.untold) })
+			tx.OnVisible(func() { wake.Up(e.untold) })
 		}
 		return err
 	}, nil

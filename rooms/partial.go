@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/storage"
 	"hanok/storage/statetree"
@@ -130,19 +131,12 @@ func (p *partials) nudge(room storage.RoomNID, from matrix.ServerName) {
 		if slices.Contains(pr.servers, from) {
 			pr.lately.add(from)
 		}
-		signal(pr.heard)
+		wake.Up(pr.heard)
 	}
 }
 
 // want has the members of a room fetched soon, because somebody waits for them.
-func (pr *partialRoom) want() { signal(pr.wanted) }
-
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
+func (pr *partialRoom) want() { wake.Up(pr.wanted) }
 
 // recentSenders are those servers that have sent something last.
 type recentSenders struct {
@@ -200,7 +194,7 @@ func (p *partials) begin(pr *partialRoom) (before *partialRoom) {
 }
 
 // start makes the fetching of states look for rooms that are new.
-func (p *partials) start() { signal(p.news) }
+func (p *partials) start() { wake.Up(p.news) }
 
 // restore takes begin back.
 func (p *partials) restore(room storage.RoomNID, before *partialRoom) {

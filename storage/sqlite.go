@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"hanok/internal/wake"
 )
 
 // Limits of the SQLite engine.
@@ -179,10 +181,7 @@ func (e *sqliteEngine) writeLoop() {
 		for len(batch) > 0 {
 			batch = e.runBatch(batch)
 			if e.commits.Add(1)%checkpointEvery == 0 {
-				select {
-				case e.checkpoint <- struct{}{}:
-				default:
-				}
+				wake.Up(e.checkpoint)
 			}
 		}
 	}

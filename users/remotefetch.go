@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -35,10 +36,7 @@ const neverFetched = "[]"
 
 // resync makes run look for stale lists.
 func (d *DeviceLists) resync() {
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
+	wake.Up(d.wake)
 }
 
 // track makes lists of remote users known, if they are not: stale, to be fetched by run at the given time.

@@ -21,6 +21,7 @@ import (
 
 	"hanok/federation/client"
 	"hanok/federation/peers"
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/rooms"
 	"hanok/storage"
@@ -276,10 +277,7 @@ func (q *Queue) wakeThere(pos storage.Position, servers ...matrix.ServerName) {
 	q.freshMu.Lock()
 	q.fresh.events, q.fresh.lost = nil, true
 	q.freshMu.Unlock()
-	select {
-	case q.news <- struct{}{}:
-	default:
-	}
+	wake.Up(q.news)
 }
 
 // canWait says which EDUs may wait for company: people read many messages one after the other,

@@ -17,6 +17,7 @@ import (
 
 	"hanok/federation/client"
 	"hanok/federation/peers"
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/matrix/roomversion"
@@ -85,10 +86,7 @@ func (n *network) SendTransaction(ctx context.Context, dest matrix.ServerName, i
 		n.active[dest]--
 		n.mu.Unlock()
 	}()
-	select {
-	case n.attempted <- struct{}{}:
-	default:
-	}
+	wake.Up(n.attempted)
 	if hold != nil {
 		select {
 		case <-hold:

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/rooms"
 	"hanok/storage"
@@ -152,10 +153,7 @@ func (q *Queue) RoomUpdated(u *rooms.Update) {
 	look := len(f.events) > 0 || f.lost || f.passed >= cursorSlack
 	q.freshMu.Unlock()
 	if look {
-		select {
-		case q.news <- struct{}{}:
-		default:
-		}
+		wake.Up(q.news)
 	}
 }
 
