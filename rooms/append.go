@@ -145,6 +145,7 @@ type appendOptions struct {
 	unchecked bool
 	// unasked says that nobody waits for the event.
 	unasked bool
+	signers []matrix.ServerName // those that will sign it after us
 }
 
 // append builds events on the head, one upon the other, and queues them as one commit. The caller waits for the entry.
@@ -221,7 +222,7 @@ func (r *room) compose(ctx context.Context, h *head, d *draft, o appendOptions) 
 	}
 	p := event.Proto{
 		RoomID: r.id, Sender: d.sender, Type: d.typ, StateKey: d.skey, Content: d.content, Redacts: d.redacts, Sticky: d.sticky,
-		PrevEvents: make([]matrix.EventID, len(c.parents)), Depth: min(h.depth(), event.MaxDepth-1) + 1, OriginServerTS: d.ts,
+		PrevEvents: make([]matrix.EventID, len(c.parents)), Depth: min(h.depth(), event.MaxDepth-1) + 1, OriginServerTS: d.ts, Signers: o.signers,
 	}
 	if p.OriginServerTS == 0 {
 		p.OriginServerTS = e.now()

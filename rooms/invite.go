@@ -46,7 +46,15 @@ func (e *Engine) Invite(ctx context.Context, q MemberRequest) (matrix.EventID, e
 	if err != nil {
 		return "", err
 	}
-	invite, err := r.composeMember(ctx, q, content, appendOptions{check: func(v headView) error {
+	policy, err := r.currentPolicyServer(ctx)
+	if err != nil {
+		return "", err
+	}
+	signers := []matrix.ServerName{domain(target)}
+	if policy != nil {
+		signers = append(signers, policy.Name)
+	}
+	invite, err := r.composeMember(ctx, q, content, appendOptions{signers: signers, check: func(v headView) error {
 		current, err := v.membership(target)
 		if err != nil {
 			return err
@@ -57,10 +65,6 @@ func (e *Engine) Invite(ctx context.Context, q MemberRequest) (matrix.EventID, e
 		return "", err
 	}
 	if invite, err = invite.Sign(e.server, e.key); err != nil {
-		return "", err
-	}
-	policy, err := r.currentPolicyServer(ctx)
-	if err != nil {
 		return "", err
 	}
 	if invite, err = e.recommended(ctx, policy, invite, true); err != nil {

@@ -520,6 +520,9 @@ func (e *Engine) complete(t *template, content []byte, ts matrix.Timestamp) (*ev
 	}
 	p := t.proto
 	p.Content = content
+	if by, ok := canonicaljson.GetString(content, "join_authorised_via_users_server"); ok {
+		p.Signers = []matrix.ServerName{domain(by)}
+	}
 	if p.OriginServerTS = ts; ts == 0 {
 		p.OriginServerTS = e.now()
 	}

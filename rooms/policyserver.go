@@ -103,12 +103,19 @@ func (r *room) composeRecommended(ctx context.Context, p *placement) (*policyser
 			return nil, err
 		}
 	}
+	server, err := r.policyServer(view)
+	if err != nil {
+		return nil, err
+	}
+	if server != nil {
+		p.local.signers = []matrix.ServerName{server.Name}
+	}
 	c, err := r.compose(ctx, r.head, p.local.draft, p.local.appendOptions)
 	if err != nil {
 		return nil, err
 	}
 	p.ev, p.before, p.partial, p.line = c.event, r.head.state, r.head.partial(), r.line
-	return r.policyServer(view)
+	return server, nil
 }
 
 // heedPolicyServer looks for the policy server's word on a received event that is news. One that it does not recommend, or on which it

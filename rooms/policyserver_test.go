@@ -218,3 +218,42 @@ func TestSoftFailedRedactionErasesNothing(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// The signatures of other servers do not make an event of ours larger than others take: Synapse counts in the 14 bytes of an empty "unsigned". What would become
+// too large is refused before anybody is asked to sign it.
+// spec: client-server-api#size-limits
+func TestSizeWithSignaturesOfOthers(t *testing.T) {
+	n, a, b, room, _ := policedRoom(t)
+	alice, carol := a.user("alice"), b.user("carol")
+	const most = event.MaxSize - len(`,"unsigned":{}`)
+	for what, send := range map[string]func(long string) (matrix.EventID, error){
+		"message": func(long string) (matrix.EventID, error) { return sendText(a, alice, room, long, "") },
+		"invite": func(long string) (matrix.EventID, error) {
+			return a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: carol, Reason: long})
+		},
+	} {
+		asked := func() int { return n.count("a.example policy") + n.count("a.example invite") }
+		taken, refused := 0, 0
+		for length := 64_000; length < 65_400; length += 12 {
+			before := asked()
+			id, err := send(strings.Repeat("x", length))
+			if err != nil {
+				if refused++; !matrix.HasCode(err, "M_TOO_LARGE") || asked() != before {
+					t.Fatalf("a %s of %d bytes: %v, and others were asked %d times", what, length, err, asked()-before)
+				}
+				continue
+			}
+			taken++
+			ev, err := a.Event(ctx, id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if size := len(ev.JSON()); size > most {
+				t.Fatalf("a %s of %d bytes has %d when it is signed", what, length, size)
+			}
+		}
+		if taken == 0 || refused == 0 {
+			t.Errorf("of the %ss %d were taken and %d refused", what, taken, refused)
+		}
+	}
+}

@@ -24,15 +24,16 @@ type Proto struct {
 	AuthEvents     []matrix.EventID
 	Depth          int64 // is lowered to MaxDepth
 	OriginServerTS matrix.Timestamp
+	Signers        []matrix.ServerName // other servers that will sign it after us: room is left for them
 
 	// ReferenceHashes of the prev and auth events, which v1 and v2 events state
 	// beside the IDs. What is not here is left empty.
 	ReferenceHashes map[matrix.EventID][sha256.Size]byte
 }
 
-// signatureReserve is kept free for our own signature when the size of a new
-// event is checked, so that Sign cannot fail later: 86 bytes of base64, a key ID, punctuation. It leaves room for the empty "unsigned" that
-// Synapse counts in.
+// signatureReserve is kept free, beside the server's name, for our own signature and each that is to follow when the size of a new
+// event is checked, so that the signature cannot be what makes it too large: 86 bytes of base64, a key ID, punctuation. What is left of it holds the 14 bytes of an
+// empty "unsigned", which Synapse counts in: it takes no event of more than 65,522 bytes, and nothing that comes after one.
 const signatureReserve = 86 + 64
 
 // MaxDepth is the greatest depth of events that are made here. Others may have up to 2^63-1 in room versions up to 5, but Synapse
@@ -69,7 +70,11 @@ func Build(v *roomversion.Version, p Proto, origin matrix.ServerName) (*Event, e
 	hash := sha256.Sum256(d.append(scratch))
 	d.hash = base64.RawStdEncoding.EncodeToString(hash[:])
 	b := d.append(make([]byte, 0, len(content)+1024))
-	if limit := MaxSize - signatureReserve - len(origin); len(b) > limit {
+	limit := MaxSize - signatureReserve - len(origin)
+	for _, s := range p.Signers {
+		limit -= signatureReserve + len(s)
+	}
+	if len(b) > limit {
 		return nil, tooLarge("event", len(b), limit)
 	}
 

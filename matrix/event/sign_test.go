@@ -172,6 +172,13 @@ func TestSizeLimits(t *testing.T) {
 	if _, err := Parse(v, signed.JSON()); err != nil {
 		t.Errorf("a peer would refuse it: %v", err)
 	}
+	usual, err := e.Sign("one.example", specKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size := len(usual.JSON()) + len(`,"unsigned":{}`); size > MaxSize {
+		t.Errorf("the largest event of ours has %d bytes with an empty unsigned, as Synapse counts", size)
+	}
 	tooLarge := func(what string, err error) {
 		t.Helper()
 		m, ok := matrix.AsError(err)
@@ -181,6 +188,12 @@ func TestSizeLimits(t *testing.T) {
 	}
 	_, err = Build(v, proto(most+1), "one.example")
 	tooLarge("content", err)
+	shared := proto(most - signatureReserve - len("two.example"))
+	shared.Signers = []matrix.ServerName{"two.example"}
+	build(t, v, shared)
+	shared.Content = proto(most - signatureReserve - len("two.example") + 1).Content
+	_, err = Build(v, shared, "one.example")
+	tooLarge("content of an event that another server will sign", err)
 	_, err = signed.WithSignature(matrix.ServerName(strings.Repeat("x", 200)), "ed25519:x", make([]byte, 64))
 	tooLarge("signature", err)
 	almost := build(t, v, proto(most-200))
