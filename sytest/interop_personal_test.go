@@ -278,3 +278,43 @@ func interopFiles(t *testing.T, p pair) {
 		})
 	}
 }
+
+// interopFilesElsewhere fetches files of a third server, which says where they are instead of sending them.
+func interopFilesElsewhere(t *testing.T, p pair) {
+	bob := p.away.Register(t, "bob")
+	if !p.can(bob, "files elsewhere") {
+		t.Skip(p.lacks["files elsewhere"])
+	}
+	peer, file := p.away.Network().NewPeer(), picture(t)
+	peer.Answer = func(w http.ResponseWriter, r *http.Request) bool {
+		header := w.Header()
+		switch id, isMedia := strings.CutPrefix(r.URL.Path, "/_matrix/federation/v1/media/download/"); {
+		case isMedia:
+			header.Set("Content-Type", "multipart/mixed; boundary=edge")
+			fmt.Fprintf(w, "--edge\r\nContent-Type: application/json\r\n\r\n{}\r\n--edge\r\nLocation: https://%s/store/%s?signed=a%%2Fb\r\n\r\n\r\n--edge--\r\n", peer.Name, id)
+		case r.URL.Path == "/store/here" && r.URL.RawQuery == "signed=a%2Fb":
+			header.Set("Content-Type", "image/png")
+			header.Set("Content-Disposition", `inline; filename="stored.png"`)
+			_, _ = w.Write(file) // who has gone away learns nothing any more
+		default:
+			return false
+		}
+		return true
+	}
+	for range 2 { // fetched, and kept
+		status, got := bob.Raw("GET", "/v1/media/download/"+string(peer.Name)+"/here", nil)
+		if status != http.StatusOK || !bytes.Equal(got, file) {
+			t.Errorf("a file that is elsewhere: %d, %d bytes of %d: %.200q", status, len(got), len(file), got)
+		}
+	}
+	status, got := bob.Raw("GET", "/v1/media/thumbnail/"+string(peer.Name)+"/here?width=96&height=96&method=crop", nil)
+	if thumbnail, _, err := image.DecodeConfig(bytes.NewReader(got)); status != http.StatusOK || err != nil || thumbnail.Width > 320 {
+		t.Errorf("the thumbnail of a file that is elsewhere: %d %v %v", status, thumbnail, err)
+	}
+	if status, got := bob.Raw("GET", "/v1/media/download/"+string(peer.Name)+"/gone", nil); status < 400 {
+		t.Errorf("a file that is not where it should be: %d %.200s", status, got)
+	}
+	if n := len(slices.DeleteFunc(peer.Asked(), func(request string) bool { return request != "GET /store/here" })); n != 1 {
+		t.Errorf("the file was fetched %d times", n)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"slices"
 	"testing"
-	"time"
 
 	"hanok/sytest/homeserver"
 )
@@ -458,78 +457,6 @@ func interopSpaces(t *testing.T, p pair) {
 	if status, res = summary(bob, hidden); status == http.StatusOK {
 		t.Errorf("the summary of the hidden room: %d %v", status, res)
 	}
-}
-
-func interopDirectory(t *testing.T, p pair) {
-	alice, bob := p.home.Register(t, "alice"), p.away.Register(t, "bob")
-	local := fmt.Sprintf("room%d", time.Now().UnixNano())
-	alias := "#" + local + ":" + p.home.Name
-	room := alice.CreateRoom(json{"preset": "public_chat", "visibility": "public", "room_alias_name": local, "name": "Findable " + local, "topic": "Cranes"})
-	got := bob.Must("GET", "/v3/directory/room"+homeserver.Path(alias), nil)
-	servers, _ := got["servers"].([]any)
-	if got["room_id"] != room || !slices.Contains(servers, any(p.home.Name)) {
-		t.Errorf("the alias: %v", got)
-	}
-	unknown := func(alias string) {
-		t.Helper()
-		if p.can(bob, "unknown aliases") {
-			bob.Refused("GET", "/v3/directory/room"+homeserver.Path(alias), nil, http.StatusNotFound, "M_NOT_FOUND")
-		} else if status, res := bob.Do("GET", "/v3/directory/room"+homeserver.Path(alias), nil); status == http.StatusOK {
-			t.Errorf("%s: %v", alias, res)
-		}
-	}
-	unknown("#nothing:" + p.home.Name)
-	listed := func(body json) (found bool) {
-		t.Helper()
-		since := ""
-		for range 50 {
-			body["limit"] = 3
-			if since != "" {
-				body["since"] = since
-			}
-			res := bob.Must("POST", "/v3/publicRooms?server="+url.QueryEscape(p.home.Name), body)
-			for _, r := range homeserver.Events(res, "chunk") {
-				if r["room_id"] == room {
-					if r["name"] != "Findable "+local || r["topic"] != "Cranes" || r["canonical_alias"] != alias || r["num_joined_members"] != 1.0 {
-						t.Errorf("the listing: %v", r)
-					}
-					return true
-				}
-			}
-			if since, _ = res["next_batch"].(string); since == "" {
-				break
-			}
-		}
-		return false
-	}
-	eventually(t, "the directory", func() string {
-		if !listed(json{}) {
-			return "the room is not listed"
-		}
-		return ""
-	})
-	if !listed(json{"filter": json{"generic_search_term": local}}) {
-		t.Error("the room is not found by its name")
-	}
-	if p.lacks["directory filters"] == "" {
-		if listed(json{"filter": json{"generic_search_term": "no such room anywhere"}}) {
-			t.Error("the room is found by what it is not called")
-		}
-		if listed(json{"filter": json{"room_types": []any{"m.space"}}}) {
-			t.Error("the room is listed as a space")
-		}
-	}
-	bob.Join(alias)
-	member(t, alice, room, bob.UserID, "join")
-	alice.Must("DELETE", "/v3/directory/room"+homeserver.Path(alias), nil)
-	unknown(alias)
-	alice.Must("PUT", "/v3/directory/list/room"+homeserver.Path(room), json{"visibility": "private"})
-	eventually(t, "the directory", func() string {
-		if listed(json{}) {
-			return "the room is still listed"
-		}
-		return ""
-	})
 }
 
 func interopHistory(t *testing.T, p pair) {

@@ -73,6 +73,8 @@ func shortcomings(t *testing.T, s *homeserver.Server) map[string]string {
 			"threaded receipts":           "knows of no threads in receipts",
 			"signatures of master keys":   "takes no signature for a master key that it has already",
 			"directory filters":           "does not pass room_types on to other servers, and does not heed what it is asked by them to search for",
+			"directory backwards":         "begins the page before one room earlier, whatever the limit is, with the rooms of a page in any order (federationapi, publicRooms)",
+			"files elsewhere":             "says that it does not support a Location yet",
 			"banned invitees":             "the same as with withdrawn invites",
 			"odd_content":                 "makes something else of keys with quotes or backslashes, and of some fractions, and refuses the requests that they are in (gomatrixserverlib, CanonicalJSON)",
 			"odd_events":                  "answers 500 for some, takes auth events that are named twice, and after a depth of 2^53-1 can send nothing any more",
