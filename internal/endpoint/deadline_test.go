@@ -16,9 +16,14 @@ import (
 // timed is a response on a connection with time-outs.
 type timed struct {
 	*httptest.ResponseRecorder
-	read  time.Duration   // from now; 0: none
-	write []time.Duration // for each part of the answer
-	parts []int           // their lengths
+	read  time.Duration // from now; 0: none
+	write time.Duration // for what is written next, as for read
+	parts []part        // of the answer, the header first
+}
+
+type part struct {
+	length int
+	within time.Duration
 }
 
 func within(deadline time.Time) time.Duration {
@@ -34,18 +39,40 @@ func (w *timed) SetReadDeadline(deadline time.Time) error {
 }
 
 func (w *timed) SetWriteDeadline(deadline time.Time) error {
-	w.write = append(w.write, within(deadline))
+	w.write = within(deadline)
 	return nil
 }
 
+func (w *timed) sent(length int) {
+	w.parts = append(w.parts, part{length, w.write})
+	w.write = 0
+}
+
+func (w *timed) WriteHeader(code int) {
+	w.sent(0)
+	w.ResponseRecorder.WriteHeader(code)
+}
+
 func (w *timed) Write(b []byte) (int, error) {
-	w.parts = append(w.parts, len(b))
+	w.sent(len(b))
 	return w.ResponseRecorder.Write(b)
 }
 
 // Of whatever kind an answer is, a client that does not take it is not waited for.
 func TestAnswersHaveToBeTaken(t *testing.T) {
 	large := strings.Repeat("x", 10<<20)
+	check := func(name string, h http.Handler) {
+		w := &timed{ResponseRecorder: httptest.NewRecorder()}
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+		if len(w.parts) == 0 {
+			t.Errorf("%s: there is no answer", name)
+		}
+		for _, p := range w.parts {
+			if most := time.Minute + time.Duration(p.length/32_000)*time.Second; p.within <= 50*time.Second || p.within > most {
+				t.Errorf("%s: %v for %d bytes", name, p.within, p.length)
+			}
+		}
+	}
 	for name, h := range map[string]Handler{
 		"value": func(*Request) (any, error) { return map[string]string{"a": large}, nil },
 		"raw":   func(*Request) (any, error) { return Raw(large), nil },
@@ -60,19 +87,14 @@ func TestAnswersHaveToBeTaken(t *testing.T) {
 			http.ServeContent(r.W, r.Request, "", time.Time{}, strings.NewReader(large))
 			return Written{}, nil
 		},
+		"header": func(r *Request) (any, error) {
+			r.W.WriteHeader(http.StatusNotModified)
+			return Written{}, nil
+		},
 	} {
-		w := &timed{ResponseRecorder: httptest.NewRecorder()}
-		Serve(Options{Log: zerolog.Nop()}, Route{Handle: h}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
-		if len(w.parts) == 0 || len(w.write) != len(w.parts) {
-			t.Errorf("%s: %d parts, %d times limited", name, len(w.parts), len(w.write))
-			continue
-		}
-		for i, n := range w.parts {
-			if most := time.Minute + time.Duration(n/32_000)*time.Second; w.write[i] <= 50*time.Second || w.write[i] > most {
-				t.Errorf("%s: %v for %d bytes", name, w.write[i], n)
-			}
-		}
+		check(name, Serve(Options{Log: zerolog.Nop()}, Route{Handle: h}))
 	}
+	check("no route", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(Writer(w), large) }))
 }
 
 // Who is refused does not keep the connection by sending its body slowly, which net/http would read a part of first.

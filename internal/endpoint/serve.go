@@ -32,7 +32,7 @@ type Written struct{}
 func Serve(o Options, rt Route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		start := time.Now()
-		sw := &statusWriter{ResponseWriter: w, conn: http.NewResponseController(w)}
+		sw := newStatusWriter(w)
 		r := &Request{Request: hr, W: sw, Route: rt}
 		r.limitReading()
 		answer, err := run(o, rt, r)
@@ -184,10 +184,18 @@ type statusWriter struct {
 	code int
 }
 
+func newStatusWriter(w http.ResponseWriter) *statusWriter {
+	return &statusWriter{ResponseWriter: w, conn: http.NewResponseController(w)}
+}
+
+// Writer is for a handler that is not of a Route: its answer ends, too, if it is not taken.
+func Writer(w http.ResponseWriter) http.ResponseWriter { return newStatusWriter(w) }
+
 func (w *statusWriter) WriteHeader(code int) {
 	if w.code == 0 {
 		w.code = code
 	}
+	_ = w.limit(0) // for answers without a body; Write says if it fails
 	w.ResponseWriter.WriteHeader(code)
 }
 
@@ -201,12 +209,19 @@ func (w *statusWriter) Write(b []byte) (int, error) {
 	if w.code == 0 {
 		w.code = http.StatusOK
 	}
-	// It holds for what net/http keeps back, too; for the next request there is none.
-	until := time.Now().Add(writePatience + time.Duration(len(b)/writeRate)*time.Second)
-	if err := w.conn.SetWriteDeadline(until); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := w.limit(len(b)); err != nil {
 		return 0, err
 	}
 	return w.ResponseWriter.Write(b)
+}
+
+// limit says until when a part of so many bytes has to be taken. It holds for what net/http keeps back, too; for the next request there is none.
+func (w *statusWriter) limit(n int) error {
+	until := time.Now().Add(writePatience + time.Duration(n/writeRate)*time.Second)
+	if err := w.conn.SetWriteDeadline(until); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
 }
 
 // Unwrap lets http.ResponseController reach the connection (flush, deadlines).

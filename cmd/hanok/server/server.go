@@ -27,6 +27,7 @@ import (
 	"hanok/federation/keyring"
 	fedserver "hanok/federation/server"
 	"hanok/feed"
+	"hanok/internal/endpoint"
 	"hanok/matrix"
 	"hanok/matrix/signing"
 	"hanok/media"
@@ -255,25 +256,17 @@ func (s *Server) handler(l config.Listener) http.Handler {
 		path := r.URL.Path
 		switch {
 		case path == "/health":
-			soon(w)
-			s.health(w, r)
+			s.health(endpoint.Writer(w), r)
 		case path == "/" && client && r.Method == http.MethodGet:
-			soon(w)
-			web.Index(w, r)
+			web.Index(endpoint.Writer(w), r)
 		case path == "/.well-known/matrix/server" && s.cfg.Server.FederationName != "":
-			soon(w)
-			s.wellKnownServer(w)
+			s.wellKnownServer(endpoint.Writer(w))
 		case federation && (!client || strings.HasPrefix(path, "/_matrix/federation/") || strings.HasPrefix(path, "/_matrix/key/")):
 			s.federation.ServeHTTP(w, r)
 		default:
 			s.client.ServeHTTP(w, r)
 		}
 	})
-}
-
-// soon has the connection end if the answer, a short one, is not taken within a minute.
-func soon(w http.ResponseWriter) {
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Minute)) // a connection that has no time-outs is one of a test
 }
 
 // wellKnownServer tells other servers where to go. spec: ss/getWellKnown
