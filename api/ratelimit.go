@@ -8,6 +8,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"hanok/internal/endpoint"
+	"hanok/internal/recent"
 	"hanok/matrix"
 )
 
@@ -29,20 +30,19 @@ var classes = map[string]struct {
 	"media":   {5, 50},
 }
 
-// maxBuckets bounds the memory of a limiter; the whole table is dropped beyond it, which lets
-// everybody burst once more.
+// maxBuckets bounds the memory of a limiter. Who comes back after that many others may burst once more.
 const maxBuckets = 100_000
 
 type limiter struct {
 	now     func() time.Time
 	mu      sync.Mutex
-	buckets map[bucket]*rate.Limiter
+	buckets *recent.Map[bucket, *rate.Limiter]
 }
 
 type bucket struct{ class, who string }
 
 func newLimiter(now func() time.Time) *limiter {
-	return &limiter{now: now, buckets: make(map[bucket]*rate.Limiter)}
+	return &limiter{now: now, buckets: recent.NewMap[bucket, *rate.Limiter](maxBuckets)}
 }
 
 // take uses up one event, or says how long to wait for the next.
@@ -53,15 +53,7 @@ func (l *limiter) take(class, who string) (wait time.Duration) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	k := bucket{class, who}
-	b := l.buckets[k]
-	if b == nil {
-		if len(l.buckets) >= maxBuckets {
-			clear(l.buckets)
-		}
-		b = rate.NewLimiter(c.perSecond, c.burst)
-		l.buckets[k] = b
-	}
+	b := l.buckets.GetOrPut(bucket{class, who}, func() *rate.Limiter { return rate.NewLimiter(c.perSecond, c.burst) })
 	now := l.now()
 	res := b.ReserveN(now, 1)
 	wait = res.DelayFrom(now)

@@ -5,8 +5,7 @@ import (
 	"slices"
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/rooms"
 	"hanok/storage"
@@ -18,7 +17,7 @@ import (
 // spec: application-service-api#registration
 type interest struct {
 	service *Service
-	known   *lru.Cache[storage.RoomNID, *roomInterest]
+	known   *recent.Map[storage.RoomNID, *roomInterest]
 	aliases *storage.Memo[storage.RoomNID, bool]
 
 	mu    sync.Mutex
@@ -38,11 +37,10 @@ const (
 )
 
 func newInterest(x *Service, db *storage.DB) *interest {
-	known, err := lru.New[storage.RoomNID, *roomInterest](maxInterests)
-	if err != nil {
-		panic(err) // only for a size below 1
+	return &interest{
+		service: x, known: recent.NewMap[storage.RoomNID, *roomInterest](maxInterests),
+		aliases: storage.NewMemo[storage.RoomNID, bool](db, maxInterests), stale: make(map[storage.RoomNID]bool),
 	}
-	return &interest{service: x, known: known, aliases: storage.NewMemo[storage.RoomNID, bool](db, maxInterests), stale: make(map[storage.RoomNID]bool)}
 }
 
 // forget has a room looked at again: who is in it may have changed without an event that says so (state resolution).
@@ -62,7 +60,7 @@ func (i *interest) refresh() {
 		return
 	}
 	if len(i.stale) == maxStale {
-		i.known.Purge()
+		i.known.Clear()
 	}
 	for room := range i.stale {
 		i.known.Remove(room)
@@ -80,7 +78,7 @@ func (i *interest) concerns(ctx context.Context, engine *rooms.Engine, ev *rooms
 			return false, err
 		}
 		known = &roomInterest{all: within(i.service.Rooms, string(ev.RoomID())), member: member}
-		i.known.Add(ev.RoomNID, known)
+		i.known.Put(ev.RoomNID, known)
 	}
 	concerned := known.all || known.member != "" || i.service.OwnsUser(ev.Sender())
 	if user, ok := target(ev); ok && i.service.OwnsUser(user) {

@@ -40,7 +40,7 @@ func TestMembershipsThatChangeWithoutAnEvent(t *testing.T) {
 		"without":          {ghost, nil, false},
 		"of somebody else": {"@alice:here.test", nil, true},
 	} {
-		x.interest.known.Add(1, &roomInterest{member: ghost})
+		x.interest.known.Put(1, &roomInterest{member: ghost})
 		s.RoomUpdated(&rooms.Update{RoomNID: 1, Events: tt.events, Memberships: []rooms.MembershipChange{
 			{User: tt.user, Local: true, Previous: "join", Current: "leave", Event: leave.ID()},
 		}})

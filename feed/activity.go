@@ -8,8 +8,7 @@ import (
 	"strings"
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/rooms"
 	"hanok/storage"
@@ -192,26 +191,22 @@ type traitsKey struct {
 
 // traitsCache remembers traits of rooms that users are not in.
 type traitsCache struct {
-	lru *lru.Cache[traitsKey, *roomTraits]
+	past *recent.Map[traitsKey, *roomTraits]
 }
 
 const maxPastTraits = 20_000
 
 func newTraitsCache() *traitsCache {
-	c, err := lru.New[traitsKey, *roomTraits](maxPastTraits)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return &traitsCache{c}
+	return &traitsCache{recent.NewMap[traitsKey, *roomTraits](maxPastTraits)}
 }
 
 func (c *traitsCache) get(key traitsKey, load func() (*roomTraits, error)) (*roomTraits, error) {
-	if t, ok := c.lru.Get(key); ok {
+	if t, ok := c.past.Get(key); ok {
 		return t, nil
 	}
 	t, err := load()
 	if err == nil {
-		c.lru.Add(key, t)
+		c.past.Put(key, t)
 	}
 	return t, err
 }

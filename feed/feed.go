@@ -6,6 +6,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hanok/internal/recent"
 	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/rooms"
@@ -39,7 +40,7 @@ type Feed struct {
 	// connections are those of sliding sync.
 	connections *connections
 	pastTraits  *traitsCache
-	lists       *listMemory
+	lists       *recent.Map[connectionOwner, *keptList]
 }
 
 // New makes a feed.

@@ -3,8 +3,7 @@ package feed
 import (
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/rooms"
 	"hanok/storage"
@@ -13,7 +12,7 @@ import (
 // lazyMemory remembers which membership events a device was sent, so that a client which loads
 // members lazily is not told the same again. It is a cache: what falls out is sent once more.
 type lazyMemory struct {
-	rooms *lru.Cache[lazyRoom, *lazySent]
+	rooms *recent.Map[lazyRoom, *lazySent]
 }
 
 type lazyRoom struct {
@@ -37,20 +36,12 @@ type sentMember struct {
 const maxLazyRooms = 20_000
 
 func newLazyMemory() *lazyMemory {
-	c, err := lru.New[lazyRoom, *lazySent](maxLazyRooms)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return &lazyMemory{rooms: c}
+	return &lazyMemory{recent.NewMap[lazyRoom, *lazySent](maxLazyRooms)}
 }
 
 // drop removes the membership events that the device has already, and remembers the others.
 func (l *lazyMemory) drop(room lazyRoom, since, until storage.Position, events []*rooms.Event, all bool) []*rooms.Event {
-	sent, ok := l.rooms.Get(room)
-	if !ok {
-		sent = &lazySent{sent: make(map[matrix.UserID]sentMember)}
-		l.rooms.Add(room, sent)
-	}
+	sent := l.rooms.GetOrPut(room, func() *lazySent { return &lazySent{sent: make(map[matrix.UserID]sentMember)} })
 	sent.mu.Lock()
 	defer sent.mu.Unlock()
 	if since == 0 {

@@ -29,7 +29,7 @@ func (f *Feed) SlidingSync(ctx context.Context, q *SlidingRequest) ([]byte, erro
 	timer := time.NewTimer(q.Timeout)
 	defer timer.Stop()
 	stored := base
-	kept := f.lists.take(owner)
+	kept, _ := f.lists.Take(owner)
 	for wait := q.Pos != "" && q.Timeout > 0; ; {
 		res, err := f.buildSliding(ctx, q, base, since, kept)
 		if err != nil {
@@ -50,7 +50,9 @@ func (f *Feed) SlidingSync(ctx context.Context, q *SlidingRequest) ([]byte, erro
 				}
 				version = base.version
 			}
-			f.lists.put(owner, res.keep(base))
+			if kept = res.keep(base); kept != nil {
+				f.lists.Put(owner, kept)
+			}
 			return res.encode(slidingPos{res.until, version})
 		}
 		kept = res.keep(base)

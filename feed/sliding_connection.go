@@ -10,11 +10,9 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -276,11 +274,8 @@ const (
 
 // connections keeps the connections of all devices.
 type connections struct {
-	db *storage.DB
-
-	mu    sync.Mutex
-	cache *lru.Cache[storage.Position, cachedConnection]
-	told  int // rooms in cache
+	db    *storage.DB
+	cache *recent.Map[storage.Position, cachedConnection] // by version
 }
 
 type cachedConnection struct {
@@ -296,33 +291,14 @@ type connectionOwner struct {
 }
 
 func newConnections(db *storage.DB) *connections {
-	c := &connections{db: db}
-	var err error
-	c.cache, err = lru.NewWithEvict(maxCachedVersion, func(_ storage.Position, old cachedConnection) { c.told -= len(old.rooms) })
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return c
-}
-
-func (c *connections) remember(conn cachedConnection) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if old, ok := c.cache.Peek(conn.version); ok {
-		c.told -= len(old.rooms)
-	}
-	c.told += len(conn.rooms)
-	c.cache.Add(conn.version, conn)
-	for c.told > maxCachedTold && c.cache.Len() > 1 {
-		c.cache.RemoveOldest()
-	}
+	// A connection of more rooms is kept alone.
+	weigh := func(c cachedConnection) int { return min(len(c.rooms), maxCachedTold) }
+	return &connections{db, recent.NewWeighedMap[storage.Position](maxCachedVersion, maxCachedTold, weigh)}
 }
 
 // get returns a version that was given to this owner: M_UNKNOWN_POS. It notes that the version is in use.
 func (c *connections) get(ctx context.Context, owner connectionOwner, version storage.Position, now matrix.Timestamp) (*connection, error) {
-	c.mu.Lock()
 	conn, ok := c.cache.Get(version)
-	c.mu.Unlock()
 	if !ok {
 		row, err := storage.GetSlidingConnection(ctx, c.db, version)
 		if errors.Is(err, storage.ErrNotFound) {
@@ -337,7 +313,7 @@ func (c *connections) get(ctx context.Context, owner connectionOwner, version st
 		}
 		decoded.version = version
 		conn = cachedConnection{decoded, connectionOwner{row.User, row.Device, row.ConnID}, row.UsedAt}
-		c.remember(conn)
+		c.cache.Put(version, conn)
 	}
 	if conn.owner != owner {
 		return nil, errUnknownPos()
@@ -347,7 +323,7 @@ func (c *connections) get(ctx context.Context, owner connectionOwner, version st
 			return nil, fmt.Errorf("sliding sync connection: %w", err)
 		}
 		conn.usedAt = now
-		c.remember(conn)
+		c.cache.Put(version, conn)
 	}
 	return conn.connection, nil
 }
@@ -382,12 +358,8 @@ func (c *connections) put(ctx context.Context, owner connectionOwner, from stora
 	if err != nil {
 		return fmt.Errorf("store sliding sync connection: %w", err)
 	}
-	c.mu.Lock()
-	for _, v := range gone {
-		c.cache.Remove(v)
-	}
-	c.mu.Unlock()
-	c.remember(cachedConnection{conn, owner, now})
+	c.cache.Remove(gone...)
+	c.cache.Put(conn.version, cachedConnection{conn, owner, now})
 	return nil
 }
 

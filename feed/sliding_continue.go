@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"hanok/internal/recent"
 	"hanok/storage"
 )
 
@@ -49,45 +47,9 @@ const (
 	maxKeptLists = 10_000
 )
 
-// listMemory holds the lists of the connections used last. Who takes one has it alone.
-type listMemory struct {
-	mu    sync.Mutex
-	lists *lru.Cache[connectionOwner, *keptList]
-	rooms int
-}
-
-func newListMemory() *listMemory {
-	m := &listMemory{}
-	var err error
-	m.lists, err = lru.NewWithEvict(maxKeptLists, func(_ connectionOwner, old *keptList) { m.rooms -= len(old.byNID) })
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return m
-}
-
-func (m *listMemory) take(owner connectionOwner) *keptList {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	k, ok := m.lists.Peek(owner)
-	if ok {
-		m.lists.Remove(owner)
-	}
-	return k
-}
-
-func (m *listMemory) put(owner connectionOwner, k *keptList) {
-	if k == nil {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.lists.Remove(owner)
-	m.rooms += len(k.byNID)
-	m.lists.Add(owner, k)
-	for m.rooms > maxKeptRooms && m.lists.Len() > 0 {
-		m.lists.RemoveOldest()
-	}
+// newListMemory is for the lists of the connections used last. Who takes one has it alone.
+func newListMemory() *recent.Map[connectionOwner, *keptList] {
+	return recent.NewWeighedMap[connectionOwner](maxKeptLists, maxKeptRooms, func(k *keptList) int { return len(k.byNID) })
 }
 
 // sameShape reports whether two requests ask for the same rooms, and the same of them.

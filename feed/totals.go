@@ -4,8 +4,7 @@ import (
 	"context"
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/rooms"
 	"hanok/storage"
@@ -13,7 +12,7 @@ import (
 
 // totals remembers in which rooms users have unread messages, so that to count them takes as long as there are such rooms.
 type totals struct {
-	users *lru.Cache[storage.NameNID, *total]
+	users *recent.Map[storage.NameNID, *total]
 }
 
 type total struct {
@@ -26,22 +25,11 @@ type total struct {
 const maxTotals = 50_000
 
 func newTotals() *totals {
-	c, err := lru.New[storage.NameNID, *total](maxTotals)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return &totals{users: c}
+	return &totals{recent.NewMap[storage.NameNID, *total](maxTotals)}
 }
 
 func (t *totals) of(user storage.NameNID) *total {
-	if x, ok := t.users.Get(user); ok {
-		return x
-	}
-	x := &total{rooms: make(map[storage.RoomNID]bool)}
-	if was, ok, _ := t.users.PeekOrAdd(user, x); ok {
-		return was
-	}
-	return x
+	return t.users.GetOrPut(user, func() *total { return &total{rooms: make(map[storage.RoomNID]bool)} })
 }
 
 // UnreadTotal is the number of unread messages that a user has in all rooms they are in, by the same counts as each room's.

@@ -6,8 +6,7 @@ import (
 	"maps"
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/storage"
 	"hanok/users"
@@ -50,7 +49,7 @@ func (c *unreadCounts) add(n storage.Notification) {
 type unreadMemory struct {
 	db    *storage.DB
 	mu    sync.Mutex
-	rooms *lru.Cache[unreadRoom, *unreadState]
+	rooms *recent.Map[unreadRoom, *unreadState]
 }
 
 type unreadRoom struct {
@@ -69,11 +68,7 @@ type unreadState struct {
 const maxUnreadRooms = 50_000
 
 func newUnreadMemory(db *storage.DB) *unreadMemory {
-	c, err := lru.New[unreadRoom, *unreadState](maxUnreadRooms)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return &unreadMemory{db: db, rooms: c}
+	return &unreadMemory{db: db, rooms: recent.NewMap[unreadRoom, *unreadState](maxUnreadRooms)}
 }
 
 // get returns the counts as of a position or later, nil if they are not known.
@@ -104,7 +99,7 @@ func (m *unreadMemory) added(list []storage.Notification, before storage.Positio
 			next.counts.add(n)
 		}
 	}
-	m.rooms.Add(key, &next)
+	m.rooms.Put(key, &next)
 }
 
 func isRead(n storage.Notification, read map[string]storage.Position) bool {
@@ -147,7 +142,7 @@ func (f *Feed) unreadIn(ctx context.Context, key unreadRoom, user matrix.UserID,
 	}
 	f.unreads.mu.Lock()
 	defer f.unreads.mu.Unlock()
-	f.unreads.rooms.Add(key, u)
+	f.unreads.rooms.Put(key, u)
 	return u, nil
 }
 

@@ -10,7 +10,7 @@ import (
 func TestUnreadMemoryAdded(t *testing.T) {
 	m := newUnreadMemory(nil)
 	key := unreadRoom{user: 1, room: 2}
-	m.rooms.Add(key, &unreadState{read: map[string]storage.Position{"": 10, "$t": 20}, at: 30, counted: 30})
+	m.rooms.Put(key, &unreadState{read: map[string]storage.Position{"": 10, "$t": 20}, at: 30, counted: 30})
 	n := func(event storage.Position, thread string, highlight bool, pos storage.Position) storage.Notification {
 		return storage.Notification{User: 1, Room: 2, EventPos: event, Thread: thread, Highlight: highlight, Pos: pos}
 	}

@@ -15,12 +15,12 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
-	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/net/html"
 	"golang.org/x/net/html/charset"
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -42,7 +42,7 @@ const (
 type Previews struct {
 	r     *Repository
 	http  *http.Client
-	known *lru.Cache[string, preview]
+	known *recent.Map[string, preview]
 	under singleflight.Group
 	slots *semaphore.Weighted
 }
@@ -65,11 +65,7 @@ func NewPreviews(r *Repository, client *http.Client) *Previews {
 		}
 		return checkWeb(req.URL)
 	}
-	known, err := lru.New[string, preview](keptPreviews)
-	if err != nil {
-		panic(err) // the size is a positive constant
-	}
-	return &Previews{r: r, http: &c, known: known, slots: semaphore.NewWeighted(8)}
+	return &Previews{r: r, http: &c, known: recent.NewMap[string, preview](keptPreviews), slots: semaphore.NewWeighted(8)}
 }
 
 func checkWeb(u *url.URL) error {
@@ -110,7 +106,7 @@ func (p *Previews) Get(ctx context.Context, address string) ([]byte, error) {
 			p.r.o.Log.Debug().Err(err).Msg("no preview")
 			err, lifetime = errNoPreview, failureLifetime
 		}
-		p.known.Add(key, preview{answer, err, p.r.o.Now().Add(lifetime)})
+		p.known.Put(key, preview{answer, err, p.r.o.Now().Add(lifetime)})
 		return answer, err
 	})
 	select {

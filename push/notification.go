@@ -135,7 +135,7 @@ func (s *Sender) compose(ctx context.Context, user matrix.UserID, n storage.Noti
 		}
 	}
 	if !invite {
-		s.composed.Add(ev, c)
+		s.composed.Put(ev, c)
 	}
 	return c, nil
 }

@@ -18,11 +18,11 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
 	"hanok/feed"
+	"hanok/internal/recent"
 	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/rooms"
@@ -57,7 +57,7 @@ type Attempt struct {
 // Sender sends notifications to gateways.
 type Sender struct {
 	opts     Options
-	composed *lru.Cache[*rooms.Event, *composed]
+	composed *recent.Map[*rooms.Event, *composed]
 
 	fresh fresh
 	saver saver
@@ -89,12 +89,8 @@ func New(o Options) *Sender {
 	if o.Observe == nil {
 		o.Observe = func(Attempt) {}
 	}
-	forms, err := lru.New[*rooms.Event, *composed](maxComposed)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
 	return &Sender{
-		opts: o, composed: forms, due: make(chan struct{}, 1),
+		opts: o, composed: recent.NewMap[*rooms.Event, *composed](maxComposed), due: make(chan struct{}, 1),
 		fresh: newFresh(), saver: newSaver(), reads: reads{poke: make(chan struct{}, 1)},
 		active: make(map[storage.PusherKey]*delivery), gateways: make(map[string]*gateway),
 	}

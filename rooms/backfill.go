@@ -88,7 +88,7 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 		return false, err
 	}
 	// Each time others are asked than those that had nothing the last time.
-	servers = sortedLast(servers, func(s matrix.ServerName) bool { return e.dry.has(dryServer{r.nid, s}) })
+	servers = sortedLast(servers, func(s matrix.ServerName) bool { return e.dry.Has(dryServer{r.nid, s}) })
 	var from []matrix.EventID
 	for _, m := range missing {
 		if !slices.Contains(from, m.ID) {
@@ -105,7 +105,7 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 		take: func(server matrix.ServerName, events []*event.Event) error {
 			store := func() error { return r.storeHistory(ctx, server, events) }
 			if !veiled(events) {
-				e.dry.remove(dryServer{r.nid, server})
+				e.dry.Remove(dryServer{r.nid, server})
 				return store()
 			}
 			if second == nil {
@@ -115,7 +115,7 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 		},
 		failed: func(server matrix.ServerName, err error) {
 			if errors.Is(err, errNothingNew) || answers(err) {
-				e.dry.add(dryServer{r.nid, server})
+				e.dry.Add(dryServer{r.nid, server})
 			}
 			e.log.Debug().Err(err).Str("server", string(server)).Msg("backfill")
 		},

@@ -4,8 +4,6 @@ import (
 	"container/list"
 	"sync"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -129,39 +127,4 @@ func (c *eventCache) fill(events ...*Event) {
 			c.add(ev)
 		}
 	}
-}
-
-// recentSet remembers what was added to it last.
-type recentSet[K comparable] struct {
-	mu  sync.Mutex
-	set *simplelru.LRU[K, struct{}]
-}
-
-func newRecentSet[K comparable](size int) *recentSet[K] {
-	set, err := simplelru.NewLRU[K, struct{}](size, nil)
-	if err != nil {
-		panic(err) // sizes are positive constants
-	}
-	return &recentSet[K]{set: set}
-}
-
-// add reports whether the key was there before.
-func (r *recentSet[K]) add(key K) (before bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, before = r.set.Get(key)
-	r.set.Add(key, struct{}{})
-	return before
-}
-
-func (r *recentSet[K]) has(key K) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.set.Contains(key)
-}
-
-func (r *recentSet[K]) remove(key K) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.set.Remove(key)
 }

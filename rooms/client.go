@@ -3,8 +3,7 @@ package rooms
 import (
 	"context"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/matrix/event"
 )
@@ -81,7 +80,7 @@ func (e *Engine) membershipAtEvent(ctx context.Context, ev *Event, user matrix.U
 // clientForms keep the newest events as they are told to clients, so that one that goes to a thousand people is serialised once.
 type clientForms struct {
 	// An event that is redacted is another *Event, so what is found for one never is what it was before.
-	byEvent *lru.Cache[*Event, *sharedForm]
+	byEvent *recent.Map[*Event, *sharedForm]
 }
 
 type sharedForm struct {
@@ -96,11 +95,7 @@ const (
 )
 
 func newClientForms() *clientForms {
-	byEvent, err := lru.New[*Event, *sharedForm](maxForms)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return &clientForms{byEvent}
+	return &clientForms{recent.NewMap[*Event, *sharedForm](maxForms)}
 }
 
 // AppendForSync appends an event of a room as a device is told it by a sync: without room_id. Relations may be nil.
@@ -128,7 +123,7 @@ func (e *Engine) clientForm(ctx context.Context, ev *Event) (*sharedForm, error)
 	f := &sharedForm{ev.ClientForm(o), prev}
 	// Old events are hardly told to many at a time, and the age of a redaction goes on.
 	if ev.Pos > e.db.Current()-newEvents && ev.RedactedBy == "" && f.Size() <= maxFormSize {
-		e.forms.byEvent.Add(ev, f)
+		e.forms.byEvent.Put(ev, f)
 	}
 	return f, nil
 }

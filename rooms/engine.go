@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"hanok/internal/flights"
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/matrix/roomversion"
@@ -215,13 +216,13 @@ type Engine struct {
 	forest    *statetree.Forest
 	events    *eventCache
 	forms     *clientForms
-	resolved  *resolutionCache
+	resolved  *recent.Map[string, statetree.Tree] // what sets of states resolved to
 	memories  *memories
 	servers   *serverCounts
-	doubted   *recentSet[matrix.EventID]
-	dropped   *recentSet[matrix.EventID] // events that were rejected and not stored: see outsiders.go
+	doubted   *recent.Set[matrix.EventID]
+	dropped   *recent.Set[matrix.EventID] // events that were rejected and not stored: see outsiders.go
 	outsiders *outside
-	dry       *recentSet[dryServer]
+	dry       *recent.Set[dryServer]
 	userRooms *userRooms
 	directory *published
 	recent    recentChanges
@@ -234,7 +235,7 @@ type Engine struct {
 	upgrades  flights.Flights[matrix.RoomID, matrix.RoomID]
 	untold    chan struct{} // a leave is to be told later
 	// hierarchies are answers of other servers about spaces.
-	hierarchies hierarchyCache
+	hierarchies *recent.Map[hierarchyKey, cachedHierarchy]
 	maxRooms    int
 
 	life  context.Context // until Close
@@ -303,11 +304,11 @@ func New(o Options) (*Engine, error) {
 		profile: o.Profile, mayInvite: o.MayInvite, makeAlias: o.MakeAlias, completed: o.StateCompleted, forgetOnLeave: o.ForgetOnLeave, noDummyEvents: o.NoDummyEvents, mayFederate: o.MayFederate, answers: o.Answers, localByDefault: o.LocalByDefault, now: o.Now, random: o.Random, log: o.Log, defaultVersion: o.DefaultVersion, erased: o.Erased,
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		forms:    newClientForms(),
-		resolved: newResolutionCache(), memories: newMemories(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},
+		resolved: recent.NewMap[string, statetree.Tree](maxResolutions), memories: newMemories(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},
 		servers:  newServerCounts(),
-		doubted:  newRecentSet[matrix.EventID](maxDoubted),
-		dropped:  newRecentSet[matrix.EventID](maxDropped),
-		dry:      newRecentSet[dryServer](maxDry),
+		doubted:  recent.NewSet[matrix.EventID](maxDoubted),
+		dropped:  recent.NewSet[matrix.EventID](maxDropped),
+		dry:      recent.NewSet[dryServer](maxDry),
 		maxRooms: o.CacheRooms,
 		byID:     make(map[matrix.RoomID]*room),
 		byNID:    make(map[storage.RoomNID]*room),
@@ -320,6 +321,7 @@ func New(o Options) (*Engine, error) {
 	e.events = newEventCache(o.CacheBytes/2, func(room storage.RoomNID) bool { return e.partials.get(room) != nil })
 	e.outsiders = newOutside(o.Now())
 	e.directory = newPublished(e)
+	e.hierarchies = newHierarchyCache()
 	if err := e.isolation.load(context.Background(), o.DB); err != nil {
 		return nil, err
 	}

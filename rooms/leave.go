@@ -291,7 +291,7 @@ func (e *Engine) takenBack(ctx context.Context, r *room, ev *event.Event, asked 
 			return ErrNotInRoom
 		}
 		asked[user] = true
-		if !e.doubted.add(ev.ID()) {
+		if !e.doubted.Add(ev.ID()) {
 			// Not while its sender waits for the answer, and before the other server can have heard.
 			return matrix.Forbidden("whether the invite was taken back has to be asked").Because(ErrUnsettled)
 		}

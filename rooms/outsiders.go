@@ -4,8 +4,7 @@ import (
 	"context"
 	"sync"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -33,7 +32,7 @@ var errOutside = matrix.Forbidden("the server is not in the room, and too much w
 type outside struct {
 	mu    sync.Mutex
 	all   daily
-	rooms *simplelru.LRU[storage.RoomNID, *daily]
+	rooms *recent.Map[storage.RoomNID, *daily]
 }
 
 // daily is a number of bytes that grows to its limit within a day. It may be overdrawn by the last who takes of it.
@@ -56,22 +55,14 @@ func (d *daily) grow(now matrix.Timestamp) {
 }
 
 func newOutside(now matrix.Timestamp) *outside {
-	rooms, err := simplelru.NewLRU[storage.RoomNID, *daily](maxOutside, nil)
-	if err != nil {
-		panic(err) // the size is a positive constant
-	}
-	return &outside{all: *newDaily(outsideOfAll, now), rooms: rooms}
+	return &outside{all: *newDaily(outsideOfAll, now), rooms: recent.NewMap[storage.RoomNID, *daily](maxOutside)}
 }
 
 // take says whether so many bytes may be stored in a room now.
 func (o *outside) take(room storage.RoomNID, n int, now matrix.Timestamp) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	own, ok := o.rooms.Get(room)
-	if !ok {
-		own = newDaily(outsideOfRoom, now)
-		o.rooms.Add(room, own)
-	}
+	own := o.rooms.GetOrPut(room, func() *daily { return newDaily(outsideOfRoom, now) })
 	o.all.grow(now)
 	own.grow(now)
 	if o.all.left <= 0 || own.left <= 0 {

@@ -209,7 +209,7 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 		}
 		return false, nil
 	}
-	if in.e.dropped.has(ev.ID()) {
+	if in.e.dropped.Has(ev.ID()) {
 		return false, errRejectedBefore
 	}
 	if gaps && in.barred {
@@ -257,7 +257,7 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 		if outside, err := in.outside(ctx); err != nil {
 			return false, err
 		} else if outside {
-			in.e.dropped.add(ev.ID())
+			in.e.dropped.Add(ev.ID())
 			return false, rejection(p.rejection)
 		}
 	}

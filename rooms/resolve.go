@@ -1,13 +1,12 @@
 package rooms
 
 import (
-	"container/list"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"sync"
 
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/matrix/stateres"
 	"hanok/storage"
@@ -33,7 +32,7 @@ func (r *room) resolve(ctx context.Context, trees []statetree.Tree) (statetree.T
 	for _, t := range distinct {
 		key = binary.AppendVarint(key, int64(t.Ref()))
 	}
-	if t, ok := r.e.resolved.get(string(key)); ok {
+	if t, ok := r.e.resolved.Get(string(key)); ok {
 		return t, nil
 	}
 	diffs, err := statetree.Diff(ctx, distinct...)
@@ -92,7 +91,7 @@ func (r *room) resolve(ctx context.Context, trees []statetree.Tree) (statetree.T
 			break
 		}
 	}
-	r.e.resolved.put(string(key), result)
+	r.e.resolved.Put(string(key), result)
 	return result, nil
 }
 
@@ -136,56 +135,28 @@ func (s *resolution) run(conflicts []stateres.Conflict) (map[matrix.StateKey]sta
 
 // memories are what resolutions of rooms leave for the next one. Those of rooms that were not resolved for longest leave first.
 type memories struct {
-	mu     sync.Mutex
-	bytes  int       // of all of them
-	order  list.List // of remembered, most recently used first
-	byRoom map[storage.RoomNID]*list.Element
-}
-
-type remembered struct {
-	room   storage.RoomNID
-	memory *stateres.Memory
-	bytes  int
+	byRoom *recent.Map[storage.RoomNID, *stateres.Memory]
 }
 
 // maxRemembered is how many bytes all memories take together. A room whose branches have more in them, some 20,000 events,
 // is resolved from scratch each time.
-const maxRemembered = 8 << 20
+const (
+	maxRemembered      = 8 << 20
+	maxRememberedRooms = 50_000
+)
 
-func newMemories() *memories { return &memories{byRoom: make(map[storage.RoomNID]*list.Element)} }
+func newMemories() *memories {
+	return &memories{recent.NewWeighedMap[storage.RoomNID](maxRememberedRooms, maxRemembered, (*stateres.Memory).Size)}
+}
 
 // take removes the memory of a room, nil if there is none.
 func (m *memories) take(room storage.RoomNID) *stateres.Memory {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	el, ok := m.byRoom[room]
-	if !ok {
-		return nil
-	}
-	return m.remove(el).memory
-}
-
-func (m *memories) remove(el *list.Element) remembered {
-	r := m.order.Remove(el).(remembered)
-	delete(m.byRoom, r.room)
-	m.bytes -= r.bytes
-	return r
+	memory, _ := m.byRoom.Take(room)
+	return memory
 }
 
 // put keeps the memory of a room, for which there is none.
-func (m *memories) put(room storage.RoomNID, memory *stateres.Memory) {
-	n := memory.Size()
-	if n > maxRemembered {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for m.bytes+n > maxRemembered {
-		m.remove(m.order.Back())
-	}
-	m.byRoom[room] = m.order.PushFront(remembered{room, memory, n})
-	m.bytes += n
-}
+func (m *memories) put(room storage.RoomNID, memory *stateres.Memory) { m.byRoom.Put(room, memory) }
 
 // Events implements stateres.Source.
 func (s *resolution) Events(refs []stateres.Ref) ([]stateres.Entry, error) {
@@ -267,37 +238,6 @@ func (s *resolution) Shared(targets []stateres.Ref, yield func(stateres.Ref) boo
 	})
 }
 
-// resolutionCache remembers what sets of states resolved to.
-type resolutionCache struct {
-	mu    sync.Mutex
-	trees map[string]statetree.Tree
-}
-
+// maxResolutions is of how many sets of states it is remembered what they resolved to. They are forgotten when events are rejected that were not, or the other
+// way round.
 const maxResolutions = 1024
-
-func newResolutionCache() *resolutionCache {
-	return &resolutionCache{trees: make(map[string]statetree.Tree)}
-}
-
-func (c *resolutionCache) get(key string) (statetree.Tree, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	t, ok := c.trees[key]
-	return t, ok
-}
-
-func (c *resolutionCache) put(key string, t statetree.Tree) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.trees) >= maxResolutions {
-		clear(c.trees)
-	}
-	c.trees[key] = t
-}
-
-// clear forgets them: events are rejected now that were not, or the other way round.
-func (c *resolutionCache) clear() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	clear(c.trees)
-}

@@ -181,7 +181,7 @@ func (r *room) restate(ctx context.Context, pr *partialRoom, told map[storage.Ev
 	defer func() {
 		r.pending.dropRestated()
 		if rs.changed { // others may have resolved something by the old verdicts meanwhile, or this by new ones that do not come to count
-			r.e.resolved.clear()
+			r.e.resolved.Clear()
 		}
 	}()
 	// First what there is, while local events go on; then, with the lock, the few that came meanwhile.
@@ -337,7 +337,7 @@ func (rs *restatement) one(ctx context.Context, was *Event) error {
 	r.pending.restate(s.nid, verdict{s.before.Ref(), s.after, s.rejected})
 	if s.rejected != s.wasRejected {
 		rs.changed = true
-		r.e.resolved.clear()
+		r.e.resolved.Clear()
 	}
 	return nil
 }

@@ -6,8 +6,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/matrix/policyserver"
 	"hanok/storage"
@@ -120,8 +119,7 @@ const maxToldSent = 2000
 // were joined in the state that was asked about. The next state differs from it
 // in little, so that counting costs the difference and not the size of the room.
 type serverCounts struct {
-	mu    sync.Mutex
-	rooms *simplelru.LRU[storage.RoomNID, *roomServers]
+	rooms *recent.Map[storage.RoomNID, *roomServers]
 }
 
 type roomServers struct {
@@ -133,22 +131,12 @@ type roomServers struct {
 const countedRooms = 2000
 
 func newServerCounts() *serverCounts {
-	lru, err := simplelru.NewLRU[storage.RoomNID, *roomServers](countedRooms, nil)
-	if err != nil {
-		panic(err) // the size is a positive constant
-	}
-	return &serverCounts{rooms: lru}
+	return &serverCounts{recent.NewMap[storage.RoomNID, *roomServers](countedRooms)}
 }
 
 // at counts the joined users by server in a state of a room. Do not change the result.
 func (c *serverCounts) at(ctx context.Context, e *Engine, room storage.RoomNID, state statetree.Tree) (map[matrix.ServerName]int, error) {
-	c.mu.Lock()
-	known, ok := c.rooms.Get(room)
-	if !ok {
-		known = &roomServers{}
-		c.rooms.Add(room, known)
-	}
-	c.mu.Unlock()
+	known := c.rooms.GetOrPut(room, func() *roomServers { return &roomServers{} })
 	known.mu.Lock()
 	defer known.mu.Unlock()
 	if known.joined != nil && known.state == state.Ref() {

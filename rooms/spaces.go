@@ -5,9 +5,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"slices"
-	"sync"
 	"time"
 
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
 	"hanok/matrix/roomversion"
@@ -219,8 +219,8 @@ func (e *Engine) firstHierarchy(ctx context.Context, room matrix.RoomID, suggest
 	done, _ := inquiry[*Hierarchy]{
 		next: next,
 		ask: func(ctx context.Context, server matrix.ServerName) (*Hierarchy, error) {
-			if h := e.hierarchies.get(hierarchyKey{server, room, suggestedOnly}); remembered && h != nil {
-				return h, nil
+			if known, ok := e.hierarchies.Get(hierarchyKey{server, room, suggestedOnly}); remembered && ok && !time.Now().After(known.until) {
+				return known.h, nil
 			}
 			return e.askHierarchy(ctx, server, room, suggestedOnly)
 		},
@@ -265,7 +265,7 @@ func (e *Engine) askHierarchy(ctx context.Context, server matrix.ServerName, roo
 			out.Inaccessible = append(out.Inaccessible, id)
 		}
 	}
-	e.hierarchies.put(hierarchyKey{server, room, suggestedOnly}, out)
+	e.hierarchies.Put(hierarchyKey{server, room, suggestedOnly}, cachedHierarchy{out, time.Now().Add(hierarchyLife)})
 	return out, nil
 }
 
@@ -275,13 +275,7 @@ type hierarchyKey struct {
 	suggested bool
 }
 
-// hierarchyCache remembers the answers of other servers for a while. spec: ss/getSpaceHierarchy
-type hierarchyCache struct {
-	mu      sync.Mutex
-	entries map[hierarchyKey]cachedHierarchy
-	size    int // rooms held
-}
-
+// cachedHierarchy is the answer of another server, which is remembered for a while. spec: ss/getSpaceHierarchy
 type cachedHierarchy struct {
 	h     *Hierarchy
 	until time.Time
@@ -300,27 +294,10 @@ func (h *Hierarchy) weight() int {
 	return n
 }
 
-func (c *hierarchyCache) get(k hierarchyKey) *Hierarchy {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	en, ok := c.entries[k]
-	if !ok || time.Now().After(en.until) {
-		return nil
-	}
-	return en.h
-}
-
-func (c *hierarchyCache) put(k hierarchyKey, h *Hierarchy) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.size+h.weight() > maxCachedChildren || c.entries == nil {
-		c.entries, c.size = make(map[hierarchyKey]cachedHierarchy), 0
-	}
-	if old, ok := c.entries[k]; ok {
-		c.size -= old.h.weight()
-	}
-	c.entries[k] = cachedHierarchy{h, time.Now().Add(hierarchyLife)}
-	c.size += h.weight()
+func newHierarchyCache() *recent.Map[hierarchyKey, cachedHierarchy] {
+	// A bigger answer is kept alone.
+	weigh := func(c cachedHierarchy) int { return min(c.h.weight(), maxCachedChildren) }
+	return recent.NewWeighedMap[hierarchyKey](maxCachedChildren, maxCachedChildren, weigh)
 }
 
 // SummaryRequest asks for the description of a room that the user need not be in. spec: cs/getRoomSummary

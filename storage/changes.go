@@ -3,7 +3,7 @@ package storage
 import (
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
+	"hanok/internal/recent"
 )
 
 // Topic names a kind of data whose changes are remembered.
@@ -132,7 +132,7 @@ func (tx *Tx) noteNext(subjects ...Subject) error {
 // Memo remembers values that are read from the database, each until its subject changes.
 type Memo[K comparable, V any] struct {
 	db      *DB
-	entries *lru.Cache[K, memoEntry[V]]
+	entries *recent.Map[K, memoEntry[V]]
 }
 
 type memoEntry[V any] struct {
@@ -142,11 +142,7 @@ type memoEntry[V any] struct {
 
 // NewMemo makes an empty memo of limited size.
 func NewMemo[K comparable, V any](db *DB, size int) *Memo[K, V] {
-	entries, err := lru.New[K, memoEntry[V]](size)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return &Memo[K, V]{db, entries}
+	return &Memo[K, V]{db, recent.NewMap[K, memoEntry[V]](size)}
 }
 
 // Forget drops a value that changed without its subject.
@@ -160,7 +156,7 @@ func (m *Memo[K, V]) Get(key K, subject Subject, load func() (V, error)) (V, err
 	at := m.db.Current()
 	value, err := load()
 	if err == nil {
-		m.entries.Add(key, memoEntry[V]{value, at})
+		m.entries.Put(key, memoEntry[V]{value, at})
 	}
 	return value, err
 }

@@ -17,8 +17,8 @@ type names struct {
 	db *DB
 	mu sync.Mutex
 	// byName and byNumber hold what was used lately; beyond a limit the older half goes.
-	byName   recent[string, NameNID]
-	byNumber recent[NameNID, string]
+	byName   generations[string, NameNID]
+	byNumber generations[NameNID, string]
 }
 
 // maxNames bounds each map of the cache. At some 150 bytes a name it can reach about 30 MB.
@@ -27,8 +27,8 @@ const maxNames = 100_000
 func newNames(db *DB) *names {
 	return &names{
 		db:       db,
-		byName:   recent[string, NameNID]{half: maxNames / 2},
-		byNumber: recent[NameNID, string]{half: maxNames / 2},
+		byName:   generations[string, NameNID]{half: maxNames / 2},
+		byNumber: generations[NameNID, string]{half: maxNames / 2},
 	}
 }
 
@@ -206,29 +206,30 @@ func (db *DB) Names(ctx context.Context, nids ...NameNID) ([]string, error) {
 	return out, nil
 }
 
-// recent is a map that keeps at least the last half entries used, and at most twice as many.
-type recent[K comparable, V any] struct {
+// generations is a map that keeps at least the last half entries used, and at most twice as many. Unlike recent.Map it keeps no order, which
+// many small entries would pay for with more memory than they take.
+type generations[K comparable, V any] struct {
 	half     int
 	now, old map[K]V
 }
 
-func (r *recent[K, V]) get(k K) (V, bool) {
-	if v, ok := r.now[k]; ok {
+func (g *generations[K, V]) get(k K) (V, bool) {
+	if v, ok := g.now[k]; ok {
 		return v, true
 	}
-	v, ok := r.old[k]
+	v, ok := g.old[k]
 	if ok {
-		r.put(k, v)
+		g.put(k, v)
 	}
 	return v, ok
 }
 
-func (r *recent[K, V]) put(k K, v V) {
-	if r.now == nil {
-		r.now = make(map[K]V)
+func (g *generations[K, V]) put(k K, v V) {
+	if g.now == nil {
+		g.now = make(map[K]V)
 	}
-	r.now[k] = v
-	if len(r.now) >= r.half {
-		r.old, r.now = r.now, nil
+	g.now[k] = v
+	if len(g.now) >= g.half {
+		g.old, g.now = g.now, nil
 	}
 }

@@ -8,8 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
 	"hanok/storage"
@@ -22,19 +21,11 @@ type Accounts struct {
 	// ignored are whom users ignore.
 	ignored *storage.Memo[matrix.UserID, map[matrix.UserID]bool]
 	// ofService says of users whether their account is an application service's, which does not change.
-	ofService *lru.Cache[matrix.UserID, bool]
+	ofService *recent.Map[matrix.UserID, bool]
 }
 
 // maxOfService is of how many users that is remembered.
 const maxOfService = 50_000
-
-func newServiceMemory() *lru.Cache[matrix.UserID, bool] {
-	known, err := lru.New[matrix.UserID, bool](maxOfService)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return known
-}
 
 // OfService reports whether a local user's account was made by an application service: nobody sits in front of it.
 func (a *Accounts) OfService(ctx context.Context, user matrix.UserID) (bool, error) {
@@ -52,7 +43,7 @@ func (a *Accounts) OfService(ctx context.Context, user matrix.UserID) (bool, err
 		return false, fmt.Errorf("is an account a service's: %w", err)
 	}
 	is := Kind(account.Kind) == KindService
-	a.ofService.Add(user, is)
+	a.ofService.Put(user, is)
 	return is, nil
 }
 

@@ -9,8 +9,7 @@ import (
 	"fmt"
 	"strings"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
 	"hanok/storage"
@@ -19,7 +18,7 @@ import (
 // Filters are the filters users have stored. spec: client-server-api#filtering
 type Filters struct {
 	*core
-	cache *lru.Cache[filterKey, json.RawMessage]
+	cache *recent.Map[filterKey, json.RawMessage]
 }
 
 type filterKey struct {
@@ -34,11 +33,7 @@ const (
 )
 
 func newFilters(c *core) *Filters {
-	cache, err := lru.New[filterKey, json.RawMessage](2000)
-	if err != nil {
-		panic(err) // the size is positive
-	}
-	return &Filters{core: c, cache: cache}
+	return &Filters{core: c, cache: recent.NewMap[filterKey, json.RawMessage](2000)}
 }
 
 // Create stores a filter and returns its ID; the same filter has the same ID. M_BAD_JSON if it is malformed. spec: cs/defineFilter
@@ -79,7 +74,7 @@ func (f *Filters) Get(ctx context.Context, user matrix.UserID, id string) (json.
 		return nil, fmt.Errorf("get filter: %w", err)
 	}
 	if len(filter) <= maxCachedFilter {
-		f.cache.Add(key, filter)
+		f.cache.Put(key, filter)
 	}
 	return filter, nil
 }

@@ -10,9 +10,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/sync/errgroup"
 
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
 	"hanok/storage"
@@ -226,8 +226,7 @@ type claimant struct {
 
 // claimMemory counts claims.
 type claimMemory struct {
-	mu     sync.Mutex
-	counts *simplelru.LRU[claimant, claimCount]
+	counts *recent.Map[claimant, claimCount]
 }
 
 type claimCount struct {
@@ -236,34 +235,28 @@ type claimCount struct {
 }
 
 func newClaimMemory() *claimMemory {
-	counts, err := simplelru.NewLRU[claimant, claimCount](maxClaimants, nil)
-	if err != nil {
-		panic(err) // the size is a positive constant
-	}
-	return &claimMemory{counts: counts}
-}
-
-// lately returns what was claimed within claimTime. m.mu is held.
-func (m *claimMemory) lately(by claimant, now time.Time) claimCount {
-	c, ok := m.counts.Get(by)
-	if !ok || now.Sub(c.since) >= claimTime {
-		return claimCount{since: now}
-	}
-	return c
+	return &claimMemory{recent.NewMap[claimant, claimCount](maxClaimants)}
 }
 
 // many says whether a server has claimed many keys of a device lately.
 func (m *claimMemory) many(by claimant, now time.Time) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.lately(by, now).count >= maxClaimsOfServer
+	c, _ := m.counts.Get(by)
+	return c.lately(now).count >= maxClaimsOfServer
 }
 
 // note counts a key that was claimed.
 func (m *claimMemory) note(by claimant, now time.Time) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	c := m.lately(by, now)
-	c.count++
-	m.counts.Add(by, c)
+	m.counts.Update(by, func(was claimCount, _ bool) claimCount {
+		next := was.lately(now)
+		next.count++
+		return next
+	})
+}
+
+// lately is what was claimed within claimTime, of an earlier count or none.
+func (c claimCount) lately(now time.Time) claimCount {
+	if now.Sub(c.since) >= claimTime {
+		return claimCount{since: now}
+	}
+	return c
 }

@@ -9,8 +9,7 @@ import (
 	"slices"
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/matrix/pushrules"
 	"hanok/storage"
@@ -23,17 +22,13 @@ type PushRules struct {
 	*core
 
 	mu      sync.Mutex
-	cache   *lru.Cache[matrix.UserID, *pushrules.Compiled]
+	cache   *recent.Map[matrix.UserID, *pushrules.Compiled]
 	checked storage.Position // the cache is right up to here
 	changes int              // counts up whenever somebody's rules turn out to have changed
 }
 
 func newPushRules(c *core) *PushRules {
-	cache, err := lru.New[matrix.UserID, *pushrules.Compiled](10_000)
-	if err != nil {
-		panic(err) // the size is positive
-	}
-	return &PushRules{core: c, cache: cache}
+	return &PushRules{core: c, cache: recent.NewMap[matrix.UserID, *pushrules.Compiled](10_000)}
 }
 
 // NewPushRule is the body of PUT /pushrules/global/{kind}/{ruleId}.
@@ -179,7 +174,7 @@ func (p *PushRules) Compiled(ctx context.Context, user matrix.UserID) (*pushrule
 	defer p.mu.Unlock()
 	// Rules that changed since they were read must not be kept; very large ones are not worth the memory.
 	if p.changes == changes && s.size <= maxCachedPushRules {
-		p.cache.Add(user, compiled)
+		p.cache.Put(user, compiled)
 	}
 	return compiled, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -160,7 +161,7 @@ func New(o Options) *Service {
 	c := &core{Options: o}
 	devices := &Devices{core: c, seen: map[deviceKey]storage.Device{}, stored: map[deviceKey]matrix.Timestamp{}}
 	hasher := newHasher(o.Hashing)
-	accounts := &Accounts{core: c, hasher: hasher, ignored: storage.NewMemo[matrix.UserID, map[matrix.UserID]bool](o.DB, maxRemembered), ofService: newServiceMemory()}
+	accounts := &Accounts{core: c, hasher: hasher, ignored: storage.NewMemo[matrix.UserID, map[matrix.UserID]bool](o.DB, maxRemembered), ofService: recent.NewMap[matrix.UserID, bool](maxOfService)}
 	lists := &DeviceLists{core: c, wake: make(chan struct{}, 1), memberships: make(chan membershipChange, 4096), arrivals: make(chan membershipChange, 4096)}
 	keys := &Keys{core: c, lists: lists, counts: storage.NewMemo[deviceKey, *KeyCounts](o.DB, maxRemembered), claims: newClaimMemory()}
 	return &Service{

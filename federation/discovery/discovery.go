@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"hanok/internal/recent"
 	"hanok/matrix"
 )
 
@@ -83,7 +84,7 @@ func (e Endpoint) String() string { return net.JoinHostPort(e.Host, strconv.Itoa
 type Resolver struct {
 	opts    Options
 	http    *http.Client
-	cache   *wellKnownCache
+	cache   *recent.Map[string, wellKnownEntry] // by host
 	flights singleflight.Group
 	open    atomic.Int64 // connections made by Dial that are not closed
 }
@@ -106,7 +107,7 @@ func New(o Options) *Resolver {
 	if o.Dial == nil {
 		o.Dial = guardedDialer(o.DNS, o.AllowPrivate).DialContext
 	}
-	r := &Resolver{opts: o, cache: newWellKnownCache()}
+	r := &Resolver{opts: o, cache: recent.NewMap[string, wellKnownEntry](wellKnownCacheSize)}
 	r.http = r.wellKnownClient()
 	return r
 }

@@ -10,12 +10,10 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"hanok/matrix"
 )
@@ -45,35 +43,10 @@ type wellKnownEntry struct {
 	lastGood time.Time // when found.Server was last confirmed
 }
 
-type wellKnownCache struct {
-	mu  sync.Mutex
-	lru *simplelru.LRU[string, wellKnownEntry]
-}
-
-func newWellKnownCache() *wellKnownCache {
-	lru, err := simplelru.NewLRU[string, wellKnownEntry](wellKnownCacheSize, nil)
-	if err != nil {
-		panic(err) // the size is a positive constant
-	}
-	return &wellKnownCache{lru: lru}
-}
-
-func (c *wellKnownCache) get(host string) (wellKnownEntry, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.lru.Get(host)
-}
-
-func (c *wellKnownCache) put(host string, e wellKnownEntry) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.lru.Add(host, e)
-}
-
 // wellKnown returns what a host's file says. A failure is never an
 // error: discovery goes on with the next step.
 func (r *Resolver) wellKnown(ctx context.Context, host string) WellKnown {
-	if e, ok := r.cache.get(host); ok && r.opts.Now().Before(e.until) {
+	if e, ok := r.cache.Get(host); ok && r.opts.Now().Before(e.until) {
 		return e.found
 	}
 	// The fetch outlives a caller that gives up: its outcome serves the next one.
@@ -93,11 +66,11 @@ func (r *Resolver) wellKnown(ctx context.Context, host string) WellKnown {
 
 func (r *Resolver) refreshWellKnown(ctx context.Context, host string) WellKnown {
 	now := r.opts.Now()
-	old, _ := r.cache.get(host)
+	old, _ := r.cache.Get(host)
 	server, lifetime, err := r.fetchWellKnown(ctx, host)
 	if err == nil {
 		e := wellKnownEntry{found: WellKnown{Server: server}, until: now.Add(lifetime), lastGood: now}
-		r.cache.put(host, e)
+		r.cache.Put(host, e)
 		return e.found
 	}
 	wait := failureMax
@@ -109,7 +82,7 @@ func (r *Resolver) refreshWellKnown(ctx context.Context, host string) WellKnown 
 	if old.found.Server != "" && now.Sub(old.lastGood) < wellKnownMax {
 		e.found.Server, e.lastGood = old.found.Server, old.lastGood
 	}
-	r.cache.put(host, e)
+	r.cache.Put(host, e)
 	return e.found
 }
 

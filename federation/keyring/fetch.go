@@ -63,8 +63,6 @@ func (r *Ring) ensure(ctx context.Context, needs map[matrix.ServerName][]need, p
 func (r *Ring) dueAtNotaries(missing map[matrix.ServerName][]need) map[matrix.ServerName][]need {
 	now := r.opts.Now()
 	due := make(map[matrix.ServerName][]need, len(missing))
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for server, list := range missing {
 		if known, ok := r.cache.Peek(server); !ok || now.Sub(known.triedNotaries) >= retryAfterFailure {
 			due[server] = list
@@ -109,8 +107,6 @@ func (r *Ring) askDirectly(ctx context.Context, missing map[matrix.ServerName][]
 
 // due says whether a server may be asked now.
 func (r *Ring) due(server matrix.ServerName) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	known, ok := r.cache.Peek(server)
 	if !ok || known.tried.IsZero() {
 		return true
@@ -216,15 +212,15 @@ func leastRecent(keys map[matrix.KeyID]storage.ServerKey, count int) []matrix.Ke
 
 // change brings the cache up to date.
 func (r *Ring) change(server matrix.ServerName, change func(next *serverKeys)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	next := &serverKeys{keys: map[matrix.KeyID]storage.ServerKey{}}
-	if known, ok := r.cache.Peek(server); ok {
-		*next = *known
-		next.keys = maps.Clone(known.keys)
-	}
-	change(next)
-	r.cache.Add(server, next)
+	r.cache.Update(server, func(known *serverKeys, ok bool) *serverKeys {
+		next := &serverKeys{keys: map[matrix.KeyID]storage.ServerKey{}}
+		if ok {
+			*next = *known
+			next.keys = maps.Clone(known.keys)
+		}
+		change(next)
+		return next
+	})
 }
 
 // askNotaries asks the notaries in turn for what is missing, in batches.

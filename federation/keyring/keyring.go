@@ -15,12 +15,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/singleflight"
 
 	"hanok/federation/client"
 	"hanok/internal/gate"
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/matrix/signing"
 	"hanok/storage"
@@ -53,8 +53,7 @@ type Ring struct {
 	fetches map[purpose]chan struct{}
 	causes  *gate.Gate[matrix.ServerName]
 
-	mu    sync.Mutex
-	cache *simplelru.LRU[matrix.ServerName, *serverKeys]
+	cache *recent.Map[matrix.ServerName, *serverKeys]
 
 	ownMu    sync.Mutex
 	own      []byte // our signed document
@@ -123,28 +122,21 @@ func New(o Options) *Ring {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	cache, err := simplelru.NewLRU[matrix.ServerName, *serverKeys](cachedServers, nil)
-	if err != nil {
-		panic(err) // the size is a positive constant
-	}
 	fetches := map[purpose]chan struct{}{}
 	for p, most := range maxFetches() {
 		fetches[p] = make(chan struct{}, most)
 	}
-	return &Ring{opts: o, cache: cache, fetches: fetches, causes: gate.New[matrix.ServerName](causesAtOnce, maxCaused)}
+	return &Ring{opts: o, cache: recent.NewMap[matrix.ServerName, *serverKeys](cachedServers), fetches: fetches, causes: gate.New[matrix.ServerName](causesAtOnce, maxCaused)}
 }
 
 func (r *Ring) now() matrix.Timestamp { return matrix.Timestamp(r.opts.Now().UnixMilli()) }
 
 // load returns what is known of a server without asking anybody.
 func (r *Ring) load(ctx context.Context, server matrix.ServerName) (*serverKeys, error) {
-	r.mu.Lock()
-	known, ok := r.cache.Get(server)
-	r.mu.Unlock()
-	if ok {
+	if known, ok := r.cache.Get(server); ok {
 		return known, nil
 	}
-	known = &serverKeys{keys: map[matrix.KeyID]storage.ServerKey{}}
+	known := &serverKeys{keys: map[matrix.KeyID]storage.ServerKey{}}
 	if server == r.opts.ServerName {
 		r.addOwn(known)
 	} else {
@@ -156,13 +148,7 @@ func (r *Ring) load(ctx context.Context, server matrix.ServerName) (*serverKeys,
 			known.keys[k.KeyID] = k
 		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if newer, ok := r.cache.Get(server); ok {
-		return newer, nil // somebody fetched meanwhile
-	}
-	r.cache.Add(server, known)
-	return known, nil
+	return r.cache.GetOrPut(server, func() *serverKeys { return known }), nil // somebody may have fetched meanwhile
 }
 
 // addOwn makes our own events verify without a request to ourselves.
@@ -238,11 +224,7 @@ func (r *Ring) Forget(ctx context.Context) error {
 		if err := r.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.DeleteKeysOfServers(ctx, tx, strangers) }); err != nil {
 			return err
 		}
-		r.mu.Lock()
-		for _, server := range strangers {
-			r.cache.Remove(server)
-		}
-		r.mu.Unlock()
+		r.cache.Remove(strangers...)
 	}
 }
 

@@ -2,10 +2,7 @@ package server
 
 import (
 	"context"
-	"sync"
 	"time"
-
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"hanok/matrix"
 )
@@ -14,7 +11,7 @@ import (
 
 const (
 	farewellEvery = 6 * time.Hour
-	maxFarewells  = 10_000 // rooms and servers that are remembered
+	maxFarewells  = 10_000 // rooms and servers that are remembered, and when they were told
 )
 
 type farewellKey struct {
@@ -22,45 +19,17 @@ type farewellKey struct {
 	room   matrix.RoomID
 }
 
-// farewells remembers who was told, and when.
-type farewells struct {
-	mu   sync.Mutex
-	said *simplelru.LRU[farewellKey, time.Time]
-}
-
-func newFarewells() *farewells {
-	lru, err := simplelru.NewLRU[farewellKey, time.Time](maxFarewells, nil)
-	if err != nil {
-		panic(err) // the size is a positive constant
-	}
-	return &farewells{said: lru}
-}
-
-// told says whether a server was told lately.
-func (f *farewells) told(key farewellKey, now time.Time) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	at, ok := f.said.Get(key)
-	return ok && now.Sub(at) < farewellEvery
-}
-
-func (f *farewells) tell(key farewellKey, now time.Time) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.said.Add(key, now)
-}
-
 // sayFarewell tells a server that we left a room, if we did and it sent events that show that it has missed it. Those may have been taken: where
 // somebody of ours was removed, that may turn out not to hold.
 func (s *Server) sayFarewell(ctx context.Context, to matrix.ServerName, room matrix.RoomID, pdus [][]byte) {
 	key := farewellKey{to, room}
-	if s.opts.Outbox == nil || s.farewells.told(key, s.opts.Now()) {
+	if at, told := s.farewells.Get(key); s.opts.Outbox == nil || told && s.opts.Now().Sub(at) < farewellEvery {
 		return
 	}
 	leave, err := s.opts.Rooms.Farewell(ctx, room, pdus)
 	if err == nil && leave != nil {
 		if err = s.opts.Outbox.QueueAgain(ctx, to, leave); err == nil {
-			s.farewells.tell(key, s.opts.Now())
+			s.farewells.Put(key, s.opts.Now())
 		}
 	}
 	if err != nil && ctx.Err() == nil {

@@ -20,6 +20,7 @@ import (
 	"hanok/internal/budget"
 	"hanok/internal/endpoint"
 	"hanok/internal/gate"
+	"hanok/internal/recent"
 	"hanok/matrix"
 	"hanok/matrix/roomversion"
 	"hanok/media"
@@ -104,7 +105,7 @@ type Server struct {
 	bodies       *budget.Budget     // by address
 	bigBodies    chan struct{}
 	received     atomic.Int64 // transactions
-	farewells    *farewells
+	farewells    *recent.Map[farewellKey, time.Time]
 
 	// life is the context of work that outlives the request which began it; workers counts that work.
 	life    context.Context
@@ -129,7 +130,7 @@ func New(o Options) *Server {
 		o.Retry = 15 * time.Second
 	}
 	s := &Server{
-		opts: o, farewells: newFarewells(), heavyWork: gate.New[matrix.ServerName](heavyAtOnce, heavyWaiting), strangers: gate.New[string](strangersAtOnce, strangersWaiting),
+		opts: o, farewells: recent.NewMap[farewellKey, time.Time](maxFarewells), heavyWork: gate.New[matrix.ServerName](heavyAtOnce, heavyWaiting), strangers: gate.New[string](strangersAtOnce, strangersWaiting),
 		bodies: budget.New(bodyBudget, bodyShare), bigBodies: make(chan struct{}, bigBodies), staged: newStaged(), retrying: map[matrix.RoomID]bool{}, underWay: map[matrix.ServerName]int{},
 	}
 	s.life, s.end = context.WithCancel(context.Background())
