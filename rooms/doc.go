@@ -14,7 +14,7 @@
 //   - pages: messages.go, backfill.go, timestamp.go, relations.go, aggregations.go, search.go
 //   - for other servers: serve.go, serve_join.go; questions to them: overtake.go
 //   - the directory: alias.go, directory.go, published.go, summary.go, spaces.go, hierarchy.go
-//   - rooms joined without their members: partial.go, then resync.go and restate.go
+//   - rooms joined without their members: partial.go, then resync.go and restate.go (restate_order.go), provisional.go
 //   - memory: cache.go (events), load.go (from the database into it)
 //
 // # Locks

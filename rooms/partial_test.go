@@ -420,46 +420,16 @@ func TestPartialJoinOfManyEvents(t *testing.T) {
 
 // A rejection by a partial state is not the last word: what follows on the rejected event is not held against it.
 func TestPartialRejectionIsProvisional(t *testing.T) {
-	var joined matrix.EventID // of mallory, who has left
-	p := newPartialJoin(t, rooms.CreateRequest{}, func(p *partialJoin) {
-		mallory, erin := p.a.user("mallory"), p.a.user("erin")
-		p.a.join(mallory, p.room)
-		p.a.join(erin, p.room)
-		p.a.set(p.a.user("alice"), p.room, "m.room.power_levels", "", fmt.Sprintf(`{"users":{%q:100,%q:100,%q:50}}`, p.a.user("alice"), mallory, erin))
-		snap, err := p.a.Snapshot(ctx, p.room)
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		joined = snapMember(p.t, snap, mallory)
-		p.a.must(p.a.Leave(ctx, rooms.MemberRequest{Room: p.room, Sender: mallory}))
-	})
+	p := newToldWhilePartial(t)
 	alice, mallory, erin, fred := p.a.user("alice"), p.a.user("mallory"), p.a.user("erin"), p.a.user("fred")
-	<-p.asked
-	p.n.settle()
-	p.a.join(fred, p.room)
-	p.n.settle()
-	snap, err := p.a.Snapshot(ctx, p.room)
-	if err != nil {
-		t.Fatal(err)
-	}
-	state := func(types ...string) (ids []matrix.EventID) {
-		for _, typ := range types {
-			ev, err := snap.State.Event(ctx, typ, "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			ids = append(ids, ev.ID())
-		}
-		return ids
-	}
-	base := state("m.room.create", "m.room.power_levels")
+	base := p.state("m.room.create", "m.room.power_levels")
 	who, whom := string(erin), string(fred)
-	erinIn, fredIn := snapMember(t, snap, erin), snapMember(t, snap, fred)
-	ban := p.send(p.a, event.Proto{Sender: mallory, Type: "m.room.member", StateKey: &who, Content: []byte(`{"membership":"ban"}`), AuthEvents: append(slices.Clone(base), joined, erinIn)})
+	erinIn, fredIn := snapMember(t, p.snap, erin), snapMember(t, p.snap, fred)
+	ban := p.send(p.a, event.Proto{Sender: mallory, Type: "m.room.member", StateKey: &who, Content: []byte(`{"membership":"ban"}`), AuthEvents: append(slices.Clone(base), p.joined, erinIn)})
 	kick := p.send(p.a, event.Proto{Sender: erin, Type: "m.room.member", StateKey: &whom, Content: []byte(`{"membership":"leave"}`),
 		PrevEvents: []matrix.EventID{ban.ID()}, Depth: ban.Depth() + 1, AuthEvents: append(slices.Clone(base), erinIn, fredIn)})
 	back := p.send(p.a, event.Proto{Sender: fred, Type: "m.room.member", StateKey: &whom, Content: []byte(`{"membership":"join","displayname":"again"}`),
-		PrevEvents: []matrix.EventID{kick.ID()}, Depth: kick.Depth() + 1, AuthEvents: append(state("m.room.create", "m.room.power_levels", "m.room.join_rules"), kick.ID())})
+		PrevEvents: []matrix.EventID{kick.ID()}, Depth: kick.Depth() + 1, AuthEvents: append(p.state("m.room.create", "m.room.power_levels", "m.room.join_rules"), kick.ID())})
 	// What was rejected gives nobody any power: it is in no state.
 	coup := p.send(p.a, event.Proto{Sender: fred, Type: "m.room.power_levels", StateKey: new(string), Content: fmt.Appendf(nil, `{"users":{%q:100,%q:50}}`, alice, fred),
 		PrevEvents: []matrix.EventID{back.ID()}, Depth: back.Depth() + 1, AuthEvents: append(slices.Clone(base), back.ID())})

@@ -538,6 +538,7 @@ func (r *room) storeOutliers(ctx context.Context, events []*event.Event) (map[ma
 		}
 		for _, id := range parsed.AuthEvents() {
 			ev.auths = append(ev.auths, known[id].NID)
+			ev.Partial = ev.Partial || known[id].Partial && !ev.Rejected
 		}
 		old := known[ev.ID()]
 		if old != nil {
@@ -576,7 +577,7 @@ func (r *room) judgeOutlier(ctx context.Context, ev *event.Event, known map[matr
 	if rejection, err = r.checkOnlyCreate(ctx, ev); rejection != nil || err != nil {
 		return rejection, err
 	}
-	return r.checkAgainst(ev, known, create, false)
+	return r.checkAgainst(ev, known, create, true)
 }
 
 // findCreate returns the create event of a room whose ID is that event's.
@@ -656,7 +657,7 @@ func byAuth(events []*event.Event) []*event.Event {
 	return out
 }
 
-// treeOf makes a state of parsed events, using those that are known and were not rejected.
+// treeOf makes a state of parsed events, using those that are known and were not rejected for good.
 func (r *room) treeOf(ctx context.Context, events []*event.Event, known map[matrix.EventID]*Event) (statetree.Tree, error) {
 	ids := make([]matrix.EventID, len(events))
 	for i, ev := range events {
@@ -671,7 +672,7 @@ func (r *room) treeFrom(ctx context.Context, ids []matrix.EventID, known map[mat
 	seen := make(map[statetree.Key]int64, len(ids))
 	for _, id := range ids {
 		ev := known[id]
-		if ev == nil || ev.Rejected || ev.apart() {
+		if ev == nil || ev.Rejected && !ev.Partial || ev.apart() {
 			continue
 		}
 		if ev.skey == 0 {

@@ -250,6 +250,9 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 	if err := in.ensureAuth(ctx, ev); err != nil {
 		return false, err
 	}
+	if p.partial, err = r.provisional(ctx, p); err != nil {
+		return false, err
+	}
 	if p.rejection, err = r.checkEvent(ctx, ev, p.before, p.partial); err != nil {
 		return false, err
 	}

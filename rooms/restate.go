@@ -32,8 +32,12 @@ type restatement struct {
 	room       *room
 	told       map[storage.EventNID]statetree.Tree // states before events that cannot be worked out, as another server told them
 	events     []*restated                         // in topological order
+	outliers   []*restated                         // those that were authorised by some of them
 	done       map[storage.EventNID]*restated
 	all        map[storage.EventNID]bool  // those to be done
+	first      storage.EventNID           // of them
+	rejected   map[storage.EventNID]bool  // of all that were done
+	retold     []storage.MissingPrev      // states that another server told with rejected events in them, without those
 	joined     map[matrix.ServerName]bool // servers of which somebody joined
 	states     []storage.RoomState        // what was logged of the room's state, made good
 	good       statetree.Tree             // the last of them,
@@ -69,78 +73,14 @@ var errUntold = errors.New("rooms: the state at an event has to be asked for")
 // restateBatch is how many events are worked on at a time.
 const restateBatch = 100
 
-// partialEvents lists the events of a room that follow on a partial state, committed or not, in no order.
-func (r *room) partialEvents(ctx context.Context) ([]storage.EventNID, error) {
-	seen := make(map[storage.EventNID]bool)
-	for _, ev := range r.pending.list() { // before the database is asked: an event is in one or the other
-		if ev.Partial {
-			seen[ev.NID] = true
-		}
-	}
-	stored, err := storage.PartialEvents(ctx, r.e.db, r.nid)
-	for _, nid := range stored {
-		seen[nid] = true
-	}
-	return slices.Collect(maps.Keys(seen)), err
-}
-
-// following is an event and what comes directly before it.
-type following struct {
-	nid   storage.EventNID
-	prevs []storage.EventNID
-}
-
-// topological orders events so that prev events come before what follows on them. Where they follow on one another in a circle, which up to room
-// version 2 they can, the one that came first is the first.
-func topological(events []following) []storage.EventNID {
-	waits := make(map[storage.EventNID]int, len(events))
-	children := make(map[storage.EventNID][]storage.EventNID)
-	byNumber := make([]storage.EventNID, len(events))
-	for i, ev := range events {
-		waits[ev.nid] = 0
-		byNumber[i] = ev.nid
-	}
-	slices.Sort(byNumber)
-	for _, ev := range events {
-		for _, p := range ev.prevs {
-			if _, ok := waits[p]; ok {
-				waits[ev.nid]++
-				children[p] = append(children[p], ev.nid)
-			}
-		}
-	}
-	var ready []storage.EventNID
-	for _, nid := range byNumber {
-		if waits[nid] == 0 {
-			ready = append(ready, nid)
-		}
-	}
-	out := make([]storage.EventNID, 0, len(events))
-	for left := byNumber; len(out) < len(events); {
-		if len(ready) == 0 {
-			for waits[left[0]] <= 0 {
-				left = left[1:]
-			}
-			waits[left[0]] = 0
-			ready = append(ready, left[0])
-		}
-		nid := ready[0]
-		ready = ready[1:]
-		out = append(out, nid)
-		for _, c := range children[nid] {
-			if waits[c]--; waits[c] == 0 {
-				ready = append(ready, c)
-			}
-		}
-	}
-	return out
-}
-
 // untold lists those of some events of which the state before them has to be asked for: our joins, as a rule. Others that follow on a
 // missing event have the state after that with them, or make do with their other prev events.
 func (r *room) untold(ctx context.Context, events []*Event) ([]*Event, error) {
 	var out []*Event
 	for _, ev := range events {
+		if ev.Outlier {
+			continue
+		}
 		known, err := r.eventsByID(ctx, ev.PrevEvents())
 		if err != nil {
 			return nil, err
@@ -177,7 +117,7 @@ func (r *room) toldAfter(ctx context.Context, ev *Event) (map[matrix.EventID]sta
 // restate does it. told are states before events that untold lists; it fails with errUntold if one is missing by now.
 // room.inbound is held.
 func (r *room) restate(ctx context.Context, pr *partialRoom, told map[storage.EventNID]statetree.Tree) error {
-	rs := &restatement{room: r, told: told, done: make(map[storage.EventNID]*restated), joined: make(map[matrix.ServerName]bool)}
+	rs := &restatement{room: r, told: told, done: make(map[storage.EventNID]*restated), rejected: make(map[storage.EventNID]bool), joined: make(map[matrix.ServerName]bool)}
 	defer func() {
 		r.pending.dropRestated()
 		if rs.changed { // others may have resolved something by the old verdicts meanwhile, or this by new ones that do not come to count
@@ -211,9 +151,9 @@ func (rs *restatement) pass(ctx context.Context, enough func(context.Context) er
 	if err != nil {
 		return err
 	}
-	rs.all = make(map[storage.EventNID]bool, len(nids))
-	for _, nid := range nids {
-		rs.all[nid] = true
+	rs.all = setOf(nids)
+	if len(nids) > 0 {
+		rs.first = slices.Min(nids)
 	}
 	var order []following
 	for batch := range slices.Chunk(slices.DeleteFunc(nids, func(nid storage.EventNID) bool { return rs.done[nid] != nil }), restateBatch) {
@@ -222,11 +162,11 @@ func (rs *restatement) pass(ctx context.Context, enough func(context.Context) er
 			return err
 		}
 		for _, ev := range events {
-			prevs, err := rs.room.prevsOf(ctx, ev)
+			f, err := rs.following(ctx, ev)
 			if err != nil {
 				return err
 			}
-			order = append(order, following{ev.NID, prevs})
+			order = append(order, f)
 		}
 	}
 	for batch := range slices.Chunk(topological(order), restateBatch) {
@@ -235,7 +175,11 @@ func (rs *restatement) pass(ctx context.Context, enough func(context.Context) er
 			return err
 		}
 		for _, ev := range events {
-			if err := rs.one(ctx, ev); err != nil {
+			judge := rs.one
+			if ev.Outlier {
+				judge = rs.outlier
+			}
+			if err := judge(ctx, ev); err != nil {
 				return fmt.Errorf("event %d: %w", ev.NID, err)
 			}
 		}
@@ -288,11 +232,14 @@ func (rs *restatement) flush(ctx context.Context) error {
 func (rs *restatement) one(ctx context.Context, was *Event) error {
 	r := rs.room
 	before, ok := rs.told[was.NID]
-	if !ok {
-		var err error
-		if before, err = rs.before(ctx, was); err != nil {
-			return err
-		}
+	var err error
+	if ok {
+		before, err = rs.without(ctx, before)
+	} else {
+		before, err = rs.before(ctx, was)
+	}
+	if err != nil {
+		return err
 	}
 	rejection, err := r.checkEvent(ctx, was.Event, before, false)
 	if err != nil {
@@ -332,14 +279,22 @@ func (rs *restatement) one(ctx context.Context, was *Event) error {
 		rs.since = was.Pos
 	}
 	rs.events = append(rs.events, s)
-	rs.done[s.nid] = s
 	rs.loose = append(rs.loose, s.before, s.after)
-	r.pending.restate(s.nid, verdict{s.before.Ref(), s.after, s.rejected})
+	rs.judged(s)
+	return nil
+}
+
+// judged makes a verdict count for what is worked on from now on.
+func (rs *restatement) judged(s *restated) {
+	rs.done[s.nid] = s
+	rs.room.pending.restate(s.nid, verdict{s.before.Ref(), s.after, s.rejected})
+	if s.rejected {
+		rs.rejected[s.nid] = true
+	}
 	if s.rejected != s.wasRejected {
 		rs.changed = true
-		r.e.resolved.Clear()
+		rs.room.e.resolved.Clear()
 	}
-	return nil
 }
 
 func (rs *restatement) before(ctx context.Context, ev *Event) (statetree.Tree, error) {
@@ -371,7 +326,10 @@ func (rs *restatement) before(ctx context.Context, ev *Event) (statetree.Tree, e
 				untold = true
 				continue
 			}
-			t = r.e.forest.At(told[id])
+			if t, err = rs.without(ctx, r.e.forest.At(told[id])); err == nil && t.Ref() != told[id] {
+				rs.loose = append(rs.loose, t)
+				rs.retold = append(rs.retold, storage.MissingPrev{ID: id, Child: ev.NID, State: int64(t.Ref())})
+			}
 		}
 		if err != nil {
 			return t, err
@@ -594,9 +552,12 @@ func (rs *restatement) place(tx *storage.Tx, u *roomUpdate, keep func(statetree.
 
 // store writes all that changes but the head and the members.
 func (rs *restatement) store(ctx context.Context, tx *storage.Tx, en *entry) error {
-	rows := make([]storage.RestatedEvent, len(rs.events))
-	for i, s := range rs.events {
-		rows[i] = storage.RestatedEvent{NID: s.nid, Flags: s.flags, State: int64(s.before.Ref()), Moved: s.appears() || s.vanishes(), Pos: s.pos}
+	rows := make([]storage.RestatedEvent, 0, len(rs.events)+len(rs.outliers))
+	for _, s := range rs.outliers {
+		rows = append(rows, storage.RestatedEvent{NID: s.nid, Flags: s.flags})
+	}
+	for _, s := range rs.events {
+		rows = append(rows, storage.RestatedEvent{NID: s.nid, Flags: s.flags, State: int64(s.before.Ref()), Moved: s.appears() || s.vanishes(), Pos: s.pos})
 		if s.rejected {
 			// What comes before it is no history of the room.
 			if err := storage.DeleteMissingPrevsOf(ctx, tx, rs.room.nid, s.nid); err != nil {
@@ -617,6 +578,9 @@ func (rs *restatement) store(ctx context.Context, tx *storage.Tx, en *entry) err
 	if err := storage.RestateEvents(ctx, tx, rows); err != nil {
 		return err
 	}
+	if err := storage.UpdateMissingPrevs(ctx, tx, rs.room.nid, rs.retold); err != nil {
+		return err
+	}
 	if err := storage.UpdateRoomStates(ctx, tx, rs.states); err != nil {
 		return err
 	}
@@ -635,6 +599,13 @@ func (rs *restatement) publish(e *Engine, u *roomUpdate) {
 	at := make(map[*Event]int)
 	for i, ev := range u.Events {
 		at[ev] = i
+	}
+	for _, s := range rs.outliers {
+		if latest := e.events.byNumber(s.nid); latest != nil {
+			ev := *latest
+			ev.Partial, ev.Rejected = false, s.rejected
+			e.events.put(&ev)
+		}
 	}
 	for _, s := range rs.events {
 		latest := e.events.byNumber(s.nid)

@@ -55,7 +55,7 @@ func PartialRooms(ctx context.Context, q Querier) ([]PartialRoom, error) {
 	return out, rows.Err()
 }
 
-// PartialEvents lists the events of a room of which not the whole state is known.
+// PartialEvents lists the events of a room of which not the whole state is known, and the outliers that some of them authorise.
 func PartialEvents(ctx context.Context, q Querier, room RoomNID) ([]EventNID, error) {
 	return collectNumbers[EventNID](q.Query(ctx, `SELECT nid FROM events WHERE room_nid = $1 AND (flags & 32) <> 0`, int64(room)))
 }
@@ -82,6 +82,15 @@ func MissingPrevsOf(ctx context.Context, q Querier, room RoomNID, child EventNID
 func DeleteMissingPrevsOf(ctx context.Context, tx *Tx, room RoomNID, child EventNID) error {
 	_, err := tx.Exec(ctx, `DELETE FROM missing_prevs WHERE room_nid = $1 AND child_nid = $2`, int64(room), int64(child))
 	return err
+}
+
+// UpdateMissingPrevs replaces the states that were told of missing prev events.
+func UpdateMissingPrevs(ctx context.Context, tx *Tx, room RoomNID, rows []MissingPrev) error {
+	args := make([][]any, len(rows))
+	for i, m := range rows {
+		args[i] = []any{int64(room), string(m.ID), int64(m.Child), m.State}
+	}
+	return tx.ExecBatch(ctx, `UPDATE missing_prevs SET state = $4 WHERE room_nid = $1 AND event_id = $2 AND child_nid = $3`, args)
 }
 
 // RestatedEvent is what becomes of an event once the whole state before it is known.
