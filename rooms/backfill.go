@@ -201,9 +201,32 @@ func (r *room) storeHistory(ctx context.Context, server matrix.ServerName, event
 	}
 	// Positions of history count downwards, so the newest event takes the first.
 	slices.Reverse(whole.items)
-	r.e.committer.add(whole)
+	if err := r.addHistory(ctx, whole); err != nil {
+		r.pending.drop(whole.items)
+		return err
+	}
 	in.unlock()
 	return whole.wait(context.WithoutCancel(ctx))
+}
+
+// addHistory queues a page of history, and lets go those ends of branches that come before it.
+func (r *room) addHistory(ctx context.Context, whole *entry) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	if whole.line != r.line {
+		return errHeadLost
+	}
+	if err := r.retire(ctx, whole); err != nil {
+		return err
+	}
+	if whole.head != nil {
+		r.head = whole.head
+	}
+	r.e.committer.add(whole)
+	return nil
 }
 
 // fetchAround fetches what the events of a page of history need, in order of depth, and neither we have nor the page. The result are the states before those
@@ -247,6 +270,9 @@ func (in *inbound) placeHistory(ctx context.Context, events []*event.Event, told
 	r := in.r
 	line := r.currentLine()
 	whole := &entry{room: r, line: line}
+	if err := in.noteHistory(ctx, events); err != nil {
+		return whole, err
+	}
 	for _, ev := range events {
 		known, err := r.eventsByID(ctx, slices.Concat(ev.PrevEvents(), ev.AuthEvents(), []matrix.EventID{ev.ID()}))
 		if err != nil {
@@ -274,7 +300,7 @@ func (in *inbound) placeHistory(ctx context.Context, events []*event.Event, told
 		if p.rejection, err = r.checkEvent(ctx, ev, p.before, p.partial); err != nil {
 			return whole, err
 		}
-		if p.found, err = storage.IsMissingPrev(ctx, r.e.db, r.nid, ev.ID()); err != nil {
+		if p.under, p.found, err = in.history(ctx, ev.ID()); err != nil {
 			return whole, err
 		}
 		en, err := r.place(ctx, p)

@@ -96,8 +96,6 @@ func TestJoinAsksNamedServersFirst(t *testing.T) {
 	try("", 2) // that b is not in the room any more is no refusal
 }
 
-// What was sent on the other side of a partition comes late in the stream and early in the graph: paginating back from
-// a timeline finds all that came before it, once.
 // Servers that did not answer lately are asked last, and one that may not let the user in does not end the search.
 func TestJoinThroughWhoCan(t *testing.T) {
 	n := newNetwork(t)
@@ -122,6 +120,8 @@ func TestJoinThroughWhoCan(t *testing.T) {
 	}
 }
 
+// What was sent on the other side of a partition comes late in the stream and early in the graph: paginating back from
+// a timeline finds all that came before it, once.
 func TestTimelineAfterPartition(t *testing.T) {
 	_, a, b, room := twoServers(t)
 	alice := a.user("alice")

@@ -34,6 +34,7 @@ type item struct {
 	moved    bool          // current differs from what it was before
 	erased   []erasure     // what it redacts
 	hidden   bool          // a redaction of another server that takes no effect: it has no place in the timeline
+	under    int64         // depth of something stored that comes after it, for history; 0: no such is known
 }
 
 // placing says where in the stream of positions an event goes.
@@ -68,6 +69,7 @@ type entry struct {
 	line    *line // the room's for entries with a head, else one of its own
 	items   []*item
 	head    *head // where the room stands afterwards; nil: no change
+	moved   bool  // that has another state, which no event of the entry stands for in the timeline
 	members []memberChange
 	missing []storage.MissingPrev
 	found   []matrix.EventID
@@ -472,18 +474,18 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 			related = append(related, rows...)
 			u.whole = en.whole
 		}
-		if last == 0 && (len(en.members) > 0 || en.whole != nil) {
-			// An invite from afar, or a state that changed with a soft-failed event: no event of its own in the timeline.
+		if last == 0 && (len(en.members) > 0 || en.moved || en.whole != nil) {
+			// An invite from afar, or a state that changed with history: no event of its own in the timeline.
 			pos, err := tx.NextPosition()
 			if err != nil {
 				return err
 			}
 			last = pos
 			u.first = cmp.Or(u.first, pos)
-			if en.head != nil {
-				u.NewState = true
-				states = append(states, storage.RoomState{Room: en.room.nid, Pos: pos, State: int64(en.head.state.Ref())})
-			}
+		}
+		if (en.moved || en.whole != nil) && en.head != nil {
+			u.NewState = true
+			states = append(states, storage.RoomState{Room: en.room.nid, Pos: last, State: int64(en.head.state.Ref())})
 		}
 		for _, m := range en.members {
 			row := storage.MembershipRow{Room: en.room.nid, User: m.user, Server: m.server, Membership: storage.ParseMembership(m.current), Pos: last}

@@ -2,12 +2,17 @@ package rooms_test
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
+	"hanok/matrix/roomversion"
 	"hanok/rooms"
 )
 
@@ -23,15 +28,6 @@ func branch(t *testing.T, a, b *server, room matrix.RoomID, first, n int) {
 			t.Fatal(i, r.Err)
 		}
 	}
-}
-
-func extremities(t *testing.T, s *server, room matrix.RoomID) []matrix.EventID {
-	t.Helper()
-	snap, err := s.Snapshot(ctx, room)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return snap.Extremities
 }
 
 // everything is what a user is shown of a room, by type.
@@ -57,11 +53,11 @@ func TestBranchesAreMerged(t *testing.T) {
 	n, a, b, room := twoServers(t)
 	alice, bob := a.user("alice"), b.user("bob")
 	branch(t, a, b, room, 0, 40)
-	if got := extremities(t, a, room); len(got) > 10 {
+	if got := a.tips(room); len(got) > 10 {
 		t.Fatalf("%d extremities", len(got))
 	}
 	a.restart()
-	if got := extremities(t, a, room); len(got) > 10 {
+	if got := a.tips(room); len(got) > 10 {
 		t.Fatalf("%d extremities after a restart", len(got))
 	}
 	if dummies, messages := everything(t, a, alice, room); dummies != 0 || messages != 40 {
@@ -79,7 +75,7 @@ func TestBranchesAreMerged(t *testing.T) {
 		}
 	}
 	n.settle()
-	if got := extremities(t, b, room); !cmp.Equal(got, extremities(t, a, room)) || len(got) != 1 {
+	if got := b.tips(room); !cmp.Equal(got, a.tips(room)) || len(got) != 1 {
 		t.Errorf("extremities at b: %v", got)
 	}
 	if diff := cmp.Diff(a.state(room), b.state(room)); diff != "" {
@@ -98,7 +94,219 @@ func TestBranchesOfARoomInWhichNobodyMaySpeak(t *testing.T) {
 	a.set(a.user("alice"), room, "m.room.power_levels", "", fmt.Sprintf(`{"users":{%q:100},"events_default":0,"events":{%q:100,"m.room.power_levels":50}}`, b.user("bob"), event.DummyType))
 	a.flush()
 	branch(t, a, b, room, 0, 20)
-	if got := extremities(t, a, room); len(got) != 20 {
+	if got := a.tips(room); len(got) != 20 {
 		t.Errorf("%d extremities", len(got))
+	}
+}
+
+// aheadOfJoin is a room that b has joined after alice said two things, of which it got the first from a beside its join, while nobody could tell where
+// that belongs.
+func aheadOfJoin(t *testing.T, version roomversion.ID) (n *network, a, b *server, room matrix.RoomID, second *rooms.Event) {
+	t.Helper()
+	n = newNetwork(t)
+	a, b = n.server("a.example"), n.server("b.example")
+	alice := a.user("alice")
+	room = a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: version})
+	first, err := a.Event(ctx, a.set(alice, room, "m.room.topic", "", `{"topic":"first"}`))
+	if err == nil {
+		second, err = a.Event(ctx, a.set(alice, room, "m.room.topic", "", `{"topic":"second"}`))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.join(b.user("bob"), room, a)
+	n.settle()
+	n.unanswered("get_missing_events", true)
+	if r := b.receive(a, room, first.JSON()); r[0].Err != nil {
+		t.Fatal(r[0].Err)
+	}
+	n.unanswered("get_missing_events", false)
+	if got := b.tips(room); len(got) != 2 {
+		t.Fatal("b does not take what came late for the end of a branch:", got)
+	}
+	return n, a, b, room, second
+}
+
+// unanswered has a question that servers ask each other answered by nobody.
+func (n *network) unanswered(question string, on bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.hold = nil; on {
+		n.hold = func(_, _ matrix.ServerName, call string) error {
+			if call == question {
+				return errUnreachable
+			}
+			return nil
+		}
+	}
+}
+
+// What was taken for the end of a branch is none any more when it shows that our join comes after it.
+func TestHistoryEndsNoBranch(t *testing.T) {
+	for _, version := range []roomversion.ID{"1", "11", "12"} {
+		for what, show := range map[string]func(b, a *server, room matrix.RoomID, second *rooms.Event) error{
+			"sent": func(b, a *server, room matrix.RoomID, second *rooms.Event) error {
+				return b.receive(a, room, second.JSON())[0].Err
+			},
+			"fetched": func(b, _ *server, room matrix.RoomID, _ *rooms.Event) error {
+				_, err := b.Messages(ctx, rooms.MessagesRequest{Room: room, User: b.user("bob"), Backward: true, Limit: 50})
+				return err
+			},
+		} {
+			t.Run(fmt.Sprint(what, " in version ", version), func(t *testing.T) {
+				n, a, b, room, second := aheadOfJoin(t, version)
+				if err := show(b, a, room, second); err != nil {
+					t.Fatal(err)
+				}
+				expect := func() {
+					t.Helper()
+					if d := cmp.Diff(a.tips(room), b.tips(room)); d != "" {
+						t.Error(d)
+					}
+					if d := cmp.Diff(a.state(room), b.state(room)); d != "" {
+						t.Error(d)
+					}
+				}
+				expect()
+				b.restart()
+				expect()
+				b.say(b.user("bob"), room, "on")
+				n.settle()
+				expect()
+			})
+		}
+	}
+}
+
+// Where an event belongs of which nobody could tell is asked again with what comes next: some time later, or after a restart.
+func TestDoubtIsSettled(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprint("restart ", restart), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n, a, b, room, _ := aheadOfJoin(t, "11")
+				ask := func(wait time.Duration, asked, tips int) {
+					t.Helper()
+					time.Sleep(wait)
+					before := n.count("b.example get_missing_events")
+					a.say(a.user("alice"), room, fmt.Sprint("after ", wait))
+					n.settle()
+					if got := n.count("b.example get_missing_events") - before; got != asked {
+						t.Errorf("asked %d times, not %d", got, asked)
+					}
+					if got := b.tips(room); len(got) != tips {
+						t.Errorf("%d ends, not %d: %v", len(got), tips, got)
+					}
+				}
+				n.unanswered("get_missing_events", true)
+				ask(0, 1, 2)
+				ask(time.Second, 0, 2)
+				ask(2*time.Minute, 1, 2)
+				ask(time.Minute, 0, 2)
+				n.unanswered("get_missing_events", false)
+				if restart {
+					b.restart()
+				} else {
+					time.Sleep(time.Hour)
+				}
+				ask(0, 1, 1)
+				ask(time.Hour, 0, 1)
+				if d := cmp.Diff(a.state(room), b.state(room)); d != "" {
+					t.Error(d)
+				}
+			})
+		})
+	}
+}
+
+// A branch that is one is asked about until somebody can tell, and stays.
+func TestDoubtIsUnfounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		a, b := n.server("a.example"), n.server("b.example")
+		alice := a.user("alice")
+		room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+		beside := a.forge(room, event.Proto{Sender: alice, Type: "m.room.message"})
+		a.say(alice, room, "before the join")
+		b.join(b.user("bob"), room, a)
+		n.settle()
+		n.unanswered("get_missing_events", true)
+		if r := b.receive(a, room, beside.JSON()); r[0].Err != nil {
+			t.Fatal(r[0].Err)
+		}
+		n.unanswered("get_missing_events", false)
+		for _, asked := range []int{1, 0} {
+			before := n.count("b.example get_missing_events")
+			a.say(alice, room, "after the join")
+			n.settle()
+			if got := n.count("b.example get_missing_events") - before; got != asked {
+				t.Errorf("asked %d times, not %d", got, asked)
+			}
+			if got := b.tips(room); len(got) != 2 || !slices.Contains(got, beside.ID()) {
+				t.Errorf("ends: %v", got)
+			}
+		}
+	})
+}
+
+// An event comes while another is about to be stored that follows on it: it is history as if that were stored.
+func TestHistoryOfWhatIsNotStoredYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b, c, room := threeServers(t)
+		alice := a.user("alice")
+		var last [2]*rooms.Event
+		for i := range last {
+			ev, err := a.Event(ctx, a.set(alice, room, "m.room.topic", "", fmt.Sprintf(`{"topic":"%d"}`, i)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			last[i] = ev
+		}
+		n.missing = func() [][]byte { return nil }
+		release := b.holdCommits()
+		done := make(chan []rooms.Received, 2)
+		for i, from := range []*server{a, c} { // the later one first
+			go func() { done <- b.receive(from, room, last[1-i].JSON()) }()
+			synctest.Wait()
+		}
+		release()
+		for range 2 {
+			if r := <-done; r[0].Err != nil {
+				t.Error(r[0].Err)
+			}
+		}
+		if d := cmp.Diff([]matrix.EventID{last[1].ID()}, b.tips(room)); d != "" {
+			t.Error(d)
+		}
+	})
+}
+
+// In room versions in which servers name their events themselves, one can claim to come before what it follows on. It takes nothing away.
+func TestEndIsNoHistoryOfItself(t *testing.T) {
+	n, a, b, room := twoServersIn(t, "1")
+	alice, bob := a.user("alice"), b.user("bob")
+	before := a.tips(room)
+	n.forged = b.forge(room, event.Proto{Sender: bob, Type: "m.room.message", PrevEvents: []matrix.EventID{"$nowhere:b.example"}})
+	loop := n.forged.ID()
+	child := b.forge(room, event.Proto{Sender: bob, Type: "m.room.message", PrevEvents: append(before, loop)})
+	var state []matrix.EventID
+	for _, ev := range a.state(room) {
+		_, id, _ := strings.Cut(ev, "=")
+		state = append(state, matrix.EventID(id))
+	}
+	n.missing = func() [][]byte { return nil }
+	n.stateIDs = func() (ids, auth []matrix.EventID) { return state, nil }
+	if r := a.receive(b, room, child.JSON()); r[0].Err != nil {
+		t.Fatal(r[0].Err)
+	}
+	topic := a.set(alice, room, "m.room.topic", "", `{"topic":"stays"}`)
+	beside := b.forge(room, event.Proto{Sender: bob, Type: "m.room.message", PrevEvents: before})
+	closed := b.named(b.forgeAt(a, room, event.Proto{Sender: bob, Type: "m.room.message", PrevEvents: []matrix.EventID{topic}}), loop)
+	for _, ev := range []*event.Event{beside, closed} {
+		if r := a.receive(b, room, ev.JSON()); r[0].Err != nil {
+			t.Fatal(r[0].Err)
+		}
+	}
+	if got := a.tips(room); !slices.Contains(got, topic) || slices.Contains(got, loop) || !slices.Contains(got, beside.ID()) {
+		t.Errorf("ends: %v, without %s", got, topic)
 	}
 }

@@ -51,13 +51,15 @@ type inbound struct {
 	failure error               // of the last request for a single event, nil if none failed
 	// lacking are events that cannot be had, or not with all their auth events, and why: they are not asked for again.
 	lacking map[matrix.EventID]error
-	// behind are events of which it is known that something stored comes after them: history, not news.
-	behind  map[matrix.EventID]bool
+	// behind are events of which it is known that something stored comes after them, history and not news, with the depth of that.
+	behind  map[matrix.EventID]int64
 	refusal error // what the room's policy server said against the last event that it did not recommend
 	lost    error // the last request for a single event that had no answer
 
 	filled  map[matrix.EventID]bool           // events for which what lies before them was asked for
 	weighed map[matrix.EventID]bool           // events of which it was asked whether they come before a gap
+	doubted map[matrix.EventID]bool           // those of which nobody could tell
+	settled bool                              // that was asked again of the ends of branches of which nobody could tell
 	after   map[matrix.EventID]statetree.Tree // states after missing events, as told
 	advice  map[matrix.EventID]advice         // of the room's policy server
 }
@@ -81,8 +83,8 @@ func unjudged(kind *matrix.Error, cause error) error {
 
 func (r *room) newInbound(origin matrix.ServerName) *inbound {
 	return &inbound{
-		e: r.e, r: r, origin: origin, behind: make(map[matrix.EventID]bool), lacking: make(map[matrix.EventID]error),
-		filled: make(map[matrix.EventID]bool), weighed: make(map[matrix.EventID]bool), after: make(map[matrix.EventID]statetree.Tree), advice: make(map[matrix.EventID]advice),
+		e: r.e, r: r, origin: origin, behind: make(map[matrix.EventID]int64), lacking: make(map[matrix.EventID]error),
+		filled: make(map[matrix.EventID]bool), weighed: make(map[matrix.EventID]bool), doubted: make(map[matrix.EventID]bool), after: make(map[matrix.EventID]statetree.Tree), advice: make(map[matrix.EventID]advice),
 	}
 }
 
@@ -288,90 +290,136 @@ func (in *inbound) openEnds(ctx context.Context, events []*event.Event, gap map[
 //
 // What goes on where branches end now brings nothing back: its state takes the place of theirs. So those are not asked for that come one by one.
 func (in *inbound) weigh(ctx context.Context, ev *event.Event) (asked bool, err error) {
+	if asked, err := in.settle(ctx); asked || err != nil {
+		return asked, err
+	}
+	in.weighed[ev.ID()] = true
 	gaps, err := storage.MissingPrevs(ctx, in.e.db, in.r.nid, ev.Depth()+1, maxGap)
 	if err != nil || len(gaps) == 0 {
 		return false, err
 	}
-	if old, err := in.history(ctx, ev.ID()); old || err != nil {
+	if _, old, err := in.history(ctx, ev.ID()); old || err != nil {
 		return false, err
 	}
-	if on, err := in.r.goesOn(ctx, ev); on || err != nil {
+	switch on, doubted, err := in.r.goesOn(ctx, ev); {
+	case err != nil:
 		return false, err
+	case doubted:
+		in.doubted[ev.ID()] = true
+		return false, nil
+	case on:
+		return false, nil
 	}
-	var children []*event.Event
+	told, err := in.beforeGaps(ctx, []matrix.EventID{ev.ID()}, gaps)
+	if !told && in.behind[ev.ID()] == 0 {
+		in.doubted[ev.ID()] = true
+	}
+	return true, err
+}
+
+// beforeGaps has it noted in in.behind which of some events come before gaps. told is false if that cannot be had now.
+func (in *inbound) beforeGaps(ctx context.Context, ids []matrix.EventID, gaps []storage.MissingPrev) (told bool, err error) {
 	var latest []matrix.EventID
 	for _, g := range gaps {
 		child, err := in.r.event(ctx, g.Child)
 		if err != nil {
 			return false, err
 		}
-		if !slices.Contains(latest, child.ID()) {
-			children, latest = append(children, child.Event), append(latest, child.ID())
+		latest = append(latest, child.ID())
+	}
+	events, err := in.between(ctx, ids, distinctIDs(latest))
+	if err != nil {
+		in.e.log.Debug().Err(err).Str("event", string(ids[0])).Msg("get_missing_events")
+	}
+	return err == nil, errors.Join(ctx.Err(), in.noteHistory(ctx, events))
+}
+
+// settle asks once more about the ends of branches of which nobody could tell where they belong when they came.
+func (in *inbound) settle(ctx context.Context) (asked bool, err error) {
+	r := in.r
+	if in.settled {
+		return false, nil
+	}
+	in.settled = true
+	ids, depth, err := r.unweighed(ctx)
+	if err != nil || len(ids) == 0 {
+		return false, err
+	}
+	told := true
+	gaps, err := storage.MissingPrevs(ctx, in.e.db, r.nid, depth+1, maxGap)
+	if err != nil {
+		return false, err
+	}
+	if len(gaps) > 0 {
+		if told, err = in.beforeGaps(ctx, ids, gaps); err != nil {
+			return false, err
 		}
 	}
-	events, err := in.between(ctx, []matrix.EventID{ev.ID()}, latest)
-	if err != nil {
-		in.e.log.Debug().Err(err).Str("event", string(ev.ID())).Msg("get_missing_events")
+	en, err := r.settle(ctx, ids, in.behind, told)
+	if en != nil {
+		in.entries = append(in.entries, en)
 	}
+	return true, err
+}
+
+// goesOn says whether all that an event follows on are ends of branches, and whether it is in doubt where any of those belongs.
+func (r *room) goesOn(ctx context.Context, ev *event.Event) (on, doubted bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(ctx); err != nil {
+		return false, false, err
+	}
+	for _, id := range ev.PrevEvents() {
+		i := slices.IndexFunc(r.head.tips, func(t tip) bool { return t.id == id })
+		if i < 0 {
+			return false, false, nil
+		}
+		doubted = doubted || r.head.tips[i].unweighed
+	}
+	return true, doubted, nil
+}
+
+// noteHistory finds those events of a gap that come before something stored. They are worked on before what
+// tells so: an event whose child is stored would pass for the end of a branch, and its old state for a part of the present one.
+func (in *inbound) noteHistory(ctx context.Context, events []*event.Event) error {
 	byID := make(map[matrix.EventID]*event.Event, len(events))
 	for _, m := range events {
 		byID[m.ID()] = m
 	}
-	for frontier := children; len(frontier) > 0; {
-		var next []*event.Event
-		for _, m := range frontier {
-			for _, id := range m.PrevEvents() {
-				if id == ev.ID() {
-					in.behind[id] = true
-					return true, nil
-				}
-				if before := byID[id]; before != nil {
-					delete(byID, id)
-					next = append(next, before)
-				}
-			}
-		}
-		frontier = next
-	}
-	return true, nil
-}
-
-// goesOn says whether all that an event follows on are ends of branches.
-func (r *room) goesOn(ctx context.Context, ev *event.Event) (bool, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err := r.load(ctx); err != nil {
-		return false, err
-	}
-	return !slices.ContainsFunc(ev.PrevEvents(), func(id matrix.EventID) bool {
-		return !slices.ContainsFunc(r.head.tips, func(t tip) bool { return t.id == id })
-	}), nil
-}
-
-// noteHistory finds those events of a gap, in order of depth, that come before something stored. They are worked on before what
-// tells so: an event whose child is stored would pass for the end of a branch, and its old state for a part of the present one.
-func (in *inbound) noteHistory(ctx context.Context, events []*event.Event) error {
 	for _, m := range slices.Backward(events) {
-		old, err := in.history(ctx, m.ID())
+		under, old, err := in.history(ctx, m.ID())
 		if err != nil {
 			return err
 		}
 		if !old {
 			continue
 		}
-		for _, id := range m.PrevEvents() {
-			in.behind[id] = true
+		in.behind[m.ID()] = under
+		for frontier := []*event.Event{m}; len(frontier) > 0; {
+			m, frontier = frontier[0], frontier[1:]
+			for _, id := range m.PrevEvents() {
+				if _, known := in.behind[id]; known {
+					continue
+				}
+				in.behind[id] = min(in.behind[m.ID()], m.Depth())
+				if before := byID[id]; before != nil {
+					frontier = append(frontier, before)
+				}
+			}
 		}
 	}
 	return nil
 }
 
-// history says whether something stored comes after an event that is not.
-func (in *inbound) history(ctx context.Context, id matrix.EventID) (bool, error) {
-	if in.behind[id] {
-		return true, nil
+// history says whether something stored comes after an event that is not, and at what depth.
+func (in *inbound) history(ctx context.Context, id matrix.EventID) (under int64, old bool, err error) {
+	if under, old = in.behind[id]; old {
+		return under, true, nil
 	}
-	return storage.IsMissingPrev(ctx, in.e.db, in.r.nid, id)
+	if under = in.r.pending.before(id); under != 0 {
+		return under, true, nil
+	}
+	return storage.DepthAfterMissing(ctx, in.e.db, in.r.nid, id)
 }
 
 // ensureAuth makes the auth events of an event known, fetching its auth chain when one is missing.

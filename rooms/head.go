@@ -25,6 +25,8 @@ type room struct {
 	inbound chan struct{}
 	turns   int // how often inbound was taken; guarded by it
 	lanes   lanes
+	// unsettled is when those ends of branches may be asked about again of which nobody could tell where they belong.
+	unsettled doubt
 
 	mu   sync.Mutex
 	head *head // the newest, perhaps not committed yet; nil: to be loaded
@@ -59,6 +61,8 @@ type tip struct {
 	after statetree.Tree // the state after it
 	// partial: that state is, see partial.go
 	partial bool
+	// unweighed: it may come before something stored; nobody could tell, or this server has forgotten
+	unweighed bool
 }
 
 // head is where a room grows. Immutable.
@@ -268,7 +272,7 @@ func (r *room) load(ctx context.Context) error {
 				return fmt.Errorf("load head of room %d: %w", r.nid, err)
 			}
 		}
-		h.tips = append(h.tips, tip{nid: ev.NID, id: ev.ID(), depth: ev.Depth(), after: after, partial: ev.Partial})
+		h.tips = append(h.tips, tip{nid: ev.NID, id: ev.ID(), depth: ev.Depth(), after: after, partial: ev.Partial, unweighed: len(tips) > 1})
 	}
 	nids, err := storage.JoinedOfServer(ctx, r.e.db, r.nid, r.e.own)
 	if err != nil {
@@ -335,13 +339,15 @@ type pendingEvents struct {
 	mu    sync.Mutex
 	byNID map[storage.EventNID]pendingEvent
 	byID  map[matrix.EventID]*Event
+	open  int // how many follow on something missing
 	// restated is what restate.go is making of events, nil at most times. It counts more than what is known of them otherwise.
 	restated map[storage.EventNID]verdict
 }
 
 type pendingEvent struct {
-	ev    *Event
-	after statetree.Tree
+	ev      *Event
+	after   statetree.Tree
+	missing []storage.MissingPrev // that it follows on
 }
 
 // verdict is what an event is found to be once the whole state before it is known.
@@ -411,14 +417,17 @@ func (p *pendingEvents) placed(ev *Event, pos storage.Position) {
 	ev.Pos = pos
 }
 
-func (p *pendingEvents) add(ev *Event, after statetree.Tree) {
+func (p *pendingEvents) add(ev *Event, after statetree.Tree, missing ...storage.MissingPrev) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(missing) > 0 {
+		p.open++
+	}
 	if p.byNID == nil {
 		p.byNID = make(map[storage.EventNID]pendingEvent)
 		p.byID = make(map[matrix.EventID]*Event)
 	}
-	p.byNID[ev.NID] = pendingEvent{ev, after}
+	p.byNID[ev.NID] = pendingEvent{ev, after, missing}
 	p.byID[ev.ID()] = ev
 }
 
@@ -426,9 +435,29 @@ func (p *pendingEvents) drop(items []*item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, it := range items {
+		if len(p.byNID[it.ev.NID].missing) > 0 {
+			p.open--
+		}
 		delete(p.byNID, it.ev.NID)
 		delete(p.byID, it.ev.ID())
 	}
+}
+
+// before returns the depth of an event that follows on a missing one; 0 if there is none.
+func (p *pendingEvents) before(missing matrix.EventID) (depth int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open == 0 {
+		return 0
+	}
+	for _, child := range p.byNID {
+		for _, m := range child.missing {
+			if m.ID == missing {
+				depth = max(depth, m.Depth)
+			}
+		}
+	}
+	return depth
 }
 
 // event returns an event of the room, committed or not.

@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"hanok/matrix"
@@ -20,8 +19,10 @@ type placement struct {
 	partial   bool          // before is
 	missing   []missingPrev // prev events that we do not have
 	rejection error
-	found     bool                 // it is the missing prev event of another: history, not news
+	found     bool                 // it comes before something stored: history, not news
+	under     int64                // depth of that; 0: it is not found
 	history   bool                 // it was fetched by backfill
+	unweighed bool                 // nobody could tell whether it comes before something stored
 	line      *line                // what before was worked out on; nil: on what is committed
 	relay     bool                 // we took it for the room and have to send it on
 	unwanted  bool                 // the room's policy server does not recommend it
@@ -174,18 +175,23 @@ func (r *room) place(ctx context.Context, p *placement) (*entry, error) {
 		it.erased = nil // who may not speak any more may not silence others either
 		en.missing = nil
 	}
-	r.pending.add(it.ev, after)
+	r.pending.add(it.ev, after, en.missing...)
+	if p.history {
+		return en, nil // a page of history is stored as one entry
+	}
 	if accepted {
-		if err := r.extend(ctx, en, it, after); err != nil {
-			r.pending.drop(en.items)
-			return nil, err
-		}
+		err = r.extend(ctx, en, it, after, p.unweighed)
+	} else {
+		err = r.retire(ctx, en)
+	}
+	if err != nil {
+		r.pending.drop(en.items)
+		return nil, err
+	}
+	if en.head != nil {
 		r.head = en.head
 	}
-	if !p.history {
-		// Backfill stores a page of history as one entry.
-		r.e.committer.add(en)
-	}
+	r.e.committer.add(en)
 	return en, nil
 }
 
@@ -219,7 +225,7 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 	if err := r.redactedEarly(ctx, ev); err != nil {
 		return nil, after, err
 	}
-	it := &item{ev: ev, before: p.before, promote: stored}
+	it := &item{ev: ev, before: p.before, promote: stored, under: p.under}
 	en = &entry{room: r, items: []*item{it}}
 	if p.local != nil {
 		ev.TxnDevice, ev.TxnID, ev.Delayed = p.local.device, p.local.txn, p.local.delayed
@@ -253,136 +259,6 @@ func (r *room) prepare(ctx context.Context, p *placement) (en *entry, after stat
 		after, err = p.before.With(ctx, ev.entry())
 	}
 	return en, after, err
-}
-
-// maxTips bounds the forward extremities kept: those that are shallowest are let go, as if a later event had merged them.
-const maxTips = 50
-
-// extend moves the head over an accepted event; r.mu is held.
-func (r *room) extend(ctx context.Context, en *entry, it *item, after statetree.Tree) error {
-	h := r.head
-	ev := it.ev
-	next := &head{}
-	before, err := r.directlyBefore(ctx, ev)
-	if err != nil {
-		return err
-	}
-	for _, t := range h.tips {
-		if !before[t.nid] {
-			next.tips = append(next.tips, t)
-		}
-	}
-	next.tips = append(next.tips, tip{nid: ev.NID, id: ev.ID(), depth: ev.Depth(), after: after, partial: ev.Partial})
-	if len(next.tips) > maxTips {
-		next.tips = deepest(next.tips, maxTips)
-	}
-	if next.state, err = r.stateOver(ctx, next.tips); err != nil {
-		return fmt.Errorf("state after an event: %w", err)
-	}
-	if next.state.Ref() != h.state.Ref() {
-		// Another tree may hold the same state.
-		diff, err := statetree.Diff(ctx, h.state, next.state)
-		if err != nil {
-			return fmt.Errorf("state after an event: %w", err)
-		}
-		if it.moved = len(diff) > 0; !it.moved {
-			next.state = h.state
-		}
-	}
-	it.current = next.state.Ref()
-	if it.moved || !ev.IsDummy() && !it.hidden { // what changes the state needs a place in the timeline
-		it.timeline = forward
-	}
-	en.head = next
-	if it.moved {
-		if err := r.takeIn(ctx, en, next.state); err != nil {
-			return err
-		}
-		if en.members, err = r.memberChanges(ctx, h.state, next.state, nil); err == nil {
-			en.members, err = r.withoutNewer(ctx, en.members)
-		}
-	}
-	return err
-}
-
-// withoutNewer leaves out changes of memberships of local users who were invited, or have knocked, since: while nobody of this server is in
-// the room that stands beside its state, and what came before it may come after it.
-func (r *room) withoutNewer(ctx context.Context, changes []memberChange) ([]memberChange, error) {
-	var failed error
-	changes = slices.DeleteFunc(changes, func(ch memberChange) bool {
-		if ch.server != r.e.own || ch.current == "join" || failed != nil {
-			return false
-		}
-		now, err := r.e.membershipIn(ctx, r.nid, ch.name)
-		if err != nil || now.Membership != storage.MembershipInvite && now.Membership != storage.MembershipKnock {
-			failed = err
-			return false
-		}
-		apart, err := r.e.eventByNID(ctx, now.Event)
-		if err != nil {
-			failed = ignoreNotFound(err)
-			return false
-		}
-		return apart.Outlier && (ch.event == nil || ch.event.NID != now.Event && !slices.Contains(ch.event.auths, now.Event))
-	})
-	return changes, failed
-}
-
-// stateOver resolves the states after some tips.
-func (r *room) stateOver(ctx context.Context, tips []tip) (statetree.Tree, error) {
-	var whole, partial []statetree.Tree
-	for _, t := range tips {
-		if t.partial {
-			partial = append(partial, t.after)
-		} else {
-			whole = append(whole, t.after)
-		}
-	}
-	return r.merge(ctx, whole, partial)
-}
-
-// maxUnaccepted bounds the walk through events that were not accepted.
-const maxUnaccepted = 100
-
-// directlyBefore finds the events that come before another with nothing accepted in between: its prev events, and what comes before those of
-// them that were rejected or soft-failed. Else their parents would stay ends of branches, and their old state be resolved with what came of it.
-func (r *room) directlyBefore(ctx context.Context, ev *Event) (map[storage.EventNID]bool, error) {
-	before := make(map[storage.EventNID]bool, len(ev.prevs))
-	isTip := func(nid storage.EventNID) bool {
-		return slices.ContainsFunc(r.head.tips, func(t tip) bool { return t.nid == nid })
-	}
-	walked := 0
-	for frontier := ev.prevs; len(frontier) > 0 && walked < maxUnaccepted; {
-		var look []storage.EventNID
-		for _, nid := range frontier {
-			if !before[nid] && !isTip(nid) {
-				look = append(look, nid)
-			}
-			before[nid] = true
-		}
-		walked += len(look)
-		frontier = nil
-		for _, nid := range look {
-			p := r.pending.get(nid)
-			if p == nil {
-				stored, err := r.e.eventMap(ctx, []storage.EventNID{nid})
-				if err != nil {
-					return nil, err
-				}
-				if p = stored[nid]; p != nil {
-					p = r.pending.as(p)
-				}
-			}
-			if p != nil && (p.Rejected || p.SoftFailed) {
-				prevs, err := r.prevsOf(ctx, p)
-				if err != nil {
-					return nil, err
-				}
-				frontier = append(frontier, prevs...)
-			}
-		}
-	}
-	return before, nil
 }
 
 // memberChanges lists the memberships in which two states differ. extra is an event not in any cache yet.

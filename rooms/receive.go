@@ -217,7 +217,6 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 	}
 	ev = withContent(ev, known)
 	if gaps && !in.weighed[ev.ID()] {
-		in.weighed[ev.ID()] = true
 		if asked, err := in.weigh(ctx, ev); asked || err != nil {
 			return err == nil, err
 		}
@@ -234,7 +233,7 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 		return false, err
 	}
 	// The state first: where it has to be fetched, its auth chain comes with it.
-	p := &placement{ev: ev, line: in.line, relay: in.relay && gaps, mayStore: in.mayStore}
+	p := &placement{ev: ev, line: in.line, relay: in.relay && gaps, mayStore: in.mayStore, unweighed: in.doubted[ev.ID()]}
 	if gaps {
 		p.check = in.check
 	}
@@ -264,7 +263,7 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 			return false, rejection(p.rejection)
 		}
 	}
-	if p.found, err = in.history(ctx, ev.ID()); err != nil {
+	if p.under, p.found, err = in.history(ctx, ev.ID()); err != nil {
 		return false, err
 	}
 	if err := in.heedPolicyServer(ctx, p); err != nil {

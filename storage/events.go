@@ -387,9 +387,13 @@ func ChildrenOfMissing(ctx context.Context, q Querier, room RoomNID, id matrix.E
 	}, `SELECT child_nid, depth, state FROM missing_prevs WHERE room_nid = $1 AND event_id = $2 ORDER BY child_nid LIMIT 10`, int64(room), string(id))
 }
 
-// IsMissingPrev says whether an event is known as the missing prev event of another.
-func IsMissingPrev(ctx context.Context, q Querier, room RoomNID, id matrix.EventID) (bool, error) {
-	return exists(ctx, q, `SELECT 1 FROM missing_prevs WHERE room_nid = $1 AND event_id = $2 LIMIT 1`, int64(room), string(id))
+// DepthAfterMissing returns the depth of the deepest event of which another is known as a missing prev event; ok is false if there is none.
+func DepthAfterMissing(ctx context.Context, q Querier, room RoomNID, id matrix.EventID) (depth int64, ok bool, err error) {
+	err = q.QueryRow(ctx, `SELECT depth FROM missing_prevs WHERE room_nid = $1 AND event_id = $2 ORDER BY depth DESC LIMIT 1`, int64(room), string(id)).Scan(&depth)
+	if errors.Is(err, ErrNotFound) {
+		return 0, false, nil
+	}
+	return depth, err == nil, err
 }
 
 // InsertEarlyRedaction remembers a redaction whose target we do not have yet.

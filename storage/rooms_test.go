@@ -122,9 +122,9 @@ func TestMissingPrevs(t *testing.T) {
 			t.Error(got, err)
 		}
 		write(t, db, func(tx *storage.Tx) error { return storage.DeleteMissingPrevs(ctx, tx, 7, []matrix.EventID{"$b"}) })
-		for id, want := range map[matrix.EventID]bool{"$a": true, "$b": false} {
-			if is, err := storage.IsMissingPrev(ctx, db, 7, id); err != nil || is != want {
-				t.Error(id, is, err)
+		for id, want := range map[matrix.EventID]int64{"$a": 5, "$b": 0} {
+			if depth, ok, err := storage.DepthAfterMissing(ctx, db, 7, id); err != nil || depth != want || ok != (want > 0) {
+				t.Error(id, depth, ok, err)
 			}
 		}
 	})
