@@ -8,7 +8,7 @@
 //
 // Start reading at engine.go, then head.go and append.go. By concept:
 //
-//   - into a room: append.go (local), sendable.go (what may be scheduled), receive.go, fetch.go and place.go (remote), outsiders.go, redact.go, sticky.go, committer.go
+//   - into a room: append.go (local), sendable.go (what may be scheduled), receive.go, gap.go, fetch.go and place.go (remote), extremities.go, outsiders.go, redact.go, sticky.go, committer.go
 //   - states: resolve.go, state.go, history.go (who may see what)
 //   - memberships: create.go, join.go, enter.go (through another server), invite.go, third_party_invite.go, leave.go, membership.go, upgrade.go, userrooms.go
 //   - pages: messages.go, backfill.go, timestamp.go, relations.go, aggregations.go, search.go
