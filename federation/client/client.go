@@ -400,7 +400,7 @@ func (c *Client) refused(r Request, res *http.Response) error {
 	} else if e.Peer.Code == "M_UNABLE_DUE_TO_PARTIAL_STATE" {
 		e.Retry = true // it is still fetching the members of the room. spec: MSC3895
 	}
-	if res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests {
+	if (res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests) && !e.aboutFile() {
 		c.opts.Peers.Failed(r.Destination, e.RetryAfter, e.answer())
 	} else {
 		c.opts.Peers.Answered(r.Destination)

@@ -463,6 +463,15 @@ func TestMedia(t *testing.T) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(404)
 			fmt.Fprint(w, `{"errcode":"M_NOT_FOUND","error":"No."}`)
+		case "/_matrix/federation/v1/media/download/later":
+			w.WriteHeader(504)
+			fmt.Fprint(w, `{"errcode":"M_NOT_YET_UPLOADED","error":"Wait."}`)
+		case "/_matrix/federation/v1/media/download/huge":
+			w.WriteHeader(502)
+			fmt.Fprint(w, `{"errcode":"M_TOO_LARGE","error":"No."}`)
+		case "/_matrix/federation/v1/media/download/huger":
+			w.WriteHeader(413)
+			fmt.Fprint(w, `{"errcode":"M_TOO_LARGE","error":"No."}`)
 		default:
 			fmt.Fprint(w, "--x--\r\n")
 		}
@@ -498,9 +507,14 @@ func TestMedia(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for id, code := range map[string]string{"inside": "M_UNKNOWN", "other": "M_UNKNOWN", "nothing": "M_NOT_FOUND"} {
+	for id, code := range map[string]string{
+		"inside": "M_UNKNOWN", "other": "M_UNKNOWN", "nothing": "M_NOT_FOUND", "later": "M_NOT_YET_UPLOADED", "huge": "M_TOO_LARGE", "huger": "M_TOO_LARGE",
+	} {
 		if _, err := f.client.Download(t.Context(), "new.example", id, time.Second); !matrix.HasCode(err, code) {
 			t.Errorf("%s: %v", id, err)
+		}
+		if _, failing := f.peers.FailingSince("new.example"); failing {
+			t.Errorf("%s: a server that answers is taken for failing", id)
 		}
 	}
 }

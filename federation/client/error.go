@@ -63,7 +63,7 @@ func (e *Error) public() *matrix.Error {
 			return matrix.Errorf(http.StatusBadGateway, "M_UNKNOWN", "The server %s does not know this request.", e.Destination).Because(e.Peer)
 		case e.made && slices.Contains(malformed[:], e.Peer.Code): // spec: ss/sendJoinV2 400, ss/sendInviteV2 400
 			return matrix.Errorf(http.StatusBadGateway, "M_UNKNOWN", "The server %s does not understand what this server made: %s", e.Destination, e.Peer.Message).Because(e.Peer)
-		case e.Status == http.StatusBadRequest, e.Status == http.StatusForbidden, e.Status == http.StatusNotFound:
+		case e.Status == http.StatusBadRequest, e.Status == http.StatusForbidden, e.Status == http.StatusNotFound, e.Status == http.StatusRequestEntityTooLarge, e.aboutFile():
 			return e.Peer
 		case e.Status == http.StatusTooManyRequests:
 			return matrix.Errorf(http.StatusServiceUnavailable, "M_UNKNOWN", "The server %s is busy. Try again later.", e.Destination).Because(e.Peer)
@@ -79,6 +79,12 @@ func (e *Error) public() *matrix.Error {
 		return matrix.Errorf(http.StatusBadGateway, "M_UNKNOWN", "The server %s gave an answer that makes no sense here.", e.Destination)
 	}
 	return matrix.Errorf(http.StatusBadGateway, "M_UNKNOWN", "The server %s cannot be reached.", e.Destination)
+}
+
+// aboutFile says that the peer is well in spite of a status that is for failures: the file that it was asked for is too large for it, or has not come yet.
+// spec: ss/getContent 502, 504
+func (e *Error) aboutFile() bool {
+	return e.Peer != nil && (e.Status == http.StatusBadGateway && e.Peer.Code == "M_TOO_LARGE" || e.Status == http.StatusGatewayTimeout && e.Peer.Code == "M_NOT_YET_UPLOADED")
 }
 
 // ErrBackingOff is the cause of a request that was not made because the server did not answer lately.
