@@ -112,6 +112,26 @@ func TestOutbox(t *testing.T) {
 	})
 }
 
+func TestOutboxNewcomers(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		ctx := t.Context()
+		rows := []storage.OutboxNewcomer{{Room: 1, Server: "a", Since: 5, Until: 100, Events: 50}, {Room: 2, Server: "a", Since: 6, Until: 200, Events: 50}}
+		write(t, db, func(tx *storage.Tx) error { return storage.PutOutboxNewcomers(ctx, tx, rows) })
+		rows[1].Events = 49
+		write(t, db, func(tx *storage.Tx) error { return storage.PutOutboxNewcomers(ctx, tx, rows[1:]) })
+		for _, now := range []matrix.Timestamp{100, 0} {
+			found, err := storage.OutboxNewcomers(ctx, db, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(rows[1:], found); d != "" {
+				t.Errorf("at %d: %s", now, d)
+			}
+			write(t, db, func(tx *storage.Tx) error { return storage.DropOutboxNewcomers(ctx, tx, 100) })
+		}
+	})
+}
+
 func TestServerKeysAndBackoff(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		ctx := t.Context()

@@ -225,6 +225,49 @@ func DeleteDeliveredEDUs(ctx context.Context, tx *Tx) error {
 	return nil
 }
 
+// OutboxNewcomer is a server that has come into a room through this one, and what it is still to be sent of what others say who have not heard of that.
+type OutboxNewcomer struct {
+	Room   RoomNID
+	Server matrix.ServerName
+	Since  Position // of the join
+	Until  matrix.Timestamp
+	Events int // how many more
+}
+
+// PutOutboxNewcomers stores them, in place of what was known of the same.
+func PutOutboxNewcomers(ctx context.Context, tx *Tx, rows []OutboxNewcomer) error {
+	args := make([][]any, len(rows))
+	for i, n := range rows {
+		args[i] = []any{int64(n.Room), string(n.Server), int64(n.Since), int64(n.Until), int64(n.Events)}
+	}
+	return tx.ExecBatch(ctx, `INSERT INTO outbox_newcomers (room_nid, server, since, until_ts, events) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (room_nid, server) DO UPDATE SET since = excluded.since, until_ts = excluded.until_ts, events = excluded.events`, args)
+}
+
+// OutboxNewcomers lists those whose time is not over.
+func OutboxNewcomers(ctx context.Context, q Querier, now matrix.Timestamp) ([]OutboxNewcomer, error) {
+	rows, err := q.Query(ctx, `SELECT room_nid, server, since, until_ts, events FROM outbox_newcomers WHERE until_ts > $1`, int64(now))
+	if err != nil {
+		return nil, fmt.Errorf("newcomers: %w", err)
+	}
+	defer rows.Close()
+	var out []OutboxNewcomer
+	for rows.Next() {
+		var n OutboxNewcomer
+		if err := rows.Scan(&n.Room, &n.Server, &n.Since, &n.Until, &n.Events); err != nil {
+			return nil, fmt.Errorf("newcomers: %w", err)
+		}
+		out = append(out, n)
+	}
+	return out, rows.Err()
+}
+
+// DropOutboxNewcomers forgets those whose time is over.
+func DropOutboxNewcomers(ctx context.Context, tx *Tx, now matrix.Timestamp) error {
+	_, err := tx.Exec(ctx, `DELETE FROM outbox_newcomers WHERE until_ts <= $1`, int64(now))
+	return err
+}
+
 const collapseOutbox = `
 DELETE FROM outbox_pdus WHERE destination = $1 AND keep_until <= $3 AND position > $2 AND position < (
     SELECT MAX(newer.position) FROM outbox_pdus newer

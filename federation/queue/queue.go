@@ -129,6 +129,9 @@ func (q *Queue) Run(ctx context.Context, source Rooms) error {
 			return err
 		}
 		q.passed.Store(int64(cursor))
+		if err := q.loadNewcomers(ctx); err != nil {
+			return err
+		}
 		// The reader takes destinations that nobody knows for idle, so those with something queued come first.
 		if err := q.resume(ctx); err != nil {
 			return err
@@ -180,7 +183,7 @@ func (q *Queue) followPeers(ctx context.Context) error {
 
 const sweepEvery = 5 * time.Minute
 
-// sweep removes EDUs that every destination has got.
+// sweep removes EDUs that every destination has got, and newcomers that are none any more.
 func (q *Queue) sweep(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -190,7 +193,12 @@ func (q *Queue) sweep(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 		}
-		err := q.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.DeleteDeliveredEDUs(ctx, tx) })
+		err := q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+			if err := storage.DropOutboxNewcomers(ctx, tx, matrix.TimestampOf(q.opts.Now())); err != nil {
+				return err
+			}
+			return storage.DeleteDeliveredEDUs(ctx, tx)
+		})
 		if err != nil && ctx.Err() == nil {
 			q.opts.Log.Error().Err(err).Msg("federation: sweep the outbox")
 		}

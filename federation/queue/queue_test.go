@@ -475,6 +475,15 @@ func TestWhatAServerThatJoinsIsNotSentByOthers(t *testing.T) {
 	if d := f.next(); d.Dest != "b.example" || !slices.Equal(d.PDUs, []string{"unknown to a"}) {
 		t.Errorf("%+v", d)
 	}
+	// Also by another process than the one that let it in.
+	f.empty()
+	f.stop()
+	f.start()
+	f.say("@x:a.example", "unknown to a still")
+	f.publish()
+	if d := f.next(); d.Dest != "b.example" || !slices.Equal(d.PDUs, []string{"unknown to a still"}) {
+		t.Errorf("after a restart: %+v", d)
+	}
 	for range 2 * newcomerEvents {
 		f.say("@x:a.example", "unknown to a")
 	}
@@ -484,7 +493,7 @@ func TestWhatAServerThatJoinsIsNotSentByOthers(t *testing.T) {
 	f.house.mu.Unlock()
 	f.say("@me:us.example", "last")
 	f.publish()
-	sent := 1
+	sent := 2
 	for last := false; !last; {
 		d := f.next()
 		sent += len(d.PDUs)

@@ -83,6 +83,40 @@ func (q *Queue) noteNewcomer(e *rooms.Event) {
 	}
 }
 
+// loadNewcomers goes on with those of the last run.
+func (q *Queue) loadNewcomers(ctx context.Context) error {
+	rows, err := storage.OutboxNewcomers(ctx, q.opts.DB, matrix.TimestampOf(q.opts.Now()))
+	if err != nil {
+		return err
+	}
+	q.freshMu.Lock()
+	defer q.freshMu.Unlock()
+	for _, row := range rows {
+		in := q.newcomers[row.Room]
+		if in == nil {
+			in = map[matrix.ServerName]newcomer{}
+			q.newcomers[row.Room] = in
+		}
+		in[row.Server] = newcomer{row.Since, row.Until.Time(), row.Events}
+	}
+	return nil
+}
+
+// newcomerRows are what is to be stored of newcomers.
+func (q *Queue) newcomerRows(changed map[storage.RoomNID]map[matrix.ServerName]bool) []storage.OutboxNewcomer {
+	q.freshMu.Lock()
+	defer q.freshMu.Unlock()
+	var rows []storage.OutboxNewcomer
+	for room, servers := range changed {
+		for s := range servers {
+			if n, ok := q.newcomers[room][s]; ok {
+				rows = append(rows, storage.OutboxNewcomer{Room: room, Server: s, Since: n.since, Until: matrix.TimestampOf(n.until), Events: n.left})
+			}
+		}
+	}
+	return rows
+}
+
 // newcomersAt lists the servers that had come into a room through this one not long before an event; q.freshMu is held.
 func (q *Queue) newcomersAt(e *rooms.Event) []matrix.ServerName {
 	in := q.newcomers[e.RoomNID]
@@ -264,6 +298,13 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 	var pdus, late []storage.OutboxPDU
 	var to []matrix.ServerName
 	var standing []storage.OutboxPDU
+	changed := map[storage.RoomNID]map[matrix.ServerName]bool{} // newcomers
+	change := func(e *rooms.Event, s matrix.ServerName) {
+		if changed[e.RoomNID] == nil {
+			changed[e.RoomNID] = map[matrix.ServerName]bool{}
+		}
+		changed[e.RoomNID][s] = true
+	}
 	for _, e := range events {
 		if e.Pos <= r.cursor {
 			continue
@@ -271,6 +312,9 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 		q.freshMu.Lock()
 		q.noteNewcomer(e) // where it was read from the database
 		q.freshMu.Unlock()
+		if user, ok := target(e); ok && e.Relay && joined(e) {
+			change(e, user.Server())
+		}
 		servers, err := q.destinations(ctx, e)
 		if err != nil {
 			return fmt.Errorf("destinations of an event: %w", err)
@@ -291,6 +335,7 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 			return fmt.Errorf("who misses an event: %w", err)
 		}
 		for _, s := range missing {
+			change(e, s)
 			late = append(late, storage.OutboxPDU{Destination: s, Room: e.RoomNID, EventID: e.ID(), KeepUntil: keepUntil(e, s)})
 			to = append(to, s)
 		}
@@ -311,7 +356,8 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 	}
 	next = max(next, r.cursor)
 	r.unsaved += passed
-	if len(to) == 0 && r.unsaved < cursorSlack {
+	newcomers := q.newcomerRows(changed)
+	if len(to)+len(newcomers) == 0 && r.unsaved < cursorSlack {
 		r.goTo(next)
 		return nil
 	}
@@ -333,6 +379,9 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 			return err
 		}
 		if err := storage.AddOutboxTransactions(ctx, tx, first); err != nil {
+			return err
+		}
+		if err := storage.PutOutboxNewcomers(ctx, tx, newcomers); err != nil {
 			return err
 		}
 		return storage.SetCursor(ctx, tx, cursorName, next)

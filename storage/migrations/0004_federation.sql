@@ -56,6 +56,17 @@ CREATE TABLE outbox_transactions (
     last_edu    INTEGER NOT NULL
 ) STRICT;
 
+-- Servers that have come into a room through this one lately: they are sent what others say who have not heard of that yet.
+CREATE TABLE outbox_newcomers (
+    room_nid INTEGER NOT NULL,
+    server   TEXT NOT NULL,
+    since    INTEGER NOT NULL, -- position of the join
+    until_ts INTEGER NOT NULL,
+    events   INTEGER NOT NULL, -- how many more of these events it is sent
+    PRIMARY KEY (room_nid, server)
+) STRICT;
+CREATE INDEX outbox_newcomers_until ON outbox_newcomers (until_ts);
+
 -- Answers to transactions of other servers, so that a repeated one gets the same.
 CREATE TABLE inbound_transactions (
     origin      TEXT NOT NULL,
