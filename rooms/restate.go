@@ -463,7 +463,8 @@ func (rs *restatement) head(ctx context.Context) (*head, error) {
 		if err != nil {
 			return nil, err
 		}
-		next.tips = append(next.tips, tip{nid: nid, id: ev.ID(), depth: ev.Depth(), after: after, partial: ev.Partial})
+		weighed := slices.ContainsFunc(r.head.tips, func(t tip) bool { return t.nid == nid && !t.unweighed })
+		next.tips = append(next.tips, tip{nid: nid, id: ev.ID(), depth: ev.Depth(), after: after, partial: ev.Partial, unweighed: !weighed})
 	}
 	if len(next.tips) == 0 {
 		return nil, errors.New("no event of the room is left to follow on")
