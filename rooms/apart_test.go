@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -355,16 +354,10 @@ func TestJoinThroughServerThatLeaves(t *testing.T) {
 func TestRejoinOfClosedRoomThroughServerThatMissedTheLeave(t *testing.T) {
 	for _, omit := range []bool{false, true} {
 		n := newNetwork(t)
-		var clock atomic.Int64
-		n.now = func() matrix.Timestamp { return matrix.Timestamp(clock.Add(1)) }
+		n.runningClock()
 		n.omit = omit
-		a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+		a, b, c, room := n.three()
 		alice, bob := a.user("alice"), b.user("bob")
-		room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
-		b.join(bob, room, a)
-		n.settle()
-		c.join(c.user("carol"), room, a)
-		n.settle()
 		a.set(alice, room, "m.room.join_rules", "", `{"join_rule":"invite"}`)
 		n.settle()
 		n.split(b, c, true)
@@ -388,18 +381,10 @@ func TestRejoinThroughServerThatMissedTheLeave(t *testing.T) {
 	for _, omit := range []bool{false, true} {
 		t.Run(fmt.Sprint("omitting members ", omit), func(t *testing.T) {
 			n := newNetwork(t)
-			var clock atomic.Int64
-			n.now = func() matrix.Timestamp { return matrix.Timestamp(clock.Add(1)) } // what comes later says so
-			a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+			n.runningClock()
+			a, b, c, room := n.three()
 			alice, bob := a.user("alice"), b.user("bob")
-			room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11"})
-			b.join(bob, room, a)
-			n.settle()
-			c.join(c.user("carol"), room, a)
-			n.settle()
-			n.mu.Lock()
 			n.omit = omit
-			n.mu.Unlock()
 			a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100,"@bob:b.example":50}}`)
 			n.settle()
 			n.split(a, c, true)

@@ -79,20 +79,31 @@ func twoServers(t *testing.T) (n *network, a, b *server, room matrix.RoomID) {
 
 func twoServersIn(t *testing.T, version roomversion.ID) (n *network, a, b *server, room matrix.RoomID) {
 	n = newNetwork(t)
+	a, b, room = n.two(version)
+	return n, a, b, room
+}
+
+func (n *network) two(version roomversion.ID) (a, b *server, room matrix.RoomID) {
 	a, b = n.server("a.example"), n.server("b.example")
 	room = a.create(a.user("alice"), rooms.CreateRequest{Preset: "public_chat", Version: version})
 	b.join(b.user("bob"), room, a)
 	n.settle()
-	return n, a, b, room
+	return a, b, room
 }
 
 // threeServers is such a room of which c, whose user is carol, is the third server.
 func threeServers(t *testing.T) (n *network, a, b, c *server, room matrix.RoomID) {
-	n, a, b, room = twoServers(t)
+	n = newNetwork(t)
+	a, b, c, room = n.three()
+	return n, a, b, c, room
+}
+
+func (n *network) three() (a, b, c *server, room matrix.RoomID) {
+	a, b, room = n.two("11")
 	c = n.server("c.example")
 	c.join(c.user("carol"), room, a)
 	n.settle()
-	return n, a, b, c, room
+	return a, b, c, room
 }
 
 // aModeratorOnC is such a room in which carol may ban and redact.

@@ -86,6 +86,12 @@ func (n *network) stoppedClock(ms int64) *atomic.Int64 {
 	return clock
 }
 
+// runningClock gives them a time that is later each time it is asked for: what comes later says so.
+func (n *network) runningClock() {
+	var clock atomic.Int64
+	n.now = func() matrix.Timestamp { return matrix.Timestamp(clock.Add(1)) }
+}
+
 func (n *network) server(name matrix.ServerName) *server {
 	return n.serverOn(name, storagetest.SQLiteDSN(n.t))
 }
