@@ -94,22 +94,34 @@ func (ev *Event) row() *storage.EventRow {
 
 // eventMap returns stored events by number; unknown numbers are missing.
 func (e *Engine) eventMap(ctx context.Context, nids []storage.EventNID) (map[storage.EventNID]*Event, error) {
-	out := make(map[storage.EventNID]*Event, len(nids))
-	var load []storage.EventNID
-	for _, nid := range nids {
-		if nid == 0 || out[nid] != nil {
+	return findEvents(ctx, e, nids, e.events.byNumber, storage.EventsByNID, func(ev *Event) storage.EventNID { return ev.NID })
+}
+
+// eventsByID returns stored events by ID; unknown ones are missing.
+func (e *Engine) eventsByID(ctx context.Context, ids []matrix.EventID) (map[matrix.EventID]*Event, error) {
+	return findEvents(ctx, e, ids, e.events.byEventID, storage.EventsByID, (*Event).ID)
+}
+
+// findEvents returns stored events by key, those that are not cached with one query. Unknown keys are missing, zero ones are passed over.
+func findEvents[K comparable](ctx context.Context, e *Engine, keys []K, cached func(K) *Event,
+	query func(context.Context, storage.Querier, []K) ([]*storage.EventRow, error), keyOf func(*Event) K) (map[K]*Event, error) {
+	out := make(map[K]*Event, len(keys))
+	var load []K
+	var zero K
+	for _, key := range keys {
+		if key == zero || out[key] != nil {
 			continue
 		}
-		if ev := e.events.byNumber(nid); ev != nil {
-			out[nid] = ev
+		if ev := cached(key); ev != nil {
+			out[key] = ev
 		} else {
-			load = append(load, nid)
+			load = append(load, key)
 		}
 	}
 	if len(load) == 0 {
 		return out, nil
 	}
-	rows, err := storage.EventsByNID(ctx, e.db, load)
+	rows, err := query(ctx, e.db, load)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +130,7 @@ func (e *Engine) eventMap(ctx context.Context, nids []storage.EventNID) (map[sto
 		return nil, err
 	}
 	for _, ev := range events {
-		out[ev.NID] = ev
+		out[keyOf(ev)] = ev
 	}
 	return out, nil
 }
@@ -164,34 +176,6 @@ func (e *Engine) eventByNID(ctx context.Context, nid storage.EventNID) (*Event, 
 		return nil, err
 	}
 	return events[0], nil
-}
-
-// eventsByID returns stored events by ID; unknown ones are missing.
-func (e *Engine) eventsByID(ctx context.Context, ids []matrix.EventID) (map[matrix.EventID]*Event, error) {
-	out := make(map[matrix.EventID]*Event, len(ids))
-	var load []matrix.EventID
-	for _, id := range ids {
-		if ev := e.events.byEventID(id); ev != nil {
-			out[id] = ev
-		} else {
-			load = append(load, id)
-		}
-	}
-	if len(load) == 0 {
-		return out, nil
-	}
-	rows, err := storage.EventsByID(ctx, e.db, load)
-	if err != nil {
-		return nil, err
-	}
-	events, err := e.fromRows(ctx, rows)
-	if err != nil {
-		return nil, err
-	}
-	for _, ev := range events {
-		out[ev.ID()] = ev
-	}
-	return out, nil
 }
 
 // Event returns a stored event whatever its flags, without any access check; M_NOT_FOUND.
