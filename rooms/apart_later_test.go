@@ -159,6 +159,32 @@ func TestLeaveThatIsOutOfDate(t *testing.T) {
 	})
 }
 
+// Who joins anew while servers are to be told of an earlier leave does not wait until one that is silent has answered.
+func TestLeaveToldLaterGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b, room := twoServers(t)
+		c := n.server("c.example")
+		carol := c.user("carol")
+		a.must(a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: a.user("alice"), Target: carol}))
+		n.settle()
+		quiet := n.silence(a.name)
+		c.must(c.Leave(ctx, rooms.MemberRequest{Room: room, Sender: carol}))
+		c.expectMembership(carol, room, "leave")
+		for range 2 { // when the user leaves, and later
+			<-quiet.begun
+		}
+		within(t, time.Second, "the join", func() { c.join(carol, room, b) })
+		n.settle()
+		c.expectMembership(carol, room, "join")
+		quiet.stop()
+		time.Sleep(24 * time.Hour)
+		n.settle()
+		for _, s := range []*server{a, b, c} {
+			s.expectMembership(carol, room, "join")
+		}
+	})
+}
+
 // watched is a policy that tells of the local events that are about to be built.
 type watched struct{ senders chan matrix.UserID }
 

@@ -99,7 +99,7 @@ func (e *Engine) leave(ctx context.Context, q MemberRequest, away bool) (matrix.
 	if !away {
 		return "", errElsewhere
 	}
-	leave, through, err := e.leaveAway(ctx, q, content, leavePatience)
+	leave, through, err := e.leaveAway(ctx, q, content, leavePatience, nil)
 	if err == nil {
 		return leave.ID(), e.taken(ctx, through, r, leave, m.Membership, nil)
 	}
@@ -179,8 +179,8 @@ func nothingToLeave(err error) bool {
 	return matrix.HasCode(err, "M_FORBIDDEN") && !errors.Is(err, errIsolatedRoom) && !errors.Is(err, errUnheard)
 }
 
-// leaveAway has another server put the leave into the room, and returns which. spec: ss/makeLeave, ss/sendLeaveV2
-func (e *Engine) leaveAway(ctx context.Context, q MemberRequest, content []byte, patience time.Duration) (leave *event.Event, through matrix.ServerName, err error) {
+// leaveAway has another server put the leave into the room, and returns which. mayBegin is asked before the first server is sent the leave; nil: it may. spec: ss/makeLeave, ss/sendLeaveV2
+func (e *Engine) leaveAway(ctx context.Context, q MemberRequest, content []byte, patience time.Duration, mayBegin func() bool) (leave *event.Event, through matrix.ServerName, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var unheard atomic.Bool
@@ -201,6 +201,9 @@ func (e *Engine) leaveAway(ctx context.Context, q MemberRequest, content []byte,
 		}
 		return e.complete(t, content, q.Timestamp)
 	}, func(w *wayIn, made *event.Event) error {
+		if mayBegin != nil && leave == nil && !mayBegin() {
+			return context.Canceled
+		}
 		leave, through = made, w.server
 		return note(e.remote.SendLeave(ctx, w.server, q.Room, leave.ID(), leave.JSON()))
 	})

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"hanok/internal/wake"
@@ -19,7 +20,7 @@ const (
 	untoldFirst = 30 * time.Second
 	untoldLast  = 6 * time.Hour
 	untoldLife  = 14 * 24 * time.Hour // after that nobody is told any more
-	untoldTime  = 20 * time.Second    // for one try: who wants to enter the room waits as long
+	untoldTime  = 20 * time.Second    // for one try
 	untoldBatch = 100                 // looked at together
 )
 
@@ -94,9 +95,9 @@ func (e *Engine) tellLeave(ctx context.Context, l storage.UntoldLeave) error {
 	}
 	defer r.release()
 	var over bool
-	// While a leave is being made of what was a refused invite the user must not enter the room with another.
-	_, _, err = e.joins.Do(ctx, r.id, func() (struct{}, error) {
-		over, err = e.tryToTell(ctx, r, l)
+	// While a leave is being sent of what was a refused invite the user must not enter the room with another. Until then whoever wants to comes first.
+	_, _, err = e.joins.DoYielding(ctx, r.id, func(wanted <-chan struct{}) (struct{}, error) {
+		over, err = e.tryToTell(ctx, r, l, wanted)
 		return struct{}{}, err
 	})
 	if err != nil {
@@ -112,8 +113,8 @@ func (e *Engine) tellLeave(ctx context.Context, l storage.UntoldLeave) error {
 	})
 }
 
-// tryToTell asks the servers; over says that there is no need to ask again.
-func (e *Engine) tryToTell(ctx context.Context, r *room, l storage.UntoldLeave) (over bool, err error) {
+// tryToTell asks the servers; over says that there is no need to ask again. It gives up when it is wanted elsewhere before a leave is sent.
+func (e *Engine) tryToTell(ctx context.Context, r *room, l storage.UntoldLeave, wanted <-chan struct{}) (over bool, err error) {
 	users, err := e.users(ctx, []storage.NameNID{l.User})
 	if err != nil {
 		return false, err
@@ -137,7 +138,20 @@ func (e *Engine) tryToTell(ctx context.Context, r *room, l storage.UntoldLeave) 
 	if err := json.Unmarshal(l.Servers, &q.Via); err != nil {
 		return false, err
 	}
-	if _, _, err = e.leaveAway(ctx, q, leave.Content(), untoldTime); err != nil {
+	asking, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	var settled atomic.Bool // whether it is given up or sent
+	go func() {
+		select {
+		case <-wanted:
+			if settled.CompareAndSwap(false, true) {
+				giveUp()
+			}
+		case <-asking.Done():
+		}
+	}()
+	mayBegin := func() bool { return settled.CompareAndSwap(false, true) }
+	if _, _, err = e.leaveAway(asking, q, leave.Content(), untoldTime, mayBegin); err != nil {
 		e.log.Debug().Err(err).Int64("room", int64(l.Room)).Int("tries", l.Tries).Msg("a leave is not told")
 	}
 	if ctx.Err() != nil {

@@ -18,6 +18,7 @@ type Flights[K comparable, V any] struct {
 
 type flight[V any] struct {
 	done    chan struct{}
+	wanted  chan struct{} // closed when the first of them came
 	value   V
 	err     error
 	waiting int // callers that came; under the lock
@@ -49,12 +50,19 @@ func (f *Flights[K, V]) Wait(ctx context.Context, key K) {
 
 // Do runs work in the caller's goroutine, or waits for the run under way with the same key. shared is true for those who waited.
 func (f *Flights[K, V]) Do(ctx context.Context, key K, work func() (V, error)) (value V, shared bool, err error) {
+	return f.DoYielding(ctx, key, func(<-chan struct{}) (V, error) { return work() })
+}
+
+// DoYielding is Do for work that others need not wait for to its end: wanted is closed when the first of them comes.
+func (f *Flights[K, V]) DoYielding(ctx context.Context, key K, work func(wanted <-chan struct{}) (V, error)) (value V, shared bool, err error) {
 	f.mu.Lock()
 	if f.under == nil {
 		f.under = make(map[K]*flight[V])
 	}
 	if other, ok := f.under[key]; ok {
-		other.waiting++
+		if other.waiting++; other.waiting == 1 {
+			close(other.wanted)
+		}
 		f.mu.Unlock()
 		select {
 		case <-other.done:
@@ -63,7 +71,7 @@ func (f *Flights[K, V]) Do(ctx context.Context, key K, work func() (V, error)) (
 			return value, true, ctx.Err()
 		}
 	}
-	mine := &flight[V]{done: make(chan struct{}), err: errAbandoned}
+	mine := &flight[V]{done: make(chan struct{}), wanted: make(chan struct{}), err: errAbandoned}
 	f.under[key] = mine
 	f.mu.Unlock()
 	defer func() {
@@ -72,6 +80,6 @@ func (f *Flights[K, V]) Do(ctx context.Context, key K, work func() (V, error)) (
 		f.mu.Unlock()
 		close(mine.done)
 	}()
-	mine.value, mine.err = work()
+	mine.value, mine.err = work(mine.wanted)
 	return mine.value, false, mine.err
 }
