@@ -44,6 +44,51 @@ func version11(t *testing.T) *roomversion.Version {
 	return v
 }
 
+// The server that an invite came from may have left the room, or not know its members yet. That says nothing about the invite: another is asked.
+func TestInviteTakenBackIfTheInviterDoesNotKnow(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	c, d := n.server("c.example"), n.server("d.example")
+	alice, bob, carol, dave := a.user("alice"), b.user("bob"), c.user("carol"), d.user("dave")
+	a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100},"invite":0}`)
+	n.settle()
+	id, err := b.Invite(ctx, rooms.MemberRequest{Room: room, Sender: bob, Target: carol})
+	b.must(id, err)
+	n.settle()
+	n.mu.Lock()
+	n.hold = func(_, to matrix.ServerName, call string) error {
+		if to == b.name && call == "make_leave" {
+			return matrix.NotFound("this server has joined the room just now and does not know its members yet")
+		}
+		return nil
+	}
+	n.mu.Unlock()
+	key := string(carol)
+	forged := d.build(version11(t), event.Proto{
+		RoomID: room, Sender: dave, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"leave"}`),
+		OriginServerTS: 1, PrevEvents: []matrix.EventID{id}, AuthEvents: []matrix.EventID{id}, Depth: 20,
+	}).JSON()
+	for _, unreachable := range []bool{false, true} {
+		n.split(a, c, unreachable)
+		for range 2 {
+			if r := c.receive(d, room, forged); r[0].Err == nil {
+				t.Errorf("other server unreachable %v: not told to come again", unreachable)
+			}
+			c.expectMembership(carol, room, "invite")
+		}
+	}
+	n.split(a, c, false)
+	kick, err := a.Kick(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: carol})
+	a.must(kick, err)
+	ev, err := a.Event(ctx, kick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // it is asked when the event comes again
+		c.receive(a, room, ev.JSON())
+	}
+	c.expectMembership(carol, room, "leave")
+}
+
 // An invite may be taken back by others than who sent it; whether they may is asked of the server that the invite came from.
 func TestInviteTakenBackByOthers(t *testing.T) {
 	n := newNetwork(t)

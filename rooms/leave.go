@@ -298,7 +298,7 @@ func (e *Engine) takenBack(ctx context.Context, r *room, ev *event.Event, asked 
 			// Not while its sender waits for the answer, and before the other server can have heard.
 			return matrix.Forbidden("whether the invite was taken back has to be asked").Because(ErrUnsettled)
 		}
-		if err := e.inviteOver(ctx, r.id, user, domain(was.Sender())); err != nil {
+		if err := e.inviteOver(ctx, r.id, user); err != nil {
 			return err
 		}
 	}
@@ -311,17 +311,23 @@ const maxDoubted = 1000
 // ErrUnsettled is in the error about an event that may yet be accepted, when another server has heard of it too.
 var ErrUnsettled = errors.New("rooms: another server has not heard of it yet")
 
-// inviteOver asks the server that a local user was invited by whether the invite is over. It is not if the user could still reject it. If
-// that server has left the room, there is nobody to say that the invite stands.
-func (e *Engine) inviteOver(ctx context.Context, room matrix.RoomID, user matrix.UserID, inviter matrix.ServerName) error {
-	_, err := e.remote.MakeLeave(ctx, inviter, room, user)
+// inviteOver asks the server that a local user was invited by whether the invite is over. It is not if the user could still reject it. A
+// server that has left the room, or does not know its members yet, cannot say (M_NOT_FOUND): then those are asked that are named by the state that came with the invite.
+func (e *Engine) inviteOver(ctx context.Context, room matrix.RoomID, user matrix.UserID) error {
+	err := throughServers(ctx, e, MemberRequest{Room: room, Sender: user}, func(ctx context.Context, server matrix.ServerName) (MadeEvent, error) {
+		return e.remote.MakeLeave(ctx, server, room, user)
+	}, func(*wayIn, MadeEvent) error { return nil })
 	switch {
-	case matrix.HasCode(err, "M_FORBIDDEN"), matrix.HasCode(err, "M_NOT_FOUND"):
+	case err == nil:
+		return matrix.Forbidden("a server in the room says that the invite stands").Because(ErrUnsettled)
+	case errors.Is(err, errIsolatedRoom):
+		return err
+	case matrix.HasCode(err, "M_FORBIDDEN"):
 		return nil
-	case err != nil:
-		return matrix.Forbidden("whether the invite was taken back cannot be told").Because(err)
+	case matrix.HasCode(err, "M_NOT_FOUND"):
+		return matrix.Forbidden("whether the invite was taken back is known to no server that can be asked").Because(ErrUnsettled)
 	}
-	return matrix.Forbidden("the server of who sent the invite says that it stands").Because(ErrUnsettled)
+	return matrix.Forbidden("whether the invite was taken back cannot be told").Because(err)
 }
 
 // leaveAlone makes a leave that stays on this server.
