@@ -1,9 +1,11 @@
 package rooms_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"hanok/matrix"
 	"hanok/matrix/event"
@@ -167,5 +169,57 @@ func TestWhatOutsidersHaveUsStore(t *testing.T) {
 				t.Errorf("%d bytes were stored after six hours", got)
 			}
 		})
+	}
+}
+
+// Whose invite of a local user was taken back was never in a room with us, and has us keep nothing of it.
+func TestEventsAfterAnInviteTakenBack(t *testing.T) {
+	n := newNetwork(t)
+	a, c := n.server("a.example"), n.server("c.example")
+	alice, carol := a.user("alice"), c.user("carol")
+	room := a.create(alice, rooms.CreateRequest{Preset: "private_chat"})
+	a.must(a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: carol}))
+	n.settle()
+	c.expectMembership(carol, room, "invite")
+	a.must(a.Kick(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: carol}))
+	n.settle()
+	c.expectMembership(carol, room, "leave")
+	said, err := a.Event(ctx, a.say(alice, room, "fill their disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := c.receive(a, room, said.JSON()); !errors.Is(r[0].Err, rooms.ErrNotInRoom) {
+		t.Error(r[0].Err)
+	}
+	if _, err := c.Event(ctx, said.ID()); !matrix.HasCode(err, "M_NOT_FOUND") {
+		t.Error("the event was kept:", err)
+	}
+}
+
+// A removal may turn out not to hold, and events of the room are taken still; but not for ever.
+func TestRemovalStandsAfterAWhile(t *testing.T) {
+	n := newNetwork(t)
+	clock := n.stoppedClock(time.Now().UnixMilli())
+	a, b := n.server("a.example"), n.server("b.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat"})
+	b.join(bob, room, a)
+	n.settle()
+	a.must(a.Kick(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bob}))
+	n.settle()
+	b.expectMembership(bob, room, "leave")
+	send := func() error {
+		said, err := a.Event(ctx, a.say(alice, room, "still here?"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.receive(a, room, said.JSON())[0].Err
+	}
+	if err := send(); err != nil {
+		t.Error(err)
+	}
+	clock.Add((31 * 24 * time.Hour).Milliseconds())
+	if err := send(); !errors.Is(err, rooms.ErrNotInRoom) {
+		t.Error(err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"hanok/internal/budget"
 	"hanok/matrix"
@@ -364,7 +365,10 @@ func (in *inbound) stateNow(ctx context.Context, p *placement, missing []matrix.
 	return nil
 }
 
-// removed says whether this server takes no part in a room though not all of its users left by themselves: somebody removed one, or there is a
+// removalStands is after what time a removal is not doubted any more. Else whoever was once in a room with us could have us keep its events for ever.
+const removalStands = 30 * 24 * time.Hour
+
+// removed says whether this server takes no part in a room though not all of its users left by themselves: somebody removed one lately, or there is a
 // branch on which one is in the room, and which lost against others. With further branches that may turn out not to hold: who goes on to send
 // us events knows already.
 func (r *room) removed(ctx context.Context) (bool, error) {
@@ -372,7 +376,7 @@ func (r *room) removed(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if was, err := storage.WasRemoved(ctx, r.e.db, r.nid, r.e.own); was || err != nil {
+	if was, err := storage.WasRemoved(ctx, r.e.db, r.nid, r.e.own, r.e.now().Add(-removalStands)); was || err != nil {
 		return was, err
 	}
 	for _, t := range c.head.tips {

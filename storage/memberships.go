@@ -3,6 +3,8 @@ package storage
 import (
 	"context"
 	"errors"
+
+	"hanok/matrix"
 )
 
 // Membership is a current membership as stored; 0 means there never was one.
@@ -126,10 +128,11 @@ func LeftOfServer(ctx context.Context, q Querier, room RoomNID, server NameNID, 
 		int64(room), int64(server), int64(since)))
 }
 
-// WasRemoved says whether a user of a server was removed from a room or banned, by whomever.
-func WasRemoved(ctx context.Context, q Querier, room RoomNID, server NameNID) (bool, error) {
-	return exists(ctx, q, `SELECT 1 FROM memberships WHERE room_nid = $1 AND membership IN (3, 4) AND server_nid = $2 AND sender_nid <> user_nid LIMIT 1`,
-		int64(room), int64(server))
+// WasRemoved says whether a user of a server who was in a room was removed from it or banned, by whomever, of which this server heard after a time.
+func WasRemoved(ctx context.Context, q Querier, room RoomNID, server NameNID, since matrix.Timestamp) (bool, error) {
+	return exists(ctx, q, `SELECT 1 FROM memberships m JOIN events e ON e.nid = m.event_nid
+		WHERE m.room_nid = $1 AND m.membership IN (3, 4) AND m.server_nid = $2 AND m.sender_nid <> m.user_nid AND m.left_pos IS NOT NULL AND e.ts > $3 LIMIT 1`,
+		int64(room), int64(server), int64(since))
 }
 
 // ServerJoined says whether a server has a user joined to a room whose membership is older than a position: EndOfStream for any.
