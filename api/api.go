@@ -77,16 +77,17 @@ type Remote interface {
 type API struct {
 	Options
 	limits *limiter
+	bodies bodies
 }
 
 // New makes the API.
 func New(o Options) *API {
-	return &API{Options: o, limits: newLimiter(time.Now)}
+	return &API{Options: o, limits: newLimiter(time.Now), bodies: newBodies()}
 }
 
 // Handler serves everything under /_matrix/client, /_matrix/media, /_synapse/admin/v1/register and /.well-known.
 func (a *API) Handler() http.Handler {
-	o := endpoint.Options{CORS: true, Authorise: a.authorise, Observe: a.Observe, Log: a.Log}
+	o := endpoint.Options{CORS: true, Authorise: a.authorise, Hold: a.holdBody, Observe: a.Observe, Log: a.Log}
 	if a.RateLimits {
 		o.RateLimit = a.rateLimit
 	}

@@ -26,6 +26,7 @@ func (a *API) slidingSyncIn(dialect feed.Dialect, r *endpoint.Request) (any, err
 	if err != nil {
 		return nil, err
 	}
+	r.DropBody()
 	req.Device = who.DeviceID
 	if dialect == feed.Unstable {
 		if r.HasQuery("pos") {

@@ -121,6 +121,46 @@ func TestConnectionsWithoutEnd(t *testing.T) {
 	}
 }
 
+// Requests without a session that do not come to their end take a part of the memory only, and nothing of what users have.
+func TestClientRequestsWithoutEnd(t *testing.T) {
+	const requests, size, most = 40, 900 << 10, 10
+	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})
+	alice := hs.Register(t, "alice")
+	room := alice.CreateRoom(json{})
+	memory := peakMemory(t, hs)
+	refused := make(chan string, requests)
+	for range requests {
+		c, err := net.Dial("tcp", strings.TrimPrefix(hs.ClientURL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		go func() {
+			_, _ = io.WriteString(c, "POST /_matrix/client/v3/login HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n"+strings.Repeat(" ", size)) // fails if it is refused before
+			status := make([]byte, len("HTTP/1.1 429"))
+			if _, err := io.ReadFull(c, status); err == nil {
+				refused <- string(status)
+			}
+		}()
+	}
+	for range requests - most {
+		select {
+		case status := <-refused:
+			if status != "HTTP/1.1 429" {
+				t.Errorf("a request that has not ended is answered %s", status)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("more bodies are waited for than fit into what they may take")
+		}
+	}
+	alice.Must("PUT", "/v3/rooms"+homeserver.Path(room, "send", "m.room.message", "1"), json{"msgtype": "m.text", "body": strings.Repeat("x", 50<<10)})
+	if n := memory(); n > 40<<20 {
+		t.Errorf("%d MB of memory were needed", n>>20)
+	} else {
+		t.Logf("%d MB of memory", n>>20)
+	}
+}
+
 // Answers of the greatest length, to all questions that the events of many rooms make necessary at the same time, do not take the memory of all of them.
 func TestHugeAnswersAtOnce(t *testing.T) {
 	hs := homeserver.NewNetwork(t).Start(homeserver.Options{})

@@ -3,15 +3,11 @@ package server
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
-	"net/netip"
 
 	"hanok/federation/xmatrix"
-	"hanok/internal/budget"
 	"hanok/internal/endpoint"
 	"hanok/internal/gate"
-	"hanok/matrix"
 )
 
 // What other servers may make us do at once. Each limit is for one of them, so that one that asks for too much waits for itself.
@@ -29,13 +25,11 @@ const (
 	bodyShare = bodyBudget / 4
 )
 
-var errBusy = matrix.Errorf(http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "Too many requests at once.").With("retry_after_ms", int64(2000))
-
-// enter waits for a place at a gate; errBusy if too many wait already.
+// enter waits for a place at a gate; endpoint.ErrBusy if too many wait already.
 func enter[K comparable](ctx context.Context, g *gate.Gate[K], id K) (leave func(), err error) {
 	leave, err = g.Enter(ctx, id)
 	if errors.Is(err, gate.ErrFull) {
-		return nil, errBusy
+		return nil, endpoint.ErrBusy
 	}
 	return leave, err
 }
@@ -64,20 +58,8 @@ func (s *Server) stranger(h endpoint.Handler) endpoint.Handler {
 	}
 }
 
-// address is what is taken for one caller among those who have not proved who they are: an address, or the /64 that a
-// subscriber gets of the newer Internet.
-func (s *Server) address(r *http.Request) string {
-	text := endpoint.RemoteAddress(r, s.opts.BehindProxy)
-	a, err := netip.ParseAddr(text)
-	if err != nil || a.Unmap().Is4() {
-		return text
-	}
-	prefix, err := a.WithZone("").Prefix(64)
-	if err != nil {
-		return text
-	}
-	return prefix.String()
-}
+// address is what is taken for one caller among those who have not proved who they are.
+func (s *Server) address(r *http.Request) string { return endpoint.Caller(r, s.opts.BehindProxy) }
 
 // meet makes sure that a key of the server that seems to ask is known, before anything of the request is read.
 func (s *Server) meet(r *endpoint.Request, headers []xmatrix.Header) error {
@@ -97,18 +79,4 @@ func (s *Server) meet(r *endpoint.Request, headers []xmatrix.Header) error {
 		}
 	}
 	return err
-}
-
-// charged is a body that takes from the budget what is read of it.
-type charged struct {
-	io.ReadCloser
-	held *budget.Hold
-}
-
-func (c charged) Read(p []byte) (int, error) {
-	n, err := c.ReadCloser.Read(p)
-	if n > 0 && c.held.Take(int64(n)) != nil {
-		return 0, errBusy
-	}
-	return n, err
 }

@@ -134,7 +134,7 @@ func New(o Options) *Server {
 		bodies: budget.New(bodyBudget, bodyShare), bigBodies: make(chan struct{}, bigBodies), staged: newStaged(), retrying: map[matrix.RoomID]bool{}, underWay: map[matrix.ServerName]int{},
 	}
 	s.life, s.end = context.WithCancel(context.Background())
-	common := endpoint.Options{Prefix: "/_matrix", Authorise: s.authorise, Observe: o.Observe, Log: o.Log}
+	common := endpoint.Options{Prefix: "/_matrix", Authorise: s.authorise, Hold: s.holdBody, Observe: o.Observe, Log: o.Log}
 	mux := endpoint.NewRouter(common)
 	endpoint.Mount(mux, common, s.routes())
 	s.handler = mux
@@ -144,11 +144,11 @@ func New(o Options) *Server {
 // Routes lists all endpoints with their whole paths, for tests that try every one of them.
 func (s *Server) Routes() []endpoint.Route { return endpoint.Expand("/_matrix", s.routes()) }
 
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	held := s.bodies.Hold(s.address(r), nil) // who sends slowly keeps it for bodyTimeout at most
-	defer held.Release()
-	r.Body = charged{r.Body, held}
-	s.handler.ServeHTTP(w, r)
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// holdBody counts a body for the address that it comes from: who sends slowly keeps it for bodyTimeout at most.
+func (s *Server) holdBody(r *endpoint.Request) *budget.Hold {
+	return s.bodies.Hold(s.address(r.Request), nil)
 }
 
 const (

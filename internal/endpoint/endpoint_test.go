@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hanok/internal/budget"
 	"hanok/matrix"
 )
 
@@ -112,5 +113,61 @@ func TestErrors(t *testing.T) {
 	}
 	if status, _, h := call(t, "OPTIONS", s.URL+"/_matrix/client/decode", ""); status != 204 || h.Get("Access-Control-Allow-Headers") == "" {
 		t.Errorf("OPTIONS: %d", status)
+	}
+}
+
+// What bodies take is bounded, for all and for each, while they are needed.
+func TestBodiesAreHeld(t *testing.T) {
+	bodies := budget.New(1<<20, 1<<19)
+	begun, end := make(chan string), make(chan struct{})
+	mux := NewRouter(Options{})
+	Mount(mux, Options{Log: zerolog.Nop(), Hold: func(r *Request) *budget.Hold { return bodies.Hold(r.Query("who"), nil) }}, []Route{
+		{Method: "POST", Path: "/work", Handle: func(r *Request) (any, error) {
+			if _, err := r.Body(); err != nil {
+				return nil, err
+			}
+			if r.HasQuery("drop") {
+				r.DropBody()
+			}
+			if r.HasQuery("wait") {
+				begun <- r.Query("who")
+				<-end
+			}
+			return nil, nil
+		}},
+	})
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	send := func(query string, size int) int {
+		status, _, _ := call(t, "POST", s.URL+"/work?"+query, strings.Repeat("a", size))
+		return status
+	}
+	done := make(chan int)
+	begin := func(query string, size int) {
+		go func() { done <- send(query, size) }()
+		<-begun
+	}
+	begin("who=a&wait", 400<<10)
+	for query, want := range map[string]int{"who=a": 429, "who=b": 200} {
+		if status := send(query, 200<<10); status != want {
+			t.Errorf("%s: %d", query, status)
+		}
+	}
+	if status := send("who=a", smallBody); status != 200 {
+		t.Errorf("a small body: %d", status)
+	}
+	begin("who=b&wait&drop", 200<<10)
+	if left := bodies.Free(); left != 1<<20-400<<10 {
+		t.Errorf("%d bytes are left", left)
+	}
+	close(end)
+	for range 2 {
+		if status := <-done; status != 200 {
+			t.Error(status)
+		}
+	}
+	s.Close() // waits for the requests
+	if bodies.Free() != 1<<20 || bodies.Holders() != 0 {
+		t.Errorf("%d bytes and %d callers are left", bodies.Free(), bodies.Holders())
 	}
 }

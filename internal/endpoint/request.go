@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"hanok/internal/budget"
 	"hanok/internal/strictjson"
 	"hanok/matrix"
 )
@@ -29,6 +31,8 @@ type Request struct {
 	body     []byte
 	read     bool
 	deadline bool // for reading the body
+	hold     func(*Request) *budget.Hold
+	held     *budget.Hold // nil: nothing
 }
 
 // Ctx is the request's context.
@@ -59,6 +63,20 @@ func RemoteAddress(r *http.Request, behindProxy bool) string {
 		}
 	}
 	return host
+}
+
+// Caller is what counts as one caller among those who have not proved who they are: an address, or the /64 that a subscriber gets of the newer Internet.
+func Caller(r *http.Request, behindProxy bool) string {
+	text := RemoteAddress(r, behindProxy)
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Unmap().Is4() {
+		return text
+	}
+	prefix, err := a.WithZone("").Prefix(64)
+	if err != nil {
+		return text
+	}
+	return prefix.String()
 }
 
 // Var is a path variable, unescaped once. Invalid escapes, invalid UTF-8 and NUL are refused
@@ -176,12 +194,51 @@ func (r *Request) maxBody() int64 {
 	return DefaultMaxBody
 }
 
-// Body reads the whole body, at most the route's limit.
+// ErrBusy refuses a request for which there is no memory now, or too much under way already.
+var ErrBusy = matrix.Errorf(http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "Too many requests at once.").With("retry_after_ms", int64(2000))
+
+// smallBody need not be counted: there is one for each connection at most.
+const smallBody = 4 << 10
+
+// charged is a body that takes from a budget what is read of it.
+type charged struct {
+	io.ReadCloser
+	held *budget.Hold
+}
+
+func (c charged) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	if n > 0 && c.held.Take(int64(n)) != nil {
+		return 0, ErrBusy
+	}
+	return n, err
+}
+
+// release gives back what the body has taken.
+func (r *Request) release() {
+	if r.held != nil {
+		r.held.Release()
+		r.held = nil
+	}
+}
+
+// DropBody forgets the body, for handlers that have made of it what they need and go on to wait for something.
+func (r *Request) DropBody() {
+	r.body = nil
+	r.release()
+}
+
+// Body reads the whole body, at most the route's limit. ErrBusy if too much is being received already.
 func (r *Request) Body() ([]byte, error) {
 	if r.read {
 		return r.body, nil
 	}
-	b, err := io.ReadAll(http.MaxBytesReader(r.W, r.Request.Body, r.maxBody()))
+	body := r.Request.Body
+	if r.hold != nil && r.held == nil && (r.ContentLength < 0 || r.ContentLength > smallBody) {
+		r.held = r.hold(r)
+		body = charged{body, r.held}
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(r.W, body, r.maxBody()))
 	if err == nil && r.deadline {
 		// It would end the connection under a long poll. (After an error there is another: limitRest.)
 		err = http.NewResponseController(r.W).SetReadDeadline(time.Time{})

@@ -8,6 +8,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/rs/zerolog"
 
+	"hanok/internal/budget"
 	"hanok/matrix"
 )
 
@@ -52,6 +53,8 @@ type Options struct {
 	Authorise func(*Request, Route) error
 	// RateLimit runs for every route with a Limit, after Authorise; nil for none.
 	RateLimit func(*Request, Route) error
+	// Hold begins to take, for whoever makes a request, what its body needs while it is answered; nil: nothing is counted.
+	Hold func(*Request) *budget.Hold
 	// Observe is told of every finished request; nil for none.
 	Observe func(operation, method string, status int, elapsed time.Duration)
 	Log     zerolog.Logger

@@ -33,7 +33,8 @@ func Serve(o Options, rt Route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		start := time.Now()
 		sw := newStatusWriter(w)
-		r := &Request{Request: hr, W: sw, Route: rt}
+		r := &Request{Request: hr, W: sw, Route: rt, hold: o.Hold}
+		defer r.release()
 		r.limitReading()
 		answer, err := run(o, rt, r)
 		r.limitRest()
