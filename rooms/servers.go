@@ -85,32 +85,6 @@ func (e *Engine) ServersAt(ctx context.Context, ev *Event) ([]matrix.ServerName,
 	return slices.DeleteFunc(out, func(s matrix.ServerName) bool { return s == e.server }), nil
 }
 
-// ReturnedUnawares says whether a server has come back into a room with a user of its own, and does not know that it was out of it: the join holds
-// again because what had ended it does not, or it was made when another user of that server was still in the room, as far as the server knew.
-// It was sent nothing meanwhile.
-func (e *Engine) ReturnedUnawares(ctx context.Context, room matrix.RoomID, user matrix.UserID) (bool, error) {
-	nid, err := e.RoomNID(ctx, room)
-	if err != nil {
-		return false, err
-	}
-	row, err := e.membershipIn(ctx, nid, user)
-	if err != nil || row.Membership != storage.MembershipJoin {
-		return false, err
-	}
-	if before, err := storage.ServerJoined(ctx, e.db, nid, row.Server, row.Pos); before || err != nil {
-		return false, err
-	}
-	join, err := e.eventByNID(ctx, row.Event)
-	if err != nil || join.Outlier {
-		return false, ignoreNotFound(err)
-	}
-	if join.Pos < row.Pos {
-		return true, nil
-	}
-	joined, err := e.servers.at(ctx, e, nid, e.treeBefore(join))
-	return joined[domain(user)] > 0, err
-}
-
 // maxToldSent bounds the servers that get our events because another one says that they are in the room: it may have made them up to have us
 // send to thousands who have nothing to do with it. In a bigger room the others hear of our events from those who follow on them.
 const maxToldSent = 2000

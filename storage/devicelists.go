@@ -28,15 +28,38 @@ func DeviceListPosition(ctx context.Context, q Querier, user matrix.UserID) (pos
 	return pos, err
 }
 
-const putDeviceListChange = `INSERT INTO device_list_changes (user_id, position, stream_id) VALUES ($1, $2, $3)
-	ON CONFLICT (user_id) DO UPDATE SET position = excluded.position,
+const putDeviceListChange = `INSERT INTO device_list_changes (user_id, position, ts, stream_id) VALUES ($1, $2, $3, $4)
+	ON CONFLICT (user_id) DO UPDATE SET position = excluded.position, ts = excluded.ts,
 	stream_id = CASE WHEN excluded.stream_id = 0 THEN device_list_changes.stream_id ELSE excluded.stream_id END`
 
 // SetDeviceListChange notes that a user's devices or keys changed; streamID 0 keeps the one before.
-func SetDeviceListChange(ctx context.Context, tx *Tx, user matrix.UserID, pos Position, streamID int64) error {
+func SetDeviceListChange(ctx context.Context, tx *Tx, user matrix.UserID, pos Position, at matrix.Timestamp, streamID int64) error {
 	tx.note(pos, Subject{Topic: TopicDeviceLists})
-	_, err := tx.Exec(ctx, putDeviceListChange, user, pos, streamID)
+	_, err := tx.Exec(ctx, putDeviceListChange, user, pos, at, streamID)
 	return err
+}
+
+const putDeviceListStream = `INSERT INTO device_list_changes (user_id, position, ts, stream_id) VALUES ($1, 0, 0, $2)
+	ON CONFLICT (user_id) DO UPDATE SET stream_id = excluded.stream_id`
+
+// SetDeviceListStreamID notes a local user's last m.device_list_update, which told of no change.
+func SetDeviceListStreamID(ctx context.Context, tx *Tx, user matrix.UserID, streamID int64) error {
+	_, err := tx.Exec(ctx, putDeviceListStream, user, streamID)
+	return err
+}
+
+// DeviceListChange is when a user's devices or keys last changed.
+type DeviceListChange struct {
+	UserID matrix.UserID
+	Pos    Position
+}
+
+const deviceListsChangedSince = `SELECT user_id, position FROM device_list_changes WHERE ts >= $1 AND user_id IN ($in)`
+
+// DeviceListsChangedSince returns those of users whose devices or keys have changed since a time.
+func DeviceListsChangedSince(ctx context.Context, q Querier, users []matrix.UserID, since matrix.Timestamp) ([]DeviceListChange, error) {
+	scan := func(r *Rows) (c DeviceListChange, err error) { return c, r.Scan(&c.UserID, &c.Pos) }
+	return collectIn(ctx, q, scan, deviceListsChangedSince, []any{since}, users)
 }
 
 const putPrivateKeyChange = `INSERT INTO private_key_changes (observer, user_id, position) VALUES ($1, $2, $3)

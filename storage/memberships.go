@@ -151,6 +151,16 @@ func exists(ctx context.Context, q Querier, query string, args ...any) (bool, er
 	return err == nil, err
 }
 
+// OldestJoin returns the membership of the user of a server who is joined to a room for longest, the zero value if there is none.
+func OldestJoin(ctx context.Context, q Querier, room RoomNID, server NameNID) (MembershipRow, error) {
+	row, err := scanMembership(q.QueryRow(ctx, `SELECT `+membershipColumns+` FROM memberships WHERE room_nid = $1 AND membership = 2 AND server_nid = $2 ORDER BY pos LIMIT 1`,
+		int64(room), int64(server)).Scan)
+	if errors.Is(err, ErrNotFound) {
+		return MembershipRow{}, nil
+	}
+	return row, err
+}
+
 // JoinedServers lists the servers with a user joined to a room.
 func JoinedServers(ctx context.Context, q Querier, room RoomNID) ([]NameNID, error) {
 	return collectNumbers[NameNID](q.Query(ctx, `SELECT DISTINCT server_nid FROM memberships WHERE room_nid = $1 AND membership = 2`, int64(room)))

@@ -178,6 +178,11 @@ func TestMemberships(t *testing.T) {
 				t.Errorf("server %d joined before %d: %t, %v", c.server, c.before, joined, err)
 			}
 		}
+		for server, want := range map[storage.NameNID]storage.NameNID{50: 100, 51: 0} {
+			if oldest, err := storage.OldestJoin(ctx, db, 7, server); err != nil || oldest.User != want {
+				t.Error(server, oldest, err)
+			}
+		}
 		sharing, err := storage.SharingUsers(ctx, db, 101)
 		if err != nil || len(sharing) != 2 {
 			t.Error(sharing, err)

@@ -55,7 +55,7 @@ func BenchmarkSyncReads(b *testing.B) {
 			if _, err := storage.PutReceipt(ctx, tx, Receipt{Room: "!elsewhere:here.test", User: other, Type: ReceiptRead, EventID: "$x", Position: pos}); err != nil {
 				return err
 			}
-			if err := storage.SetDeviceListChange(ctx, tx, other, pos, 0); err != nil {
+			if err := storage.SetDeviceListChange(ctx, tx, other, pos, 0, 0); err != nil {
 				return err
 			}
 		}

@@ -234,7 +234,7 @@ func (c *CrossSigning) noteSigningKeys(ctx context.Context, tx *storage.Tx, user
 	if err != nil {
 		return err
 	}
-	if err := storage.SetDeviceListChange(ctx, tx, user, pos, 0); err != nil {
+	if err := storage.SetDeviceListChange(ctx, tx, user, pos, c.now(), 0); err != nil {
 		return err
 	}
 	if len(aud.servers) > 0 {

@@ -131,7 +131,7 @@ func (c *core) noteDevices(ctx context.Context, tx *storage.Tx, user matrix.User
 	if err != nil {
 		return err
 	}
-	if err := storage.SetDeviceListChange(ctx, tx, user, last, int64(last)); err != nil {
+	if err := storage.SetDeviceListChange(ctx, tx, user, last, c.now(), int64(last)); err != nil {
 		return err
 	}
 	c.wake(tx, aud.local...)
@@ -144,6 +144,11 @@ func (c *core) sendDevices(ctx context.Context, tx *storage.Tx, user matrix.User
 	if err != nil {
 		return 0, err
 	}
+	return c.sendAfter(ctx, tx, user, servers, devices, prev)
+}
+
+// sendAfter is sendDevices with updates that follow on the one with stream_id prev.
+func (c *core) sendAfter(ctx context.Context, tx *storage.Tx, user matrix.UserID, servers []matrix.ServerName, devices []matrix.DeviceID, prev int64) (last storage.Position, err error) {
 	known := map[matrix.DeviceID]storage.DeviceKeys{}
 	if len(servers) > 0 {
 		k, err := loadKeys(ctx, tx, "", []matrix.UserID{user}, storage.ListDeviceKeys)

@@ -283,12 +283,12 @@ func TestUntrack(t *testing.T) {
 			return len(mustGet[[]storage.RemoteDeviceList](t)(storage.ListRemoteDeviceLists(ctx, w.db, []matrix.UserID{carol}))) == 1
 		}
 		track()
-		must(t, w.DeviceLists.untrackIfParted(ctx, carol))
+		must(t, w.DeviceLists.userParted(ctx, carol, false))
 		if !tracked() {
 			t.Fatal("forgot the list of a user in a shared room")
 		}
 		w.rooms.leave("!r:here.test", carol)
-		must(t, w.DeviceLists.untrackIfParted(ctx, carol))
+		must(t, w.DeviceLists.userParted(ctx, carol, false))
 		if tracked() {
 			t.Fatal("kept the list of a user who left")
 		}
@@ -337,7 +337,7 @@ func TestUntrackWhileFetching(t *testing.T) {
 			w.remote.answer = func(matrix.UserID) {
 				w.remote.answer = nil
 				w.rooms.leave("!r:here.test", carol)
-				must(t, w.DeviceLists.untrackIfParted(ctx, carol))
+				must(t, w.DeviceLists.userParted(ctx, carol, false))
 				meanwhile()
 			}
 			w.clock.advance(time.Minute)
@@ -398,7 +398,7 @@ func TestRun(t *testing.T) {
 		eventually(t, "the server that is back is told", func() bool { sent = w.outbox.take(); return len(sent) == 1 })
 		var again deviceListUpdate
 		must(t, json.Unmarshal(sent[0].Content, &again))
-		if again.UserID != alice || !slices.Equal(again.PrevID, []int64{u.StreamID}) || !slices.Equal(sent[0].To, []matrix.ServerName{"there.test"}) {
+		if again.UserID != alice || len(again.PrevID) != 1 || again.PrevID[0] <= u.StreamID || !slices.Equal(sent[0].To, []matrix.ServerName{"there.test"}) {
 			t.Errorf("told %+v to %v", again, sent[0].To)
 		}
 		w.rooms.leave("!r:here.test", carol)
@@ -408,6 +408,130 @@ func TestRun(t *testing.T) {
 		})
 		cancel()
 		must(t, <-done)
+	})
+}
+
+// A server that comes into a room is told of changes that it may not have been told of while it thought so.
+func TestChangesMissedByNewServer(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		const room = "!r:here.test"
+		alice, bob := w.register(t, "alice"), w.register(t, "bob")
+		w.rooms.join(room, alice, bob, carol)
+		w.login(t, bob, "B")
+		w.clock.advance(3 * time.Hour)
+		w.login(t, alice, "A")
+		_, err := w.Keys.Upload(ctx, alice, "A", KeysUpload{DeviceKeys: deviceKeys(t, alice, "A", newKeypair("a"))})
+		must(t, err)
+		before := mustGet[*DeviceList](t)(w.DeviceLists.List(ctx, alice)).StreamID
+		w.settle()
+		w.outbox.take()
+		told := func(what string, want ...matrix.UserID) {
+			t.Helper()
+			must(t, w.DeviceLists.tellReturned(ctx, carol, room))
+			barrier(w.db)
+			var got []matrix.UserID
+			for _, e := range w.outbox.take() {
+				var u deviceListUpdate
+				must(t, json.Unmarshal(e.Content, &u))
+				got = append(got, u.UserID)
+				if len(u.PrevID) != 1 || u.PrevID[0] <= before || u.StreamID <= u.PrevID[0] || !slices.Equal(e.To, []matrix.ServerName{"there.test"}) {
+					t.Errorf("%s: %+v to %s shows no gap", what, u, e.To)
+				}
+			}
+			slices.Sort(got)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s: %s", what, diff)
+			}
+		}
+		now := w.DeviceLists.now()
+		told("no new server")
+		w.rooms.newcomers = map[matrix.UserID]matrix.Timestamp{carol: now}
+		told("a device was added just before", alice)
+		w.rooms.newcomers[carol] = now - matrix.Span(3*time.Hour)
+		told("the join was made long ago", alice, bob)
+		w.clock.advance(2 * time.Hour)
+		told("it took long until the join was known", alice, bob)
+		w.rooms.newcomers[carol] = now + matrix.Span(100*time.Hour)
+		told("the join is said to be made in the future, and the change is old")
+		w.clock.advance(-2 * time.Hour)
+		told("the join is said to be made in the future", alice)
+		w.rooms.since = map[matrix.UserID]storage.Position{alice: 1}
+		told("the change was told, another room is shared")
+		w.rooms.since[alice] = w.db.Current()
+		told("another room is shared that was not at the time", alice)
+
+		// The others were told nothing, so the next update does not follow on it.
+		name := "new name"
+		_, err = w.Devices.Put(ctx, alice, "A", &name, false)
+		must(t, err)
+		barrier(w.db)
+		var u deviceListUpdate
+		must(t, json.Unmarshal(w.outbox.take()[0].Content, &u))
+		if !slices.Equal(u.PrevID, []int64{before}) {
+			t.Errorf("the update after %d follows on %d", before, u.PrevID)
+		}
+	})
+}
+
+// Who leaves a room may not have shared the others with us at the time, as far as their server knew.
+func TestChangesMissedWhileParted(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice := w.register(t, "alice")
+		w.rooms.join("!r:here.test", alice, carol)
+		w.remote.lists[carol] = remoteList(t, carol, 1, "C1")
+		w.carolsDevices(t, alice)
+		w.follow(t)
+		list := func() storage.RemoteDeviceList {
+			t.Helper()
+			return mustGet[[]storage.RemoteDeviceList](t)(storage.ListRemoteDeviceLists(ctx, w.db, []matrix.UserID{carol}))[0]
+		}
+		parted := func(what string, left, shared time.Duration, start, want bool) {
+			t.Helper()
+			now := w.DeviceLists.now()
+			w.rooms.partings = map[matrix.UserID][2]matrix.Timestamp{carol: {now + matrix.Span(left), now + matrix.Span(shared)}}
+			must(t, w.DeviceLists.userParted(ctx, carol, start))
+			if list().Stale != want {
+				t.Errorf("%s: the list is stale: %v", what, !want)
+			}
+			w.clock.advance(time.Minute)
+			w.follow(t)
+		}
+		w.clock.advance(time.Minute)
+		fetches := w.remote.fetches
+		parted("all is long shared", 0, -24*time.Hour, false, false)
+		parted("shared since just before", 0, -time.Second, false, true)
+		parted("shared for a while, said to be left before", -5*time.Hour, -2*time.Hour, false, true)
+		parted("shared since just before, said to be left in the future", 100*time.Hour, -time.Second, false, true)
+		if got := w.remote.fetches - fetches; got != 3 {
+			t.Errorf("%d fetches", got)
+		}
+		parted("at the start, fetched long after it was left", -5*time.Hour, -2*time.Hour, true, false)
+		parted("at the start, all is long shared", 0, -24*time.Hour, true, false)
+		parted("at the start, left since it was fetched", 0, 0, true, true)
+		w.rooms.partings = nil
+		must(t, w.DeviceLists.userParted(ctx, carol, false))
+		if list().Stale {
+			t.Error("nothing is known of a leave, and the list is stale")
+		}
+
+		// A list that is being fetched may be too old, too.
+		w.remote.lists[carol] = remoteList(t, carol, 2, "C2")
+		now := w.DeviceLists.now()
+		w.rooms.partings = map[matrix.UserID][2]matrix.Timestamp{carol: {now, now}}
+		must(t, w.DeviceLists.userParted(ctx, carol, false))
+		w.remote.answer = func(matrix.UserID) {
+			w.remote.answer = nil
+			must(t, w.DeviceLists.userParted(ctx, carol, false))
+		}
+		w.clock.advance(time.Minute)
+		work := newFetchWork(w.DeviceLists)
+		mustGet[time.Duration](t)(work.dispatch(ctx))
+		work.group.Wait()
+		if !list().Stale {
+			t.Error("what was fetched before the leave was known passes for the present list")
+		}
 	})
 }
 

@@ -103,7 +103,7 @@ func (d *DeviceLists) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// untrackParted drops the lists of users who ceased to share a room while nobody looked: before a crash.
+// untrackParted drops the lists of users who ceased to share a room while nobody looked: before a crash. Those of users who left one are looked at, too.
 func (d *DeviceLists) untrackParted(ctx context.Context) error {
 	for after := matrix.UserID(""); ; {
 		users, err := storage.TrackedUsers(ctx, d.DB, after, 500)
@@ -111,7 +111,7 @@ func (d *DeviceLists) untrackParted(ctx context.Context) error {
 			return err
 		}
 		for _, user := range users {
-			if err := d.untrackIfParted(ctx, user); err != nil {
+			if err := d.userParted(ctx, user, true); err != nil {
 				return err
 			}
 		}

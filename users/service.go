@@ -55,6 +55,13 @@ type SharedRooms interface {
 	PartialAudience(ctx context.Context, server matrix.ServerName) ([]matrix.UserID, error)
 	// ReturnedUnawares says whether the server of a user who has joined a room was out of it for a while, as far as we saw, and does not know that.
 	ReturnedUnawares(ctx context.Context, room matrix.RoomID, user matrix.UserID) (bool, error)
+	// NewServer returns, if the server of a user who has joined a room was not in it before and we were, the local users in the room, and when that
+	// server says that the join was made.
+	NewServer(ctx context.Context, room matrix.RoomID, user matrix.UserID) (local []matrix.UserID, made matrix.Timestamp, err error)
+	// SharedSince says whether a local user shares a room with a server, and did before a position.
+	SharedSince(ctx context.Context, user matrix.UserID, server matrix.ServerName, pos storage.Position) (bool, error)
+	// Parting returns when a remote user left a room last, as other servers say, and since when another is shared with local users, if one is.
+	Parting(ctx context.Context, user matrix.UserID) (left, shared matrix.Timestamp, known bool, err error)
 }
 
 // Outbox sends EDUs to other servers.

@@ -91,12 +91,41 @@ type fakeRooms struct {
 	partial []matrix.ServerName
 	// unaware are users whose servers have come back without knowing.
 	unaware []matrix.UserID
+	// newcomers are users who came with a new server, with when they say that they joined; since is from when a local user shares a room with it.
+	newcomers map[matrix.UserID]matrix.Timestamp
+	since     map[matrix.UserID]storage.Position
+	// partings of remote users: when they left a room, and since when another is shared.
+	partings map[matrix.UserID][2]matrix.Timestamp
 }
 
 func (f *fakeRooms) ReturnedUnawares(_ context.Context, _ matrix.RoomID, user matrix.UserID) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Contains(f.unaware, user), nil
+}
+
+func (f *fakeRooms) NewServer(_ context.Context, room matrix.RoomID, user matrix.UserID) (local []matrix.UserID, made matrix.Timestamp, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	made, ok := f.newcomers[user]
+	if !ok {
+		return nil, 0, nil
+	}
+	return slices.DeleteFunc(slices.Clone(f.rooms[room]), func(u matrix.UserID) bool { return u.Server() != here }), made, nil
+}
+
+func (f *fakeRooms) SharedSince(_ context.Context, user matrix.UserID, _ matrix.ServerName, pos storage.Position) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	since, ok := f.since[user]
+	return ok && since < pos, nil
+}
+
+func (f *fakeRooms) Parting(_ context.Context, user matrix.UserID) (left, shared matrix.Timestamp, known bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p, ok := f.partings[user]
+	return p[0], p[1], ok, nil
 }
 
 func (f *fakeRooms) PartialServers(context.Context, matrix.UserID) ([]matrix.ServerName, error) {

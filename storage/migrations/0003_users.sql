@@ -121,6 +121,7 @@ CREATE TABLE key_signatures (
 CREATE TABLE device_list_changes (
     user_id   TEXT    NOT NULL PRIMARY KEY,
     position  INTEGER NOT NULL,
+    ts        INTEGER NOT NULL, -- when that was
     stream_id INTEGER NOT NULL -- of a local user: what other servers were last sent in m.device_list_update, 0: nothing
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX device_list_changes_position ON device_list_changes (position);
