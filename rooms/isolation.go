@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -107,19 +108,14 @@ const followEvery = 3 * time.Second
 
 // followOperator does what the operator asks for on the command line.
 func (e *Engine) followOperator(ctx context.Context) {
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
-	for {
+	follow := func() {
 		err := e.loadIsolated(ctx)
 		if err = errors.Join(err, e.withdrawAll(ctx)); err != nil && ctx.Err() == nil {
 			e.log.Error().Err(err).Msg("follow the operator's wishes")
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
 	}
+	follow()
+	wake.Every(ctx, followEvery, follow)
 }
 
 func (e *Engine) withdrawAll(ctx context.Context) error {

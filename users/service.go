@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hanok/internal/recent"
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -226,18 +227,12 @@ func (c *core) number(ctx context.Context, user matrix.UserID) (storage.NameNID,
 
 // every calls fn at intervals until ctx ends; errors are logged.
 func (c *core) every(ctx context.Context, interval time.Duration, fn func(context.Context) error) error {
-	t := time.NewTicker(interval)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			if err := fn(ctx); err != nil && ctx.Err() == nil {
-				c.Log.Error().Err(err).Msg("users: background work failed")
-			}
+	wake.Every(ctx, interval, func() {
+		if err := fn(ctx); err != nil && ctx.Err() == nil {
+			c.Log.Error().Err(err).Msg("users: background work failed")
 		}
-	}
+	})
+	return nil
 }
 
 // expire removes what is over: tokens, authentication sessions, notes of messages that can no longer be repeated.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/matrix/glob"
 	"hanok/storage"
@@ -251,18 +252,12 @@ const lookEvery = 3 * time.Second
 
 // Run follows what the operator asks for on the command line, which is another process: servers to be tried again at once.
 func (p *Peers) Run(ctx context.Context) error {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	wake.Every(ctx, lookEvery, func() {
 		if err := p.retryRequested(ctx); err != nil && ctx.Err() == nil {
 			p.opts.Log.Error().Err(err).Msg("federation: look for requested retries")
 		}
-	}
+	})
+	return nil
 }
 
 func (p *Peers) retryRequested(ctx context.Context) error {

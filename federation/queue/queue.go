@@ -185,14 +185,7 @@ const sweepEvery = 5 * time.Minute
 
 // sweep removes EDUs that every destination has got, and newcomers that are none any more.
 func (q *Queue) sweep(ctx context.Context) error {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
+	wake.Every(ctx, sweepEvery, func() {
 		err := q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 			if err := storage.DropOutboxNewcomers(ctx, tx, matrix.TimestampOf(q.opts.Now())); err != nil {
 				return err
@@ -202,7 +195,8 @@ func (q *Queue) sweep(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			q.opts.Log.Error().Err(err).Msg("federation: sweep the outbox")
 		}
-	}
+	})
+	return ctx.Err()
 }
 
 // Destinations counts the servers by class for which something is queued now.

@@ -21,6 +21,7 @@ import (
 	"hanok/internal/endpoint"
 	"hanok/internal/gate"
 	"hanok/internal/recent"
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/matrix/roomversion"
 	"hanok/media"
@@ -165,14 +166,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.resume(ctx); err != nil && ctx.Err() == nil {
 		return err
 	}
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	wake.Every(ctx, sweepEvery, func() {
 		before := matrix.TimestampOf(s.opts.Now().Add(-rememberTransactions))
 		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.DeleteInboundTransactions(ctx, tx, before) })
 		if err != nil && ctx.Err() == nil {
@@ -181,5 +175,6 @@ func (s *Server) Run(ctx context.Context) error {
 		if err := s.opts.Keys.Forget(ctx); err != nil && ctx.Err() == nil {
 			s.opts.Log.Error().Err(err).Msg("federation: forget keys of strangers")
 		}
-	}
+	})
+	return nil
 }

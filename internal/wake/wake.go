@@ -1,10 +1,29 @@
 // Package wake has goroutines look again at what they look after.
 package wake
 
+import (
+	"context"
+	"time"
+)
+
 // Up leaves a token in a channel of capacity one, and never blocks: who waits for it looks now, and who is busy finds it afterwards.
 func Up(waiting chan<- struct{}) {
 	select {
 	case waiting <- struct{}{}:
 	default:
+	}
+}
+
+// Every calls fn at intervals until ctx ends, the first time after one.
+func Every(ctx context.Context, interval time.Duration, fn func()) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		fn()
 	}
 }
