@@ -345,18 +345,11 @@ type ThreadsRequest struct {
 // in redacted form. M_FORBIDDEN for a room that the reader may not look into.
 // spec: cs/getThreadRoots
 func (e *Engine) Threads(ctx context.Context, rd Reader, q ThreadsRequest) (*RelationsPage, error) {
-	r, err := e.room(ctx, q.Room)
+	r, v, err := e.roomToRead(ctx, rd.User, q.Room)
 	if err != nil {
-		return nil, hideRoom(err)
+		return nil, err
 	}
 	defer r.release()
-	v, err := e.viewer(ctx, r.nid, rd.User)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.mayRead(ctx, v); err != nil {
-		return nil, err
-	}
 	q.Limit = min(max(q.Limit, 1), maxThreads)
 	w := &threadWalk{aggregator: aggregator{e: e, rd: rd, v: v, room: r.nid}, q: q, latest: make(map[matrix.EventID]storage.EventNID)}
 	return w.run(ctx)

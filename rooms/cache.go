@@ -33,10 +33,15 @@ const eventOverhead = 900
 
 func eventCost(ev *Event) int64 { return int64(len(ev.JSON())) + eventOverhead }
 
-func (c *eventCache) byNumber(nid storage.EventNID) *Event {
+func (c *eventCache) byNumber(nid storage.EventNID) *Event { return cached(c, c.byNID, nid) }
+
+func (c *eventCache) byEventID(id matrix.EventID) *Event { return cached(c, c.byID, id) }
+
+// cached returns an event, which was used by that, from one of the maps of the cache; nil if it is not there.
+func cached[K comparable](c *eventCache, by map[K]*list.Element, key K) *Event {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	el, ok := c.byNID[nid]
+	el, ok := by[key]
 	if !ok {
 		return nil
 	}
@@ -57,17 +62,6 @@ func (c *eventCache) byNumbers(nids []storage.EventNID, out []*Event) {
 			out[i] = el.Value.(*Event)
 		}
 	}
-}
-
-func (c *eventCache) byEventID(id matrix.EventID) *Event {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	el, ok := c.byID[id]
-	if !ok {
-		return nil
-	}
-	c.order.MoveToFront(el)
-	return el.Value.(*Event)
 }
 
 // put adds events or replaces what is known of them.

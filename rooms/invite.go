@@ -144,11 +144,7 @@ func (r *room) invitePDUs(ctx context.Context, sender matrix.UserID) ([][]byte, 
 	if err != nil {
 		return nil, err
 	}
-	out := make([][]byte, len(events))
-	for i, ev := range events {
-		out[i] = ev.JSON()
-	}
-	return out, nil
+	return pdusOf(events), nil
 }
 
 // InviteState returns the stripped state shown with an invite or knock of a local user, the

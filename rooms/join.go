@@ -29,27 +29,33 @@ func (e *Engine) Join(ctx context.Context, q MemberRequest) (matrix.EventID, err
 	if err != nil {
 		return "", err
 	}
-	id, err := e.joinHere(ctx, q, content)
-	if !errors.Is(err, errElsewhere) {
-		return id, err
-	}
-	// One attempt at a time makes this server resident; those who waited then join here, or make the next attempt.
-	for ctx.Err() == nil {
-		_, shared, err := e.joins.Do(ctx, q.Room, func() (struct{}, error) {
-			// A join is finished even if the client has given it up.
+	return e.hereOrElsewhere(ctx, q.Room,
+		func(ctx context.Context) (matrix.EventID, error) { return e.joinHere(ctx, q, content) },
+		func(ctx context.Context) (matrix.EventID, error) { return e.joinAnywhere(ctx, q, content) })
+}
+
+// hereOrElsewhere changes a membership of a local user, here or, if that fails with errElsewhere, through other servers. Of a room that is done by
+// one at a time, joins, knocks and leaves alike: what it did to the room is seen by those who waited, who try here first, too. A user
+// who joins and knocks at once must not end up as both.
+func (e *Engine) hereOrElsewhere(ctx context.Context, room matrix.RoomID, here, elsewhere func(context.Context) (matrix.EventID, error)) (matrix.EventID, error) {
+	id, err := here(ctx)
+	for errors.Is(err, errElsewhere) {
+		_, shared, flightErr := e.joins.Do(ctx, room, func() (struct{}, error) {
+			// It is finished even if the client has given it up.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxJoinTime)
 			defer cancel()
-			id, err = e.joinAnywhere(ctx, q, content)
+			id, err = elsewhere(ctx)
 			return struct{}{}, err
 		})
 		if !shared {
-			return id, err
+			return id, flightErr
 		}
-		if id, err = e.joinHere(ctx, q, content); !errors.Is(err, errElsewhere) {
-			return id, err
+		if ctx.Err() != nil {
+			return "", ctx.Err()
 		}
+		id, err = here(ctx)
 	}
-	return "", ctx.Err()
+	return id, err
 }
 
 // renew changes the name and the avatar that a room shows of a user who is in it, unless it shows them already.

@@ -18,25 +18,9 @@ import (
 
 // Leave leaves a room, rejects an invite or takes back a knock. It does nothing for those who left. spec: cs/leaveRoom
 func (e *Engine) Leave(ctx context.Context, q MemberRequest) (matrix.EventID, error) {
-	id, err := e.leave(ctx, q, false)
-	// One at a time goes through other servers, joins included: what they did to the room before is seen by who comes after.
-	for errors.Is(err, errElsewhere) {
-		_, shared, flightErr := e.joins.Do(ctx, q.Room, func() (struct{}, error) {
-			// A leave is finished even if the client has given it up.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxJoinTime)
-			defer cancel()
-			id, err = e.leave(ctx, q, true)
-			return struct{}{}, err
-		})
-		if !shared {
-			return id, flightErr
-		}
-		if ctx.Err() != nil {
-			return "", ctx.Err()
-		}
-		id, err = e.leave(ctx, q, false)
-	}
-	return id, err
+	return e.hereOrElsewhere(ctx, q.Room,
+		func(ctx context.Context) (matrix.EventID, error) { return e.leave(ctx, q, false) },
+		func(ctx context.Context) (matrix.EventID, error) { return e.leave(ctx, q, true) })
 }
 
 // mayReject refuses to reject an invite to the room in which the server speaks to a user. spec: client-server-api#server-notices
@@ -361,26 +345,13 @@ func (e *Engine) Knock(ctx context.Context, q MemberRequest) (matrix.EventID, er
 	if err != nil {
 		return "", err
 	}
-	id, err := e.knockHere(ctx, q, content)
-	// One at a time, as for Leave: a user who joins and knocks at once must not end up as both.
-	for errors.Is(err, errElsewhere) {
-		_, shared, flightErr := e.joins.Do(ctx, q.Room, func() (struct{}, error) {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxJoinTime)
-			defer cancel()
-			if id, err = e.knockHere(ctx, q, content); errors.Is(err, errElsewhere) {
-				id, err = e.knockAway(ctx, q, content)
-			}
-			return struct{}{}, err
-		})
-		if !shared {
-			return id, flightErr
+	here := func(ctx context.Context) (matrix.EventID, error) { return e.knockHere(ctx, q, content) }
+	return e.hereOrElsewhere(ctx, q.Room, here, func(ctx context.Context) (matrix.EventID, error) {
+		if id, err := here(ctx); !errors.Is(err, errElsewhere) {
+			return id, err
 		}
-		if ctx.Err() != nil {
-			return "", ctx.Err()
-		}
-		id, err = e.knockHere(ctx, q, content)
-	}
-	return id, err
+		return e.knockAway(ctx, q, content)
+	})
 }
 
 // knockHere is Knock where this server takes part in the room, else it fails with errElsewhere.

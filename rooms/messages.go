@@ -42,18 +42,11 @@ const (
 
 // Messages returns a page, fetching missing history from other servers first.
 func (e *Engine) Messages(ctx context.Context, q MessagesRequest) (*Page, error) {
-	r, err := e.room(ctx, q.Room)
+	r, v, err := e.roomToRead(ctx, q.User, q.Room)
 	if err != nil {
-		return nil, hideRoom(err)
+		return nil, err
 	}
 	defer r.release()
-	v, err := e.viewer(ctx, r.nid, q.User)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.mayRead(ctx, v); err != nil {
-		return nil, err
-	}
 	q.Limit = min(max(q.Limit, 0), maxPage)
 	start, err := r.startOf(ctx, v, q)
 	if err != nil {
@@ -70,6 +63,23 @@ func (e *Engine) Messages(ctx context.Context, q MessagesRequest) (*Page, error)
 		page.End = &end
 	}
 	return page, nil
+}
+
+// roomToRead returns a room, pinned, with what a user may see of it: M_FORBIDDEN if that is nothing.
+func (e *Engine) roomToRead(ctx context.Context, user matrix.UserID, id matrix.RoomID) (*room, *viewer, error) {
+	r, err := e.room(ctx, id)
+	if err != nil {
+		return nil, nil, hideRoom(err)
+	}
+	v, err := e.viewer(ctx, r.nid, user)
+	if err == nil {
+		err = r.mayRead(ctx, v)
+	}
+	if err != nil {
+		r.release()
+		return nil, nil, err
+	}
+	return r, v, nil
 }
 
 // mayRead refuses those who see nothing of a room: never joined, or forgotten, and not world-readable.

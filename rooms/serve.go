@@ -343,18 +343,11 @@ func (e *Engine) ServeState(ctx context.Context, origin matrix.ServerName, room 
 	if err != nil {
 		return nil, nil, err
 	}
-	events, err := e.eventsByNID(ctx, append(slices.Clone(states), chain...))
+	pdus, err := e.rawEvents(ctx, slices.Concat(states, chain))
 	if err != nil {
 		return nil, nil, err
 	}
-	for i, ev := range events {
-		if i < len(states) {
-			state = append(state, ev.JSON())
-		} else {
-			auth = append(auth, ev.JSON())
-		}
-	}
-	return state, auth, nil
+	return pdus[:len(states)], pdus[len(states):], nil
 }
 
 // ServeStateIDs is ServeState with IDs. spec: ss/getRoomStateIds
@@ -492,11 +485,15 @@ func (e *Engine) rawEvents(ctx context.Context, nids []storage.EventNID) ([][]by
 	if err != nil {
 		return nil, err
 	}
+	return pdusOf(events), nil
+}
+
+func pdusOf(events []*Event) [][]byte {
 	out := make([][]byte, len(events))
 	for i, ev := range events {
 		out[i] = ev.JSON()
 	}
-	return out, nil
+	return out
 }
 
 // ServeBackfill returns events from `from` backwards, those included. spec: ss/backfillRoom

@@ -424,9 +424,5 @@ func (e *Engine) SendKnock(ctx context.Context, origin matrix.ServerName, room m
 	if err != nil {
 		return nil, err
 	}
-	out := make([][]byte, len(events))
-	for i, ev := range events {
-		out[i] = ev.JSON()
-	}
-	return out, nil
+	return pdusOf(events), nil
 }

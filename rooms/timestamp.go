@@ -44,18 +44,11 @@ func (r *room) byTime(ctx context.Context, ts matrix.Timestamp, backward bool, k
 // EventByTime returns the event closest to a time, before or after it, that a user may see. Where history is missing
 // other servers are asked, and what they know is fetched. M_NOT_FOUND, M_FORBIDDEN. spec: cs/getEventByTimestamp
 func (e *Engine) EventByTime(ctx context.Context, user matrix.UserID, id matrix.RoomID, ts matrix.Timestamp, backward bool) (*Event, error) {
-	r, err := e.room(ctx, id)
+	r, v, err := e.roomToRead(ctx, user, id)
 	if err != nil {
-		return nil, hideRoom(err)
+		return nil, err
 	}
 	defer r.release()
-	v, err := e.viewer(ctx, r.nid, user)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.mayRead(ctx, v); err != nil {
-		return nil, err
-	}
 	sees := func(ev *Event) (bool, error) { return v.sees(ctx, ev) }
 	found, err := r.byTime(ctx, ts, backward, sees)
 	if err != nil {

@@ -58,29 +58,25 @@ func (p *pair) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 type idList []matrix.EventID
 
 func (l *idList) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
-	return strictjson.EachElement(dec, maxIDs, func(v jsontext.Value) error {
-		var s string
-		if err := json.Unmarshal(v, &s); err != nil {
-			return err
-		}
-		if id, err := matrix.ParseEventID(s); err == nil {
-			*l = append(*l, id)
-		}
-		return nil
-	})
+	return parseEach(dec, maxIDs, (*[]matrix.EventID)(l), matrix.ParseEventID)
 }
 
 // nameList is a list of servers. What cannot be one is left out.
 type nameList []matrix.ServerName
 
 func (l *nameList) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
-	return strictjson.EachElement(dec, maxNames, func(v jsontext.Value) error {
+	return parseEach(dec, maxNames, (*[]matrix.ServerName)(l), matrix.ParseServerName)
+}
+
+// parseEach reads a list of strings, of which those count that can be parsed.
+func parseEach[T any](dec *jsontext.Decoder, most int, into *[]T, parse func(string) (T, error)) error {
+	return strictjson.EachElement(dec, most, func(v jsontext.Value) error {
 		var s string
 		if err := json.Unmarshal(v, &s); err != nil {
 			return err
 		}
-		if name, err := matrix.ParseServerName(s); err == nil {
-			*l = append(*l, name)
+		if x, err := parse(s); err == nil {
+			*into = append(*into, x)
 		}
 		return nil
 	})

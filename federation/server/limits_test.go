@@ -38,16 +38,21 @@ func (tarpit) QueryNotary(context.Context, matrix.ServerName, client.KeyCriteria
 	return nil, errors.New("no")
 }
 
-// Requests in the name of servers that nobody knows are heard a few at a time, and not a byte of their bodies before.
-func TestStrangers(t *testing.T) {
-	pit := tarpit{make(chan struct{}, 100), make(chan struct{})}
+// setUpTarpit is a server that has all keys from a tarpit.
+func setUpTarpit(t *testing.T) (*fixture, tarpit) {
+	pit := tarpit{make(chan struct{}, 1000), make(chan struct{})}
 	key, err := signing.Generate()
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := setUp(t, func(o *Options) {
+	return setUp(t, func(o *Options) {
 		o.Keys = keyring.New(keyring.Options{ServerName: "us.example", Key: key, DB: o.DB, Fetch: pit, Log: zerolog.Nop()})
-	})
+	}), pit
+}
+
+// Requests in the name of servers that nobody knows are heard a few at a time, and not a byte of their bodies before.
+func TestStrangers(t *testing.T) {
+	f, pit := setUpTarpit(t)
 	knock := func(name string, body io.Reader) (int, error) {
 		req, err := http.NewRequest(http.MethodPut, f.http.URL+"/_matrix/federation/v1/send/1", body)
 		if err != nil {
@@ -170,14 +175,7 @@ func TestAddressesOfOneCaller(t *testing.T) {
 
 // Whoever asks us as a notary, or tells us of an address that a user has proved to own, has us ask other servers, and may be anybody.
 func TestQuestionsOfStrangers(t *testing.T) {
-	pit := tarpit{make(chan struct{}, 1000), make(chan struct{})}
-	key, err := signing.Generate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := setUp(t, func(o *Options) {
-		o.Keys = keyring.New(keyring.Options{ServerName: "us.example", Key: key, DB: o.DB, Fetch: pit, Log: zerolog.Nop()})
-	})
+	f, pit := setUpTarpit(t)
 	var names strings.Builder
 	for i := range 500 {
 		fmt.Fprintf(&names, `,"s%d.example":{}`, i)
