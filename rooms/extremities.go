@@ -257,6 +257,41 @@ func (r *room) unweighed(ctx context.Context) (ids []matrix.EventID, depth int64
 	return ids, depth, nil
 }
 
+// doubtTips marks the ends of branches above a depth, of which it is not known whether they come before a gap there. That was asked just now.
+func (r *room) doubtTips(ctx context.Context, depth int64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	var ids []matrix.EventID
+	for _, t := range r.head.tips {
+		if t.depth < depth {
+			ids = append(ids, t.id)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	r.head = r.head.marked(ids, true)
+	if r.unsettled.until < r.e.now() {
+		r.unsettled.again(r.e.now())
+	}
+	return nil
+}
+
+// marked is the head with some ends of branches in doubt, or not any more.
+func (h *head) marked(ids []matrix.EventID, unweighed bool) *head {
+	next := *h
+	next.tips = slices.Clone(h.tips)
+	for i, t := range next.tips {
+		if slices.Contains(ids, t.id) {
+			next.tips[i].unweighed = unweighed
+		}
+	}
+	return &next
+}
+
 // settle lets those ends of branches go, of those that were in doubt, that were found to come before something stored, given with the depth of that. If
 // all was told, the others are ends. The entry is nil if nothing is to be stored.
 func (r *room) settle(ctx context.Context, asked []matrix.EventID, behind map[matrix.EventID]int64, told bool) (*entry, error) {
@@ -268,21 +303,15 @@ func (r *room) settle(ctx context.Context, asked []matrix.EventID, behind map[ma
 	if told {
 		r.unsettled = doubt{}
 	} else {
-		r.unsettled.pause = min(max(2*r.unsettled.pause, unsettledFor), maxUnsettledFor)
-		r.unsettled.until = r.e.now() + matrix.Timestamp(r.unsettled.pause.Milliseconds())
+		r.unsettled.again(r.e.now())
 	}
-	next := *r.head
-	next.tips = slices.Clone(next.tips)
+	r.head = r.head.marked(asked, !told)
 	gone := make(map[storage.EventNID]bool)
-	for i, t := range next.tips {
-		if t.unweighed && slices.Contains(asked, t.id) {
-			next.tips[i].unweighed = !told
-			if t.depth < behind[t.id] {
-				gone[t.nid] = true
-			}
+	for _, t := range r.head.tips {
+		if slices.Contains(asked, t.id) && t.depth < behind[t.id] {
+			gone[t.nid] = true
 		}
 	}
-	r.head = &next
 	en := &entry{room: r, line: r.line}
 	if err := r.dropTips(ctx, en, gone); err != nil || en.head == nil {
 		return nil, err
@@ -296,4 +325,9 @@ func (r *room) settle(ctx context.Context, asked []matrix.EventID, behind map[ma
 type doubt struct {
 	until matrix.Timestamp
 	pause time.Duration
+}
+
+func (d *doubt) again(now matrix.Timestamp) {
+	d.pause = min(max(2*d.pause, unsettledFor), maxUnsettledFor)
+	d.until = now + matrix.Timestamp(d.pause.Milliseconds())
 }

@@ -310,3 +310,44 @@ func TestEndIsNoHistoryOfItself(t *testing.T) {
 		t.Errorf("ends: %v, without %s", got, topic)
 	}
 }
+
+// A gap that is longer than what is asked for at once closes bit by bit, though nobody here says anything. Until then what was the end of the room before
+// it stands beside what comes after it.
+func TestGapThatIsClosedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b, room := twoServers(t)
+		alice := a.user("alice")
+		n.split(a, b, true)
+		for i := range 500 {
+			a.say(alice, room, fmt.Sprint("missed ", i))
+		}
+		n.settle()
+		a.mu.Lock()
+		a.outbox = nil
+		a.mu.Unlock()
+		n.split(a, b, false)
+		for i, tips := range []int{2, 2, 1} { // 200 events at a time
+			a.say(alice, room, fmt.Sprint("heard ", i))
+			n.settle()
+			if got := b.tips(room); len(got) != tips {
+				t.Errorf("%d: %d ends, not %d", i, len(got), tips)
+			}
+			time.Sleep(10 * time.Minute)
+		}
+		if d := cmp.Diff(a.state(room), b.state(room)); d != "" {
+			t.Error(d)
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, u := range b.updates {
+			for _, ev := range u.Events {
+				body, _ := ev.ContentString("body")
+				if i := 0; strings.HasPrefix(body, "missed") {
+					if _, err := fmt.Sscanf(body, "missed %d", &i); err != nil || i < 290 {
+						t.Fatal("what came late is told as news: ", body, err)
+					}
+				}
+			}
+		}
+	})
+}

@@ -18,7 +18,7 @@ const (
 
 // fillGap asks for what lies between our head and an event. It matters that a gap is closed: where it stays open, what comes
 // before it and what comes after it are taken for branches, and a resolution of their states may bring back what has long
-// been replaced. spec: ss/getMissingPreviousEvents
+// been replaced. So the ends of branches that it may come after are in doubt then. spec: ss/getMissingPreviousEvents
 func (in *inbound) fillGap(ctx context.Context, ev *event.Event) error {
 	r := in.r
 	r.mu.Lock()
@@ -33,45 +33,54 @@ func (in *inbound) fillGap(ctx context.Context, ev *event.Event) error {
 	if err != nil {
 		return err
 	}
-	events, err := in.between(ctx, earliest, []matrix.EventID{ev.ID()})
+	events, _, err := in.between(ctx, earliest, []matrix.EventID{ev.ID()})
+	whole := append(slices.Clone(events), ev)
+	if open, err := in.openEnds(ctx, whole); err != nil {
+		return err
+	} else if len(open) > 0 {
+		if err := r.doubtTips(ctx, ev.Depth()); err != nil {
+			return err
+		}
+	}
 	if len(events) == 0 {
 		return err
 	}
-	sortByDepth(events)
-	if err := in.noteHistory(ctx, append(slices.Clone(events), ev)); err != nil {
+	sortByDepth(whole)
+	if err := in.noteHistory(ctx, whole); err != nil {
 		return err
 	}
+	in.handleGap(ctx, slices.DeleteFunc(whole, func(m *event.Event) bool { return m.ID() == ev.ID() }))
+	return nil
+}
+
+// handleGap takes what was fetched of a gap into the room, in order of depth.
+func (in *inbound) handleGap(ctx context.Context, events []*event.Event) {
 	for _, m := range events {
-		if m.ID() == ev.ID() {
-			continue
-		}
 		if err := in.handle(ctx, m, false); err != nil {
 			in.e.log.Debug().Err(err).Str("event", string(m.ID())).Msg("an event of a gap was not accepted")
 		}
 	}
-	return nil
 }
 
-// between fetches what lies between some events and later ones. If that fails on the way, the result is what
-// has come so far, and the error.
-func (in *inbound) between(ctx context.Context, earliest, latest []matrix.EventID) ([]*event.Event, error) {
+// between fetches what lies between some events and later ones. all is false if there may be more: then the result is what
+// has come so far, and the error if that is why.
+func (in *inbound) between(ctx context.Context, earliest, latest []matrix.EventID) (events []*event.Event, all bool, err error) {
 	gap := make(map[matrix.EventID]bool)
 	for _, id := range latest {
 		gap[id] = true
 	}
-	var events []*event.Event
 	for range maxGapRounds {
 		raw, _, err := askAround(ctx, in, func(ctx context.Context, s matrix.ServerName) ([][]byte, error) {
 			return in.e.remote.MissingEvents(ctx, s, in.r.id, earliest, latest, maxGap, 0)
 		})
 		if err != nil {
-			return events, err
+			return events, false, err
 		}
 		full := len(raw) >= maxGap
 		var more []*event.Event
 		lost := in.away(ctx, func() { more, err = in.e.parseVerified(ctx, in.r.version, in.r.id, raw[:min(len(raw), maxGap)]) })
 		if err = errors.Join(lost, err); err != nil {
-			return events, err
+			return events, false, err
 		}
 		more = slices.DeleteFunc(more, func(m *event.Event) bool { return gap[m.ID()] })
 		for _, m := range more {
@@ -79,19 +88,21 @@ func (in *inbound) between(ctx context.Context, earliest, latest []matrix.EventI
 		}
 		events = append(events, more...)
 		if !full || len(more) == 0 {
-			break // there is nothing further
+			return events, true, nil // there is nothing further
 		}
-		if latest, err = in.openEnds(ctx, events, gap); err != nil || len(latest) == 0 {
-			return events, err
+		if latest, err = in.openEnds(ctx, events); err != nil || len(latest) == 0 {
+			return events, err == nil, err
 		}
 	}
-	return events, nil
+	return events, false, nil
 }
 
 // openEnds lists those events of a gap before which something is missing still.
-func (in *inbound) openEnds(ctx context.Context, events []*event.Event, gap map[matrix.EventID]bool) ([]matrix.EventID, error) {
+func (in *inbound) openEnds(ctx context.Context, events []*event.Event) ([]matrix.EventID, error) {
 	var before []matrix.EventID
+	gap := make(map[matrix.EventID]bool, len(events))
 	for _, m := range events {
+		gap[m.ID()] = true
 		before = append(before, m.PrevEvents()...)
 	}
 	known, err := in.r.eventsByID(ctx, distinctIDs(before))
@@ -132,31 +143,34 @@ func (in *inbound) weigh(ctx context.Context, ev *event.Event) (asked bool, err 
 	case on:
 		return false, nil
 	}
-	told, err := in.beforeGaps(ctx, []matrix.EventID{ev.ID()}, gaps)
-	if !told && in.behind[ev.ID()] == 0 {
+	_, all, err := in.beforeGaps(ctx, []matrix.EventID{ev.ID()}, gaps)
+	if !all && in.behind[ev.ID()] == 0 {
 		in.doubted[ev.ID()] = true
 	}
 	return true, err
 }
 
-// beforeGaps has it noted in in.behind which of some events come before gaps. told is false if that cannot be had now.
-func (in *inbound) beforeGaps(ctx context.Context, ids []matrix.EventID, gaps []storage.MissingPrev) (told bool, err error) {
+// beforeGaps has it noted in in.behind which of some events come before gaps. The result is what lies between, in order of depth; all is false if
+// that could not be had, or there may be more.
+func (in *inbound) beforeGaps(ctx context.Context, ids []matrix.EventID, gaps []storage.MissingPrev) (events []*event.Event, all bool, err error) {
 	var latest []matrix.EventID
 	for _, g := range gaps {
 		child, err := in.r.event(ctx, g.Child)
 		if err != nil {
-			return false, err
+			return nil, false, err
 		}
 		latest = append(latest, child.ID())
 	}
-	events, err := in.between(ctx, ids, distinctIDs(latest))
+	events, all, err = in.between(ctx, ids, distinctIDs(latest))
 	if err != nil {
 		in.e.log.Debug().Err(err).Str("event", string(ids[0])).Msg("get_missing_events")
 	}
-	return err == nil, errors.Join(ctx.Err(), in.noteHistory(ctx, events))
+	sortByDepth(events)
+	return events, all, errors.Join(ctx.Err(), in.noteHistory(ctx, events))
 }
 
-// settle asks once more about the ends of branches of which nobody could tell where they belong when they came.
+// settle asks once more about the ends of branches of which it could not be told whether they come before a gap. What lies between is taken for the
+// room's history, so that of a long gap less is left each time.
 func (in *inbound) settle(ctx context.Context) (asked bool, err error) {
 	r := in.r
 	if in.settled {
@@ -167,13 +181,18 @@ func (in *inbound) settle(ctx context.Context) (asked bool, err error) {
 	if err != nil || len(ids) == 0 {
 		return false, err
 	}
-	told := true
 	gaps, err := storage.MissingPrevs(ctx, in.e.db, r.nid, depth+1, maxGap)
 	if err != nil {
 		return false, err
 	}
-	if len(gaps) > 0 {
-		if told, err = in.beforeGaps(ctx, ids, gaps); err != nil {
+	told := len(gaps) == 0
+	if !told {
+		var events []*event.Event
+		if events, told, err = in.beforeGaps(ctx, ids, gaps); err != nil {
+			return false, err
+		}
+		in.handleGap(ctx, slices.DeleteFunc(events, func(m *event.Event) bool { return in.behind[m.ID()] == 0 }))
+		if err := in.lock(ctx); err != nil {
 			return false, err
 		}
 	}
