@@ -90,6 +90,14 @@ func interop(t *testing.T, both pair) {
 	reportComplaints(t, other, both.away)
 }
 
+// TestInteropOwn runs between two Hanoks what nothing else in this package does between two servers.
+func TestInteropOwn(t *testing.T) {
+	n := homeserver.NewNetwork(t)
+	both := pair{home: n.Start(homeserver.Options{}), away: n.Start(homeserver.Options{})}
+	t.Run("directory pages", func(t *testing.T) { interopDirectoryPages(t, both) })
+	t.Run("files elsewhere", func(t *testing.T) { interopFilesElsewhere(t, both) })
+}
+
 // foreignSoftware lists the programs that start other homeservers, or skips the test.
 func foreignSoftware(t *testing.T) []string {
 	t.Helper()
