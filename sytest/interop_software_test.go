@@ -74,6 +74,7 @@ func shortcomings(t *testing.T, s *homeserver.Server) map[string]string {
 			"signatures of master keys":   "takes no signature for a master key that it has already",
 			"directory filters":           "does not pass room_types on to other servers, and does not heed what it is asked by them to search for",
 			"directory backwards":         "begins the page before one room earlier, whatever the limit is, with the rooms of a page in any order (federationapi, publicRooms)",
+			"code of large events":        "refuses them with 413, as it should, but M_BAD_JSON (clientapi, sendevent.go)",
 			"files elsewhere":             "says that it does not support a Location yet",
 			"banned invitees":             "the same as with withdrawn invites",
 			"odd_content":                 "makes something else of keys with quotes or backslashes, and of some fractions, and refuses the requests that they are in (gomatrixserverlib, CanonicalJSON)",
