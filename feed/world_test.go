@@ -51,7 +51,7 @@ func newWorld(t testing.TB, db *storage.DB) *world {
 		t.Fatal(err)
 	}
 	w.users = users.New(users.Options{
-		DB: db, ServerName: here, Log: zerolog.Nop(), Notifier: w.hub, Rooms: w.rooms, Outbox: noOutbox{}, Policy: anything{}, Hashing: users.CheapHashing,
+		DB: db, ServerName: here, Log: zerolog.Nop(), Notifier: w.hub, Rooms: w.rooms, Policy: anything{}, Hashing: users.CheapHashing,
 	})
 	w.Feed = feed.New(feed.Options{DB: db, Rooms: w.rooms, Users: w.users, Hub: w.hub, Log: zerolog.Nop()})
 	ctx, stop := context.WithCancel(context.Background())
@@ -70,13 +70,6 @@ func newWorld(t testing.TB, db *storage.DB) *world {
 	})
 	return w
 }
-
-type noOutbox struct{}
-
-func (noOutbox) QueueEDU(context.Context, *storage.Tx, []matrix.ServerName, string, []byte) error {
-	return nil
-}
-func (noOutbox) SendVolatile([]matrix.ServerName, string, []byte) {}
 
 type anything struct{}
 

@@ -61,7 +61,7 @@ func newWorld(t testing.TB, client *http.Client) *world {
 	w.rooms, err = rooms.New(rooms.Options{DB: db, ServerName: here, Key: key, Listener: listeners{hub, w}, Log: zerolog.Nop()})
 	must(t, err)
 	w.users = users.New(users.Options{
-		DB: db, ServerName: here, Log: zerolog.Nop(), Notifier: w, Rooms: w.rooms, Outbox: noOutbox{}, Hashing: users.CheapHashing,
+		DB: db, ServerName: here, Log: zerolog.Nop(), Notifier: w, Rooms: w.rooms, Hashing: users.CheapHashing,
 		PushGateways: users.PushGateways{Insecure: true},
 	})
 	w.feed = feed.New(feed.Options{
@@ -128,13 +128,6 @@ func (w *world) wake() {
 		w.Sender.MayHaveRead()
 	}
 }
-
-type noOutbox struct{}
-
-func (noOutbox) QueueEDU(context.Context, *storage.Tx, []matrix.ServerName, string, []byte) error {
-	return nil
-}
-func (noOutbox) SendVolatile([]matrix.ServerName, string, []byte) {}
 
 // RoundTrip is the way to all gateways.
 func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {

@@ -85,8 +85,8 @@ type Options struct {
 	DB         *storage.DB
 	ServerName matrix.ServerName
 	Log        zerolog.Logger
-	Clock      Clock // time.Now if nil
-	Remote     Remote
+	Clock      Clock  // time.Now if nil
+	Remote     Remote // nil, like Outbox: there are no other servers
 	Notifier   Notifier
 	Rooms      SharedRooms
 	Outbox     Outbox
@@ -156,6 +156,12 @@ func New(o Options) *Service {
 	}
 	if o.AccessTokenLifetime == 0 {
 		o.AccessTokenLifetime = 5 * time.Minute
+	}
+	if o.Remote == nil {
+		o.Remote = offlineRemote{}
+	}
+	if o.Outbox == nil {
+		o.Outbox = offlineOutbox{}
 	}
 	if o.Reserved == nil {
 		o.Reserved = func(matrix.UserID) bool { return false }

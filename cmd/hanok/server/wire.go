@@ -111,7 +111,7 @@ func (s *Server) openDomain() (err error) {
 	userOptions := users.Options{
 		DB: s.db, ServerName: s.name, Log: s.part("users"), Policy: s.policy, Notices: s.noticesSender(), Notifier: s.hub,
 		PushGateways: users.PushGateways{Disabled: cfg.Push.Disabled, Insecure: cfg.Push.AllowPrivateAddresses, Hosts: cfg.Push.Gateways},
-		LocalOnly:    cfg.Registration.LocalOnly, RegistrationTokens: cfg.Registration.Tokens, RegistrationSecret: cfg.Registration.SharedSecret, KeepAddresses: s.policy.KeepIP(), Remote: noRemote{}, Outbox: noOutbox{},
+		LocalOnly:    cfg.Registration.LocalOnly, RegistrationTokens: cfg.Registration.Tokens, RegistrationSecret: cfg.Registration.SharedSecret, KeepAddresses: s.policy.KeepIP(),
 		Services: !s.services.None(),
 		Reserved: func(user matrix.UserID) bool { return s.services.UserReserved(user, nil) }, MakeUser: s.services.MakeUser,
 	}
