@@ -10,7 +10,7 @@
 //
 //   - into a room: append.go (local), sendable.go (what may be scheduled), receive.go, check.go, gap.go, fetch.go and place.go (remote), extremities.go, outsiders.go, redact.go, sticky.go, committer.go and batch_write.go
 //   - states: resolve.go, state.go, history.go (who may see what)
-//   - memberships: create.go, join.go, enter.go (through another server), invite.go, third_party_invite.go, leave.go, membership.go, upgrade.go, userrooms.go
+//   - memberships: create.go, join.go, enter.go (through another server), invite.go, invite_signed.go, residence.go, third_party_invite.go, leave.go, membership.go, upgrade.go, userrooms.go
 //   - pages: messages.go, backfill.go, timestamp.go, relations.go, aggregations.go, search.go
 //   - for other servers: server_access.go (who may see what), serve.go, serve_join.go; questions to them: overtake.go
 //   - the directory: alias.go, directory.go, published.go, summary.go, spaces.go, hierarchy.go

@@ -223,17 +223,20 @@ type Engine struct {
 	dropped   *recent.Set[matrix.EventID] // events that were rejected and not stored: see outsiders.go
 	outsiders *outside
 	dry       *recent.Set[dryServer]
-	userRooms *userRooms
-	directory *published
-	recent    recentChanges
-	partials  *partials
-	isolation isolation
-	committer *committer
-	txns      flights.Flights[txnKey, matrix.EventID]
-	joins     flights.Flights[matrix.RoomID, struct{}]
-	fills     flights.Flights[storage.RoomNID, bool]
-	upgrades  flights.Flights[matrix.RoomID, matrix.RoomID]
-	untold    chan struct{} // a leave is to be told later
+	// residences has when others were asked whether this server is in a room; awaited has the rooms to which a signed invite is waited for.
+	residences *recent.Map[storage.RoomNID, matrix.Timestamp]
+	awaited    sync.Map
+	userRooms  *userRooms
+	directory  *published
+	recent     recentChanges
+	partials   *partials
+	isolation  isolation
+	committer  *committer
+	txns       flights.Flights[txnKey, matrix.EventID]
+	joins      flights.Flights[matrix.RoomID, struct{}]
+	fills      flights.Flights[storage.RoomNID, bool]
+	upgrades   flights.Flights[matrix.RoomID, matrix.RoomID]
+	untold     chan struct{} // a leave is to be told later
 	// hierarchies are answers of other servers about spaces.
 	hierarchies *recent.Map[hierarchyKey, cachedHierarchy]
 	maxRooms    int
@@ -305,14 +308,16 @@ func New(o Options) (*Engine, error) {
 		forest:   statetree.New(nodeStore{o.DB}, o.CacheBytes/2),
 		forms:    newClientForms(),
 		resolved: recent.NewMap[string, statetree.Tree](maxResolutions), memories: newMemories(), userRooms: newUserRooms(), recent: recentChanges{since: o.DB.Current()},
-		servers:  newServerCounts(),
-		doubted:  recent.NewSet[matrix.EventID](maxDoubted),
-		dropped:  recent.NewSet[matrix.EventID](maxDropped),
-		dry:      recent.NewSet[dryServer](maxDry),
-		maxRooms: o.CacheRooms,
-		byID:     make(map[matrix.RoomID]*room),
-		byNID:    make(map[storage.RoomNID]*room),
-		untold:   make(chan struct{}, 1),
+		servers: newServerCounts(),
+		doubted: recent.NewSet[matrix.EventID](maxDoubted),
+		dropped: recent.NewSet[matrix.EventID](maxDropped),
+		dry:     recent.NewSet[dryServer](maxDry),
+
+		residences: recent.NewMap[storage.RoomNID, matrix.Timestamp](maxResidences),
+		maxRooms:   o.CacheRooms,
+		byID:       make(map[matrix.RoomID]*room),
+		byNID:      make(map[storage.RoomNID]*room),
+		untold:     make(chan struct{}, 1),
 	}
 	e.life, e.end = context.WithCancel(context.Background())
 	if e.partials, err = loadPartials(context.Background(), o.DB); err != nil {

@@ -408,7 +408,10 @@ func (r *room) restart(ctx context.Context, en *entry, tree, after statetree.Tre
 		}
 	}
 	it.current = en.head.state.Ref()
-	if en.members, err = r.memberChanges(ctx, r.head.state, en.head.state, ev); err != nil || ev.Partial {
+	if en.members, err = r.memberChanges(ctx, r.head.state, en.head.state, ev); err != nil {
+		return err
+	}
+	if en.members, err = r.afterEnd(ctx, en.head.state, en.members); err != nil || ev.Partial {
 		return err
 	}
 	en.members, err = r.settleApart(ctx, en.head.state, en.members)

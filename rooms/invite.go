@@ -337,11 +337,22 @@ func (e *Engine) ReceiveInvite(ctx context.Context, origin matrix.ServerName, ro
 	if err != nil {
 		return nil, err
 	}
-	if resident {
-		// The invite reaches the room as any other event does.
-		if m.Membership == storage.MembershipJoin {
+	resident = resident && !e.refusedHere(r.nid)
+	if resident && m.Membership == storage.MembershipJoin {
+		said, err := e.settleResidence(ctx, r, origin)
+		if err != nil {
+			return nil, err
+		}
+		if said != residenceOver {
 			return nil, matrix.Forbidden("the user is in the room already")
 		}
+		if m, err = e.membershipIn(ctx, r.nid, user); err != nil {
+			return nil, err
+		}
+		resident = false
+	}
+	if resident {
+		// The invite reaches the room as any other event does.
 		if unknown {
 			return signed.JSON(), nil
 		}

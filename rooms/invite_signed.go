@@ -35,8 +35,9 @@ func (r *room) keepSigned(ctx context.Context, signed *event.Event, user matrix.
 	if err != nil {
 		return err
 	}
-	// This server may have been removed meanwhile.
+	// This server may have been removed meanwhile, or before.
 	if resident, err := r.resident(ctx); err != nil || resident {
+		r.e.awaitSigned(r.nid)
 		return err
 	}
 	return r.e.takeSignedInvites(ctx, r.nid)
@@ -65,6 +66,7 @@ func (e *Engine) settleAllSignedInvites(ctx context.Context) error {
 		if err := e.takeSignedInvites(ctx, nid); err != nil {
 			return fmt.Errorf("room %d: %w", nid, err)
 		}
+		e.awaitSigned(nid)
 	}
 	return nil
 }
