@@ -411,6 +411,66 @@ func TestRun(t *testing.T) {
 	})
 }
 
+// Joins in series are announced once, and not at all after an update that went to the same servers.
+func TestJoinsAreAnnouncedTogether(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		alice, bob := w.register(t, "alice"), w.register(t, "bob")
+		for _, u := range []matrix.UserID{alice, bob} {
+			w.login(t, u, "A")
+		}
+		var waiting announcements
+		join := func(user matrix.UserID, room matrix.RoomID) {
+			t.Helper()
+			w.rooms.join(room, user)
+			must(t, w.DeviceLists.announceSoon(ctx, &waiting, user, room))
+		}
+		update := func(user matrix.UserID, name string) {
+			t.Helper()
+			_, err := w.Devices.Put(ctx, user, "A", &name, false)
+			must(t, err)
+		}
+		announced := func(want ...matrix.UserID) {
+			t.Helper()
+			barrier(w.db)
+			w.settle()
+			for len(waiting.waiting) > 0 {
+				must(t, w.DeviceLists.announce(ctx, waiting.next()))
+			}
+			barrier(w.db)
+			var got []matrix.UserID
+			for _, e := range w.outbox.take() {
+				var u deviceListUpdate
+				must(t, json.Unmarshal(e.Content, &u))
+				got = append(got, u.UserID)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		}
+		w.rooms.join("!r1:here.test", carol)
+		w.rooms.join("!r2:here.test", carol, "@dave:elsewhere.test")
+		join(alice, "!local:here.test")
+		announced()
+		join(alice, "!r1:here.test")
+		join(bob, "!r1:here.test")
+		join(alice, "!r2:here.test")
+		announced(alice, bob)
+		join(alice, "!r1:here.test")
+		update(alice, "one")
+		announced()
+		// What was sent before the last join did not go to all.
+		join(alice, "!r1:here.test")
+		update(alice, "two")
+		join(alice, "!r2:here.test")
+		announced(alice)
+		join(bob, "!r1:here.test")
+		w.rooms.leave("!r1:here.test", bob)
+		w.rooms.leave("!r1:here.test", bob)
+		announced()
+	})
+}
+
 // A server that comes into a room is told of changes that it may not have been told of while it thought so.
 func TestChangesMissedByNewServer(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {

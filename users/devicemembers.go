@@ -56,17 +56,27 @@ func (d *DeviceLists) MembershipChanged(user matrix.UserID, room matrix.RoomID, 
 
 // followMemberships does what MembershipChanged was told.
 func (d *DeviceLists) followMemberships(ctx context.Context) error {
+	var a announcements
+	due := time.NewTimer(joinsTogether)
+	defer due.Stop()
 	for {
+		if len(a.waiting) > 0 {
+			due.Reset(time.Until(a.waiting[0].due))
+		}
 		var err error
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-due.C:
+			if len(a.waiting) > 0 {
+				err = d.announce(ctx, a.next())
+			}
 		case m := <-d.arrivals:
 			err = d.tellReturned(ctx, m.user, m.room)
 		case m := <-d.memberships:
 			switch {
 			case m.joined:
-				err = d.announce(ctx, m.user, m.room)
+				err = d.announceSoon(ctx, &a, m.user, m.room)
 			case d.local(m.user):
 				err = d.untrackRoom(ctx, m.room)
 			default:
@@ -162,9 +172,44 @@ func (d *DeviceLists) doubt(ctx context.Context, tx *storage.Tx, users, local []
 	return nil
 }
 
-// announce sends an update of one device of a local user who joined a room with other servers in it. Servers that
-// follow the user's list apply it; the others see that they have missed something, and fetch the list.
-func (d *DeviceLists) announce(ctx context.Context, user matrix.UserID, room matrix.RoomID) error {
+// joinsTogether is how long a join waits to be announced. Many come in series: of the rooms of a space, of an account that moves. And who
+// has just logged in has keys by then; what tells of them shows servers that are new that they have missed something.
+const joinsTogether = 2 * time.Second
+
+// announcement is of a local user who has joined a room.
+type announcement struct {
+	user   matrix.UserID
+	stream int64 // of the user's last update then
+	due    time.Time
+}
+
+// announcements are those that wait, one for each user, the oldest first.
+type announcements struct {
+	waiting []*announcement
+	of      map[matrix.UserID]*announcement
+}
+
+func (a *announcements) add(user matrix.UserID, stream int64) {
+	if has := a.of[user]; has != nil {
+		has.stream = stream
+		return
+	}
+	if a.of == nil {
+		a.of = map[matrix.UserID]*announcement{}
+	}
+	a.of[user] = &announcement{user: user, stream: stream, due: time.Now().Add(joinsTogether)}
+	a.waiting = append(a.waiting, a.of[user])
+}
+
+func (a *announcements) next() *announcement {
+	first := a.waiting[0]
+	a.waiting = a.waiting[1:]
+	delete(a.of, first.user)
+	return first
+}
+
+// announceSoon lets the announcement of a local user wait who has joined a room, if other servers are in that.
+func (d *DeviceLists) announceSoon(ctx context.Context, a *announcements, user matrix.UserID, room matrix.RoomID) error {
 	servers, err := d.Rooms.JoinedServers(ctx, room)
 	if err != nil {
 		return fmt.Errorf("announce device list: %w", err)
@@ -172,19 +217,32 @@ func (d *DeviceLists) announce(ctx context.Context, user matrix.UserID, room mat
 	if !slices.ContainsFunc(servers, func(s matrix.ServerName) bool { return s != d.ServerName }) {
 		return nil
 	}
-	partial, err := d.Rooms.PartialServers(ctx, user)
+	stream, err := storage.DeviceListStreamID(ctx, d.DB, user)
+	if err == nil {
+		a.add(user, stream)
+	}
+	return err
+}
+
+// announce sends an update of one device of a local user who has joined rooms with other servers in them, if none was sent since. Servers that
+// follow the user's list apply it; the others see that they have missed something, and fetch the list.
+func (d *DeviceLists) announce(ctx context.Context, a *announcement) error {
+	partial, err := d.Rooms.PartialServers(ctx, a.user)
 	if err != nil {
 		return fmt.Errorf("announce device list: %w", err)
 	}
 	return d.DB.Write(ctx, func(tx *storage.Tx) error {
+		if now, err := storage.DeviceListStreamID(ctx, tx, a.user); err != nil || now != a.stream {
+			return err
+		}
 		if len(partial) > 0 {
 			// Who is in the room is hearsay: servers are told if there is something in the list that they would get.
-			devices, err := storage.ListDeviceKeys(ctx, tx, []matrix.UserID{user})
+			devices, err := storage.ListDeviceKeys(ctx, tx, []matrix.UserID{a.user})
 			if err != nil || !slices.ContainsFunc(devices, func(k storage.DeviceKeys) bool { return k.Keys != nil }) {
 				return err
 			}
 		}
-		return d.announceTo(ctx, tx, user, nil)
+		return d.announceTo(ctx, tx, a.user, nil)
 	})
 }
 
@@ -195,6 +253,9 @@ func (d *DeviceLists) announceTo(ctx context.Context, tx *storage.Tx, user matri
 		return err
 	}
 	servers := slices.Concat(aud.servers, more)
+	if len(servers) == 0 {
+		return nil
+	}
 	slices.Sort(servers)
 	return d.tellOf(ctx, tx, user, slices.Compact(servers))
 }
