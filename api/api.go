@@ -199,6 +199,15 @@ func roomVar(r *endpoint.Request) (matrix.RoomID, error) {
 	return id, nil
 }
 
+func roomAndEventVar(r *endpoint.Request) (matrix.RoomID, matrix.EventID, error) {
+	room, err := roomVar(r)
+	if err != nil {
+		return "", "", err
+	}
+	id, err := eventVar(r)
+	return room, id, err
+}
+
 func eventVar(r *endpoint.Request) (matrix.EventID, error) {
 	id, err := matrix.ParseEventID(r.Var("eventId"))
 	if err != nil {

@@ -52,11 +52,7 @@ func (a *API) mustBeJoined(r *endpoint.Request, room matrix.RoomID) error {
 
 // spec: cs/postReceipt
 func (a *API) receipt(r *endpoint.Request) (any, error) {
-	room, err := roomVar(r)
-	if err != nil {
-		return nil, err
-	}
-	id, err := eventVar(r)
+	room, id, err := roomAndEventVar(r)
 	if err != nil {
 		return nil, err
 	}

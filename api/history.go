@@ -119,11 +119,7 @@ func (a *API) messages(r *endpoint.Request) (any, error) {
 
 // spec: cs/getOneRoomEvent
 func (a *API) event(r *endpoint.Request) (any, error) {
-	room, err := roomVar(r)
-	if err != nil {
-		return nil, err
-	}
-	id, err := eventVar(r)
+	room, id, err := roomAndEventVar(r)
 	if err != nil {
 		return nil, err
 	}
@@ -136,11 +132,7 @@ func (a *API) event(r *endpoint.Request) (any, error) {
 
 // spec: cs/getEventContext
 func (a *API) context(r *endpoint.Request) (any, error) {
-	room, err := roomVar(r)
-	if err != nil {
-		return nil, err
-	}
-	id, err := eventVar(r)
+	room, id, err := roomAndEventVar(r)
 	if err != nil {
 		return nil, err
 	}

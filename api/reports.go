@@ -36,11 +36,7 @@ func (a *API) reportRoom(r *endpoint.Request) (any, error) {
 
 // spec: cs/reportEvent
 func (a *API) reportEvent(r *endpoint.Request) (any, error) {
-	room, err := roomVar(r)
-	if err != nil {
-		return nil, err
-	}
-	id, err := eventVar(r)
+	room, id, err := roomAndEventVar(r)
 	if err != nil {
 		return nil, err
 	}

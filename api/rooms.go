@@ -434,11 +434,7 @@ func checkObject(content []byte) error {
 
 // spec: cs/redactEvent
 func (a *API) redact(r *endpoint.Request) (any, error) {
-	room, err := roomVar(r)
-	if err != nil {
-		return nil, err
-	}
-	id, err := eventVar(r)
+	room, id, err := roomAndEventVar(r)
 	if err != nil {
 		return nil, err
 	}

@@ -12,11 +12,7 @@ import (
 
 // threadRoot is the root of the thread in the path, if the user sees it.
 func (a *API) threadRoot(r *endpoint.Request) (*rooms.Event, error) {
-	room, err := roomVar(r)
-	if err != nil {
-		return nil, err
-	}
-	id, err := eventVar(r)
+	room, id, err := roomAndEventVar(r)
 	if err != nil {
 		return nil, err
 	}

@@ -198,15 +198,7 @@ func (f *Feed) usersOf(ctx context.Context, list []storage.Notification) ([]matr
 func (f *Feed) userIDs(ctx context.Context, nids []storage.NameNID) ([]matrix.UserID, error) {
 	nids = slices.Clone(nids)
 	slices.Sort(nids)
-	names, err := f.DB.Names(ctx, slices.Compact(nids)...)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]matrix.UserID, len(names))
-	for i, n := range names {
-		out[i] = matrix.UserID(n)
-	}
-	return out, nil
+	return f.DB.UserIDs(ctx, slices.Compact(nids)...)
 }
 
 // notified lists whom an event notifies among the local members of its room.

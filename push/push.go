@@ -220,12 +220,12 @@ func (s *Sender) dispatch(ctx context.Context) error {
 
 func (s *Sender) dispatchOnce(ctx context.Context) error {
 	fresh, numbers, all := s.fresh.take()
-	names, err := s.opts.DB.Names(ctx, numbers...)
+	users, err := s.opts.DB.UserIDs(ctx, numbers...)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		fresh[matrix.UserID(name)] = true
+	for _, user := range users {
+		fresh[user] = true
 	}
 	for user, counts := range fresh {
 		if err := s.look(ctx, user, counts); err != nil {

@@ -35,7 +35,7 @@ func (e *Engine) LocalMemberAt(ctx context.Context, ev *Event, match func(matrix
 	if err != nil || len(nids) == 0 {
 		return "", err
 	}
-	left, err := e.users(ctx, nids)
+	left, err := e.db.UserIDs(ctx, nids...)
 	if err != nil {
 		return "", err
 	}

@@ -269,7 +269,7 @@ func (e *Engine) freeRoomID(ctx context.Context, id matrix.RoomID, nid storage.R
 			nids = append(nids, row.User)
 		}
 	}
-	members, err := e.users(ctx, nids)
+	members, err := e.db.UserIDs(ctx, nids...)
 	if err != nil {
 		return err
 	}
@@ -431,7 +431,7 @@ func (r *room) settleApart(ctx context.Context, state statetree.Tree, changes []
 		for i, row := range rows {
 			nids[i] = row.User
 		}
-		names, err := e.users(ctx, nids)
+		names, err := e.db.UserIDs(ctx, nids...)
 		if err != nil {
 			return nil, err
 		}

@@ -278,13 +278,9 @@ func (r *room) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("load members of room %d: %w", r.nid, err)
 	}
-	users, err := r.e.db.Names(ctx, nids...)
+	local, err := r.e.db.UserIDs(ctx, nids...)
 	if err != nil {
 		return fmt.Errorf("load members of room %d: %w", r.nid, err)
-	}
-	local := make([]matrix.UserID, len(users))
-	for i, u := range users {
-		local[i] = matrix.UserID(u)
 	}
 	if err := r.loadWaiting(ctx); err != nil {
 		return fmt.Errorf("load sticky events of room %d: %w", r.nid, err)

@@ -166,7 +166,7 @@ func (e *Engine) InviteState(ctx context.Context, user matrix.UserID, room matri
 		return nil, err
 	}
 	if resident {
-		sender, err := e.users(ctx, nonZero(m.Sender))
+		sender, err := e.db.UserIDs(ctx, nonZero(m.Sender)...)
 		if err != nil {
 			return nil, err
 		}
@@ -584,7 +584,7 @@ func (e *Engine) InvitesBetween(ctx context.Context, since, until storage.Positi
 		if row.Server != e.own {
 			continue
 		}
-		users, err := e.users(ctx, []storage.NameNID{row.User})
+		users, err := e.db.UserIDs(ctx, row.User)
 		if err != nil {
 			return nil, err
 		}

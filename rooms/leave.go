@@ -28,7 +28,7 @@ func (e *Engine) mayReject(ctx context.Context, invite storage.MembershipRow) er
 	if e.notices == "" {
 		return nil
 	}
-	inviter, err := e.users(ctx, []storage.NameNID{invite.Sender})
+	inviter, err := e.db.UserIDs(ctx, invite.Sender)
 	if err == nil && inviter[0] == e.notices {
 		err = matrix.Errorf(http.StatusForbidden, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM", "this is the room in which the server tells you what you have to know: you cannot reject the invite")
 	}

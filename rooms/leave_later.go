@@ -115,7 +115,7 @@ func (e *Engine) tellLeave(ctx context.Context, l storage.UntoldLeave) error {
 
 // tryToTell asks the servers; over says that there is no need to ask again. It gives up when it is wanted elsewhere before a leave is sent.
 func (e *Engine) tryToTell(ctx context.Context, r *room, l storage.UntoldLeave, wanted <-chan struct{}) (over bool, err error) {
-	users, err := e.users(ctx, []storage.NameNID{l.User})
+	users, err := e.db.UserIDs(ctx, l.User)
 	if err != nil {
 		return false, err
 	}

@@ -335,18 +335,6 @@ func (e *Engine) RoomNID(ctx context.Context, id matrix.RoomID) (storage.RoomNID
 	return r.nid, nil
 }
 
-func (e *Engine) users(ctx context.Context, nids []storage.NameNID) ([]matrix.UserID, error) {
-	names, err := e.db.Names(ctx, nids...)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]matrix.UserID, len(names))
-	for i, n := range names {
-		out[i] = matrix.UserID(n)
-	}
-	return out, nil
-}
-
 // JoinedUsers lists all joined users of a room.
 func (e *Engine) JoinedUsers(ctx context.Context, room matrix.RoomID) ([]matrix.UserID, error) {
 	nid, err := e.RoomNID(ctx, room)
@@ -361,7 +349,7 @@ func (e *Engine) JoinedUsers(ctx context.Context, room matrix.RoomID) ([]matrix.
 	for i, row := range rows {
 		nids[i] = row.User
 	}
-	return e.users(ctx, nids)
+	return e.db.UserIDs(ctx, nids...)
 }
 
 // LocalUsers lists the joined users of this server. Shared: do not change it.
@@ -418,7 +406,7 @@ func (e *Engine) Sharing(ctx context.Context, user matrix.UserID) ([]matrix.User
 	if err != nil {
 		return nil, err
 	}
-	users, err := e.users(ctx, nids)
+	users, err := e.db.UserIDs(ctx, nids...)
 	if err != nil {
 		return nil, err
 	}
@@ -436,7 +424,7 @@ func (e *Engine) LocalSharing(ctx context.Context, user matrix.UserID) ([]matrix
 	if err != nil {
 		return nil, err
 	}
-	local, err := e.users(ctx, nids)
+	local, err := e.db.UserIDs(ctx, nids...)
 	if err != nil {
 		return nil, err
 	}

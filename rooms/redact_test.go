@@ -72,12 +72,8 @@ func TestAccessListsAreNotRedacted(t *testing.T) {
 
 // A redaction that comes in one transaction with what it redacts takes effect, and is shown. One that takes no effect is not shown.
 func TestRedactionsShown(t *testing.T) {
-	n := newNetwork(t)
-	a, b := n.server("a.example"), n.server("b.example")
-	room := a.create(a.user("alice"), rooms.CreateRequest{Preset: "public_chat", Version: "11"})
+	_, a, b, room := twoServers(t)
 	bob := b.user("bob")
-	b.join(bob, room, a)
-	n.settle()
 	shown := func(id matrix.EventID) bool {
 		t.Helper()
 		page, err := a.Messages(ctx, rooms.MessagesRequest{Room: room, User: a.user("alice"), Backward: true, Limit: 50})

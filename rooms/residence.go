@@ -170,7 +170,7 @@ func (r *room) afterEnd(ctx context.Context, state statetree.Tree, changes []mem
 	if err != nil {
 		return nil, err
 	}
-	names, err := e.users(ctx, left)
+	names, err := e.db.UserIDs(ctx, left...)
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ func (e *Engine) NewServer(ctx context.Context, room matrix.RoomID, user matrix.
 	if err != nil {
 		return nil, 0, err
 	}
-	local, err = e.users(ctx, nids)
+	local, err = e.db.UserIDs(ctx, nids...)
 	return local, join.OriginServerTS(), err
 }
 

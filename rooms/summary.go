@@ -39,7 +39,7 @@ func (e *Engine) MemberSummary(ctx context.Context, room storage.RoomNID, user m
 			return nil, err
 		}
 		if len(nids) > 0 {
-			s.Heroes, err = e.users(ctx, nids)
+			s.Heroes, err = e.db.UserIDs(ctx, nids...)
 			return s, err
 		}
 	}

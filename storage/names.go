@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"hanok/matrix"
 )
 
 const (
@@ -162,6 +164,19 @@ func (db *DB) createNames(ctx context.Context, list []string, found map[string]N
 		found[name] = nid
 	}
 	return nil
+}
+
+// UserIDs returns the users of numbers. Cached.
+func (db *DB) UserIDs(ctx context.Context, nids ...NameNID) ([]matrix.UserID, error) {
+	names, err := db.Names(ctx, nids...)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]matrix.UserID, len(names))
+	for i, n := range names {
+		out[i] = matrix.UserID(n)
+	}
+	return out, nil
 }
 
 // Names returns the names of numbers. Cached.

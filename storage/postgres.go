@@ -146,19 +146,7 @@ func (e *postgresEngine) writeLoop() {
 // orderedLoop runs the writes that keep their order.
 func (e *postgresEngine) orderedLoop() {
 	for r := range e.ordered {
-		batch := []*request{r}
-	gather:
-		for len(batch) < postgresBatch {
-			select {
-			case r, ok := <-e.ordered:
-				if !ok {
-					break gather
-				}
-				batch = append(batch, r)
-			default:
-				break gather
-			}
-		}
+		batch := batchOf(r, e.ordered, postgresBatch)
 		for _, r := range batch {
 			r.start()
 		}

@@ -165,19 +165,7 @@ func (e *sqliteEngine) writeLoop() {
 		if e.gather != nil {
 			e.gather()
 		}
-		batch := []*request{r}
-	gather:
-		for len(batch) < sqliteBatch {
-			select {
-			case r, ok := <-e.queue:
-				if !ok {
-					break gather
-				}
-				batch = append(batch, r)
-			default:
-				break gather
-			}
-		}
+		batch := batchOf(r, e.queue, sqliteBatch)
 		for len(batch) > 0 {
 			batch = e.runBatch(batch)
 			if e.commits.Add(1)%checkpointEvery == 0 {

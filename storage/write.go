@@ -115,6 +115,23 @@ const (
 	dropped
 )
 
+// batchOf adds to a request those that wait behind it.
+func batchOf(first *request, queue <-chan *request, most int) []*request {
+	batch := []*request{first}
+	for len(batch) < most {
+		select {
+		case r, ok := <-queue:
+			if !ok {
+				return batch
+			}
+			batch = append(batch, r)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
 // start says whether the request is to be run.
 func (r *request) start() bool {
 	return r.state.CompareAndSwap(queued, started)
