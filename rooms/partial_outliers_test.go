@@ -201,3 +201,31 @@ func TestOutliersUponProvisionalAcceptance(t *testing.T) {
 		t.Errorf("the state at what followed is %v with what was rejected (%v)", state, err)
 	}
 }
+
+// Any number of events that a partial state has wrongly allowed do not keep a room from becoming whole.
+func TestManyEventsWronglyAllowed(t *testing.T) {
+	w := newToldWhilePartial(t)
+	mallory := w.a.user("mallory")
+	auth := append(w.state("m.room.create", "m.room.power_levels"), w.joined)
+	last := w.a.forge(w.room, event.Proto{Sender: mallory, Type: "m.room.message", AuthEvents: auth})
+	var pdus [][]byte
+	for range 2100 {
+		pdus = append(pdus, last.JSON())
+		last = w.a.forge(w.room, event.Proto{Sender: mallory, Type: "m.room.message", AuthEvents: auth, PrevEvents: []matrix.EventID{last.ID()}, Depth: last.Depth() + 1})
+	}
+	for batch := range slices.Chunk(pdus, 700) {
+		for _, r := range w.b.receive(w.a, w.room, batch...) {
+			if r.Err != nil {
+				t.Fatal(r.Err)
+			}
+		}
+	}
+	w.complete(w.b.user("bob"))
+	if w.partial() {
+		t.Fatal("the state is still partial")
+	}
+	w.agree()
+	if got, want := w.b.tips(w.room), w.a.tips(w.room); !slices.Equal(got, want) {
+		t.Errorf("goes on from %v, not %v", got, want)
+	}
+}

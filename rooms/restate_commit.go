@@ -75,13 +75,18 @@ func (rs *restatement) head(ctx context.Context) (*head, error) {
 	}
 	next := &head{}
 	seen := make(map[storage.EventNID]bool)
-	for n := 0; len(frontier) > 0 && n < maxServedWalk; n++ {
+	for n := 0; len(frontier) > 0 && n < maxServedWalk; {
 		nid := frontier[0]
 		frontier = frontier[1:]
 		if seen[nid] || followed[nid] {
 			continue
 		}
 		seen[nid] = true
+		if s := rs.done[nid]; s != nil && (s.rejected || s.softFailed) {
+			frontier = append(frontier, s.prevs...) // in memory: there may be any number
+			continue
+		}
+		n++
 		ev, err := r.event(ctx, nid)
 		if err != nil {
 			return nil, err

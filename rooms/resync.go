@@ -95,7 +95,7 @@ func (e *Engine) resync(ctx context.Context, pr *partialRoom, first, again chan 
 		if slots == first {
 			trying, cancel = context.WithTimeout(ctx, resyncFirstTime)
 		}
-		err := s.once(trying)
+		err := s.once(trying, ctx)
 		cancel()
 		<-slots
 		slots = again
@@ -157,8 +157,9 @@ type resync struct {
 	worked  map[storage.EventNID]bool           // events of which the state before them follows from that of others
 }
 
-// once asks some servers, and makes the room's state whole if one of them answers.
-func (s *resync) once(ctx context.Context) error {
+// once asks some servers, and makes the room's state whole if one of them answers. What that stores ahead would stay for ever if it failed: so it is not
+// begun before all is known that it needs, and ends with life only.
+func (s *resync) once(ctx, life context.Context) error {
 	ctx, over := budget.Keep(ctx)
 	defer over()
 	r, err := s.e.roomByNID(ctx, s.pr.nid)
@@ -174,7 +175,14 @@ func (s *resync) once(ctx context.Context) error {
 		if err := r.lockInbound(ctx); err != nil {
 			return err
 		}
-		err := r.restate(ctx, s.pr, s.told)
+		untold, err := s.untold(ctx, r)
+		switch {
+		case err != nil:
+		case slices.ContainsFunc(untold, func(ev *Event) bool { _, ok := s.told[ev.NID]; return !ok }):
+			err = errUntold
+		default:
+			err = r.restate(life, s.pr, s.told)
+		}
 		r.unlockInbound()
 		if !errors.Is(err, errUntold) {
 			return err
@@ -184,26 +192,34 @@ func (s *resync) once(ctx context.Context) error {
 	return errUntold
 }
 
-// fetch fetches the states that cannot be worked out: the one before our join, as a rule.
-func (s *resync) fetch(ctx context.Context, r *room) error {
+// untold lists the events of which the state before them has to be asked for.
+func (s *resync) untold(ctx context.Context, r *room) (untold []*Event, err error) {
 	nids, err := r.partialEvents(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var untold []*Event
 	for batch := range slices.Chunk(slices.DeleteFunc(nids, func(nid storage.EventNID) bool { return s.worked[nid] }), restateBatch) {
 		events, err := r.eventsByNID(ctx, batch)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		some, err := r.untold(ctx, events)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		untold = append(untold, some...)
 		for _, ev := range events {
-			s.worked[ev.NID] = !slices.Contains(some, ev)
+			s.worked[ev.NID] = !ev.Outlier && !slices.Contains(some, ev)
 		}
+	}
+	return untold, nil
+}
+
+// fetch fetches the states that cannot be worked out: the one before our join, as a rule.
+func (s *resync) fetch(ctx context.Context, r *room) error {
+	untold, err := s.untold(ctx, r)
+	if err != nil {
+		return err
 	}
 	slices.SortFunc(untold, func(a, b *Event) int { return cmp.Or(cmp.Compare(a.Depth(), b.Depth()), cmp.Compare(a.NID, b.NID)) })
 	var failed error

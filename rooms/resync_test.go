@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"hanok/matrix"
+	"hanok/matrix/event"
 	"hanok/rooms"
 )
 
@@ -66,4 +67,50 @@ func TestResyncThatIsWaitedFor(t *testing.T) {
 			t.Errorf("that took %s", waited)
 		}
 	})
+}
+
+// What is stored ahead, of states, is not stored in vain each time that an event comes of which the state has to be asked for, too.
+func TestNothingIsStoredAheadInVain(t *testing.T) {
+	p := newPartialJoin(t, rooms.CreateRequest{}, nil)
+	<-p.asked
+	alice := p.a.user("alice")
+	for i := range 120 {
+		p.a.set(alice, p.room, "test.state", fmt.Sprint(i), `{}`)
+	}
+	p.a.set(alice, p.room, "m.room.power_levels", "", fmt.Sprintf(`{"users":{%q:100},"kick":60}`, alice)) // that authorises the ban, which comes after all others therefore
+	p.n.settle()
+	stored := func() (n int64) {
+		t.Helper()
+		if err := p.b.db.QueryRow(ctx, `SELECT COUNT(*) FROM state_nodes`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	again := make(chan struct{}, 100)
+	p.n.mu.Lock()
+	p.n.hold = func(from, _ matrix.ServerName, call string) error {
+		if from != p.b.name || call != "state_ids" {
+			return nil
+		}
+		again <- struct{}{}
+		return matrix.Forbidden("not for you")
+	}
+	p.n.mu.Unlock()
+	lost := p.a.forge(p.room, event.Proto{Sender: alice, Type: "m.room.message"})
+	key := string(p.b.user("bella"))
+	p.send(p.a, event.Proto{Sender: alice, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"ban"}`),
+		PrevEvents: []matrix.EventID{lost.ID()}, Depth: lost.Depth() + 1})
+	p.b.expectMembership(p.b.user("bella"), p.room, "ban")
+	for len(again) > 0 {
+		<-again
+	}
+	before := stored()
+	p.release() // the state before our join comes; that before the ban is asked for then
+	<-again
+	if more := stored() - before; more != 0 {
+		t.Errorf("%d rows of nodes were stored", more)
+	}
+	p.n.mu.Lock()
+	p.n.hold = nil
+	p.n.mu.Unlock()
 }
