@@ -256,7 +256,7 @@ func (w *world) run() {
 // quiesce lets time pass until nothing is under way and nothing waits to be sent.
 func (w *world) quiesce() {
 	w.acting.Wait()
-	const patience = 10 * time.Hour // who was away for long is asked for rarely
+	const patience = 24 * time.Hour // what cannot be settled is asked for a good half of a day
 	for began, wait := time.Now(), 3*time.Second; time.Since(began) < patience; wait += wait / 50 {
 		time.Sleep(w.untilTick(wait))
 		if w.quiet() {
