@@ -329,6 +329,40 @@ func TestBanOutOfTheBlue(t *testing.T) {
 	}
 }
 
+// The same by somebody who has come back meanwhile, of which the banned user's server has not heard either: it can check that by the auth events.
+func TestBanOutOfTheBlueBySomebodyWhoCameBack(t *testing.T) {
+	n, a, b, c, room := threeServers(t)
+	d := n.server("d.example")
+	alice, dave := a.user("alice"), d.user("dave")
+	a.join(a.user("adam"), room)
+	a.must(a.Leave(ctx, rooms.MemberRequest{Room: room, Sender: alice}))
+	n.settle()
+	for _, s := range []*server{b, c, d} {
+		n.split(a, s, true)
+	}
+	a.join(alice, room)
+	ban, err := a.Ban(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: dave})
+	a.must(ban, err)
+	other, err := a.Ban(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: c.user("carol")})
+	a.must(other, err)
+	d.join(dave, room, b)
+	pdu, err := a.Event(ctx, ban)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.split(a, d, false)
+	if r := d.receive(a, room, pdu.JSON()); r[0].Err != nil {
+		t.Error(r[0].Err)
+	}
+	d.expectMembership(dave, room, "ban")
+	for id, want := range map[matrix.EventID]string{ban: "", other: "M_FORBIDDEN"} {
+		_, err := a.ServeEventAuth(ctx, d.name, room, id)
+		if want == "" && err != nil || want != "" && !matrix.HasCode(err, want) {
+			t.Errorf("the auth chain of %s: %v", id, err)
+		}
+	}
+}
+
 // Who has no power cannot ban like that.
 func TestBanOutOfTheBlueWithoutPower(t *testing.T) {
 	n, _, b, c, room := threeServers(t)

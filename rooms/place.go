@@ -22,6 +22,7 @@ type placement struct {
 	found     bool                 // it comes before something stored: history, not news
 	under     int64                // depth of that; 0: it is not found
 	history   bool                 // it was fetched by backfill
+	untold    bool                 // nobody tells what before was: it is the present state, resolved with the auth events
 	unweighed bool                 // nobody could tell whether it comes before something stored
 	line      *line                // what before was worked out on; nil: on what is committed
 	relay     bool                 // we took it for the room and have to send it on
@@ -154,7 +155,7 @@ func (r *room) place(ctx context.Context, p *placement) (*entry, error) {
 	}
 	accepted := !it.ev.Rejected && !it.ev.SoftFailed && !p.found && !p.history
 	// Nobody can be told by a partial state that they may not send: it does not say who is in the room.
-	if accepted && p.before.Ref() != r.head.state.Ref() && !p.partial && !r.head.partial() {
+	if accepted && p.before.Ref() != r.head.state.Ref() && !p.untold && !p.partial && !r.head.partial() {
 		reason, err := split(r.checker.Check(p.ev, headView{ctx, r, r.head.state}))
 		if err != nil {
 			return nil, err

@@ -246,9 +246,15 @@ func (in *inbound) attempt(ctx context.Context, ev *event.Event, gaps bool) (aga
 		if err := in.stateNow(ctx, p, missing); err != nil {
 			return false, err
 		}
+		p.untold = true
 	}
 	if err := in.ensureAuth(ctx, ev); err != nil {
 		return false, err
+	}
+	if p.untold {
+		if p.before, err = r.withAuth(ctx, p.before, ev.AuthEvents()); err != nil {
+			return false, err
+		}
 	}
 	if p.partial, err = r.provisional(ctx, p); err != nil {
 		return false, err

@@ -178,11 +178,14 @@ func (r *room) authChain(ctx context.Context, roots []storage.EventNID) ([]stora
 
 // ServeEventAuth returns an event's auth chain. spec: ss/getEventAuth
 func (e *Engine) ServeEventAuth(ctx context.Context, origin matrix.ServerName, room matrix.RoomID, id matrix.EventID) ([][]byte, error) {
-	r, err := e.served(ctx, origin, room, id)
+	r, err := e.room(ctx, room)
 	if err != nil {
 		return nil, err
 	}
 	defer r.release()
+	if err := r.maySeeAuth(ctx, origin, id); err != nil {
+		return nil, err
+	}
 	ev, err := e.Event(ctx, id)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"hanok/matrix"
@@ -93,6 +94,25 @@ func (r *room) maySee(ctx context.Context, origin matrix.ServerName, about []mat
 		return matrix.NotFound("this server is not in the room")
 	}
 	return matrix.Forbidden("your server is not in the room")
+}
+
+// maySeeAuth is maySee of an event's auth chain. That of a membership is shown to the user's server also if it is not in the room: who was removed
+// while others did not know of the join is told so, and its server has to be able to check it.
+func (r *room) maySeeAuth(ctx context.Context, origin matrix.ServerName, id matrix.EventID) error {
+	err := r.maySee(ctx, origin, []matrix.EventID{id})
+	if !matrix.HasCode(err, "M_FORBIDDEN") || errors.Is(err, errIsolatedRoom) || errors.Is(err, errBarred) {
+		return err
+	}
+	known, failed := r.eventsByID(ctx, []matrix.EventID{id})
+	if failed != nil {
+		return failed
+	}
+	if ev := known[id]; ev != nil && !ev.Outlier && ev.Type() == "m.room.member" {
+		if user, _ := ev.StateKey(); domain(user) == origin {
+			return nil
+		}
+	}
+	return err
 }
 
 // maxAbout is how many events are looked at to see whether a server was in the room.
