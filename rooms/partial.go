@@ -108,6 +108,12 @@ func (p *partials) get(room storage.RoomNID) *partialRoom {
 	return p.ongoing[room]
 }
 
+// has says whether a room has partial state and a server is known to have been in it before our join.
+func (p *partials) has(room storage.RoomNID, server matrix.ServerName) bool {
+	pr := p.get(room)
+	return pr != nil && slices.Contains(pr.servers, server)
+}
+
 // refused lists the rooms whose servers say that we are not in them; nil if there are none.
 func (p *partials) refused() map[matrix.RoomID]bool {
 	if p.count.Load() == 0 {
@@ -386,8 +392,7 @@ func (e *Engine) MayBeJoined(ctx context.Context, id matrix.RoomID, user matrix.
 	if err != nil {
 		return false, err
 	}
-	pr := e.partials.get(nid)
-	return pr != nil && slices.Contains(pr.servers, domain(user)), nil
+	return e.partials.has(nid, domain(user)), nil
 }
 
 // PartialServers lists the servers in those of a user's rooms whose state is partial, as far as we were told on joining. They

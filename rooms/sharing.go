@@ -51,11 +51,12 @@ func (e *Engine) NewServer(ctx context.Context, room matrix.RoomID, user matrix.
 	if before, err := storage.ServerJoined(ctx, e.db, nid, row.Server, row.Pos); before || err != nil {
 		return nil, 0, err
 	}
-	if before, err := storage.ServerJoined(ctx, e.db, nid, e.own, row.Pos); !before || err != nil {
+	if before, err := storage.ServerJoined(ctx, e.db, nid, e.own, row.Pos); !before || err != nil || e.partials.has(nid, domain(user)) {
 		return nil, 0, err
 	}
 	join, err := e.eventByNID(ctx, row.Event)
-	if err != nil {
+	if err != nil || join.Outlier {
+		// From a state: the whole one of a room that was joined without it tells of servers that were there before us.
 		return nil, 0, ignoreNotFound(err)
 	}
 	nids, err := storage.JoinedOfServer(ctx, e.db, nid, e.own)
@@ -66,7 +67,8 @@ func (e *Engine) NewServer(ctx context.Context, room matrix.RoomID, user matrix.
 	return local, join.OriginServerTS(), err
 }
 
-// SharedSince says whether a local user and somebody of another server have both been joined to a room since before a position.
+// SharedSince says whether a local user and somebody of another server have both been joined to a room since before a position. Of a room whose
+// members are not known yet, all count that were in it before our join.
 func (e *Engine) SharedSince(ctx context.Context, user matrix.UserID, server matrix.ServerName, pos storage.Position) (bool, error) {
 	nid, err := e.db.LookupName(ctx, string(server))
 	if err != nil {
@@ -80,6 +82,9 @@ func (e *Engine) SharedSince(ctx context.Context, user matrix.UserID, server mat
 		return false, err
 	}
 	for _, m := range rows {
+		if e.partials.has(m.Room, server) {
+			return true, nil
+		}
 		if shared, err := storage.ServerJoined(ctx, e.db, m.Room, nid, pos); shared || err != nil {
 			return shared, err
 		}

@@ -479,10 +479,15 @@ func TestChangesMissedByNewServer(t *testing.T) {
 		alice, bob := w.register(t, "alice"), w.register(t, "bob")
 		w.rooms.join(room, alice, bob, carol)
 		w.login(t, bob, "B")
+		_, err := w.Keys.Upload(ctx, bob, "B", KeysUpload{DeviceKeys: deviceKeys(t, bob, "B", newKeypair("b"))})
+		must(t, err)
 		w.clock.advance(3 * time.Hour)
 		w.login(t, alice, "A")
-		_, err := w.Keys.Upload(ctx, alice, "A", KeysUpload{DeviceKeys: deviceKeys(t, alice, "A", newKeypair("a"))})
+		_, err = w.Keys.Upload(ctx, alice, "A", KeysUpload{DeviceKeys: deviceKeys(t, alice, "A", newKeypair("a"))})
 		must(t, err)
+		dan := w.register(t, "dan") // has no keys that anybody could miss
+		w.rooms.join(room, dan)
+		w.login(t, dan, "D")
 		before := mustGet[*DeviceList](t)(w.DeviceLists.List(ctx, alice)).StreamID
 		w.settle()
 		w.outbox.take()

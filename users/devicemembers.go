@@ -237,8 +237,7 @@ func (d *DeviceLists) announce(ctx context.Context, a *announcement) error {
 		}
 		if len(partial) > 0 {
 			// Who is in the room is hearsay: servers are told if there is something in the list that they would get.
-			devices, err := storage.ListDeviceKeys(ctx, tx, []matrix.UserID{a.user})
-			if err != nil || !slices.ContainsFunc(devices, func(k storage.DeviceKeys) bool { return k.Keys != nil }) {
+			if _, keys, err := d.announced(ctx, tx, a.user); err != nil || !keys {
 				return err
 			}
 		}
@@ -262,7 +261,7 @@ func (d *DeviceLists) announceTo(ctx context.Context, tx *storage.Tx, user matri
 
 // tellOf sends servers an update of a local user's devices that says nothing new but to those who missed some.
 func (d *DeviceLists) tellOf(ctx context.Context, tx *storage.Tx, user matrix.UserID, servers []matrix.ServerName) error {
-	device, err := d.announced(ctx, tx, user)
+	device, _, err := d.announced(ctx, tx, user)
 	if err != nil || device == "" {
 		return err
 	}
@@ -275,15 +274,20 @@ func (d *DeviceLists) tellOf(ctx context.Context, tx *storage.Tx, user matrix.Us
 }
 
 // announced is the device to tell of where none has changed, "" if there is none: best one with keys, it means something to the others.
-func (d *DeviceLists) announced(ctx context.Context, tx *storage.Tx, user matrix.UserID) (matrix.DeviceID, error) {
+func (d *DeviceLists) announced(ctx context.Context, tx *storage.Tx, user matrix.UserID) (device matrix.DeviceID, keys bool, err error) {
 	devices, err := storage.ListDeviceKeys(ctx, tx, []matrix.UserID{user})
 	if err != nil {
-		return "", fmt.Errorf("announce device list: %w", err)
+		return "", false, fmt.Errorf("announce device list: %w", err)
 	}
-	if len(devices) == 0 {
-		return "", nil
+	for _, k := range devices {
+		if k.Keys != nil {
+			return k.DeviceID, true, nil
+		}
+		if device == "" {
+			device = k.DeviceID
+		}
 	}
-	return devices[max(0, slices.IndexFunc(devices, func(k storage.DeviceKeys) bool { return k.Keys != nil }))].DeviceID, nil
+	return device, false, nil
 }
 
 // tellReturned tells the server of a user who has joined a room of the devices of the local users in it, if that server was not told of changes
@@ -333,11 +337,11 @@ func (d *DeviceLists) missedBy(ctx context.Context, user matrix.UserID, room mat
 	return missed, nil
 }
 
-// tellMissed has a server fetch a local user's list: the update follows on one that nobody was sent. The others are told nothing, so the next
+// tellMissed has a server fetch a local user's list, if there are keys in it: the update follows on one that nobody was sent. The others are told nothing, so the next
 // update does not follow on this one.
 func (d *DeviceLists) tellMissed(ctx context.Context, tx *storage.Tx, user matrix.UserID, server matrix.ServerName) error {
-	device, err := d.announced(ctx, tx, user)
-	if err != nil || device == "" {
+	device, keys, err := d.announced(ctx, tx, user)
+	if err != nil || !keys {
 		return err
 	}
 	unsent, err := tx.NextPosition()
