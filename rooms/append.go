@@ -351,7 +351,7 @@ func (r *room) build(ctx context.Context, en *entry, d *draft, o appendOptions) 
 			}
 		}
 	}
-	r.pending.add(ev, after)
+	r.addPending(it, after)
 	en.items = append(en.items, it)
 	en.head = next
 	if it.moved {

@@ -6,7 +6,7 @@
 // other servers, and both hand what they accept to the committer, which
 // stores it, and publishes it to the Listener once it is visible to all readers.
 //
-// Start reading at engine.go, then head.go and append.go. By concept:
+// Start reading at engine.go, then head.go (pending.go: what is not committed) and append.go. By concept:
 //
 //   - into a room: append.go (local), sendable.go (what may be scheduled), receive.go, check.go, gap.go, fetch.go and place.go (remote), extremities.go, outsiders.go, redact.go, sticky.go, committer.go and batch_write.go
 //   - states: resolve.go, state.go, history.go (who may see what)

@@ -336,7 +336,7 @@ func (r *room) takeOver(ctx context.Context, join *event.Event, tree statetree.T
 	}
 	it := &item{ev: ev, before: tree, timeline: forward, promote: promote, moved: true}
 	en := &entry{room: r, line: r.line, items: []*item{it}}
-	r.pending.add(ev, after)
+	r.addPending(it, after)
 	if err := r.restart(ctx, en, tree, after); err != nil {
 		r.pending.drop(en.items)
 		r.mu.Unlock()

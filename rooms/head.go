@@ -330,132 +330,6 @@ func (r *room) resident(ctx context.Context) (bool, error) {
 	return len(servers) == 0, err
 }
 
-// pendingEvents are events built but not committed: they are in no cache, but the head refers to them.
-type pendingEvents struct {
-	mu    sync.Mutex
-	byNID map[storage.EventNID]pendingEvent
-	byID  map[matrix.EventID]*Event
-	open  int // how many follow on something missing
-	// restated is what restate.go is making of events, nil at most times. It counts more than what is known of them otherwise.
-	restated map[storage.EventNID]verdict
-}
-
-type pendingEvent struct {
-	ev      *Event
-	after   statetree.Tree
-	missing []storage.MissingPrev // that it follows on
-}
-
-// verdict is what an event is found to be once the whole state before it is known.
-type verdict struct {
-	before   statetree.Ref
-	after    statetree.Tree
-	rejected bool
-}
-
-// now is an event as it has been found to be; p.mu is held.
-func (p *pendingEvents) now(ev *Event) *Event {
-	if v, ok := p.restated[ev.NID]; ok {
-		found := *ev
-		found.Partial, found.stateBefore, found.Rejected = false, v.before, v.rejected
-		return &found
-	}
-	return ev
-}
-
-// list returns all, as they were before they are restated.
-func (p *pendingEvents) list() []*Event {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := make([]*Event, 0, len(p.byNID))
-	for _, ev := range p.byNID {
-		out = append(out, ev.ev)
-	}
-	return out
-}
-
-func (p *pendingEvents) restate(nid storage.EventNID, v verdict) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.restated == nil {
-		p.restated = make(map[storage.EventNID]verdict)
-	}
-	p.restated[nid] = v
-}
-
-func (p *pendingEvents) dropRestated() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.restated = nil
-}
-
-// get returns an event that is not committed, nil if there is none.
-func (p *pendingEvents) get(nid storage.EventNID) *Event {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if found, ok := p.byNID[nid]; ok {
-		return p.now(found.ev)
-	}
-	return nil
-}
-
-// as is an event that was committed as it has been found to be.
-func (p *pendingEvents) as(ev *Event) *Event {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.now(ev)
-}
-
-// placed gives an event that is committed its place in the timeline.
-func (p *pendingEvents) placed(ev *Event, pos storage.Position) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	ev.Pos = pos
-}
-
-func (p *pendingEvents) add(ev *Event, after statetree.Tree, missing ...storage.MissingPrev) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(missing) > 0 {
-		p.open++
-	}
-	if p.byNID == nil {
-		p.byNID = make(map[storage.EventNID]pendingEvent)
-		p.byID = make(map[matrix.EventID]*Event)
-	}
-	p.byNID[ev.NID] = pendingEvent{ev, after, missing}
-	p.byID[ev.ID()] = ev
-}
-
-func (p *pendingEvents) drop(items []*item) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, it := range items {
-		if len(p.byNID[it.ev.NID].missing) > 0 {
-			p.open--
-		}
-		delete(p.byNID, it.ev.NID)
-		delete(p.byID, it.ev.ID())
-	}
-}
-
-// before returns the depth of an event that follows on a missing one; 0 if there is none.
-func (p *pendingEvents) before(missing matrix.EventID) (depth int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.open == 0 {
-		return 0
-	}
-	for _, child := range p.byNID {
-		for _, m := range child.missing {
-			if m.ID == missing {
-				depth = max(depth, m.Depth)
-			}
-		}
-	}
-	return depth
-}
-
 // event returns an event of the room, committed or not.
 func (r *room) event(ctx context.Context, nid storage.EventNID) (*Event, error) {
 	if ev := r.pending.get(nid); ev != nil {
@@ -483,7 +357,7 @@ func (r *room) eventsByNID(ctx context.Context, nids []storage.EventNID) ([]*Eve
 	}
 	r.pending.mu.Lock()
 	defer r.pending.mu.Unlock()
-	if r.pending.restated != nil {
+	if r.pending.changed() {
 		for i, ev := range out {
 			out[i] = r.pending.now(ev)
 		}
@@ -518,7 +392,7 @@ func (r *room) eventsByID(ctx context.Context, ids []matrix.EventID) (map[matrix
 	}
 	r.pending.mu.Lock()
 	defer r.pending.mu.Unlock()
-	if r.pending.restated != nil {
+	if r.pending.changed() {
 		for id, ev := range out {
 			out[id] = r.pending.now(ev)
 		}

@@ -176,7 +176,7 @@ func (r *room) place(ctx context.Context, p *placement) (*entry, error) {
 		it.erased = nil // who may not speak any more may not silence others either
 		en.missing = nil
 	}
-	r.pending.add(it.ev, after, en.missing...)
+	r.addPending(it, after, en.missing...)
 	if p.history {
 		return en, nil // a page of history is stored as one entry
 	}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/rooms"
@@ -139,5 +141,39 @@ func TestRedactionInAPageOfHistory(t *testing.T) {
 			t.Errorf("redacted by %q, want %s", ev.RedactedBy, redaction)
 		}
 		b.restart()
+	}
+}
+
+// What a redaction leaves of a state event decides about what follows, also before it is stored: in room versions before 11 a redacted
+// m.room.power_levels lets everybody invite.
+func TestRedactionOfPowerLevels(t *testing.T) {
+	n, a, b, room := twoServersIn(t, "10")
+	alice, adam := a.user("alice"), a.user("adam")
+	a.join(adam, room)
+	levels := a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100},"invite":50}`)
+	n.settle()
+	invite := rooms.MemberRequest{Room: room, Sender: adam, Target: a.user("anna")}
+	if _, err := a.Invite(ctx, invite); !matrix.HasCode(err, "M_FORBIDDEN") {
+		t.Fatal(err)
+	}
+	redaction, err := a.Redact(ctx, rooms.SendRequest{Room: room, Sender: alice, Redacts: levels}, "")
+	a.must(redaction, err)
+	invited, err := a.Invite(ctx, invite)
+	a.must(invited, err)
+	var pdus [][]byte
+	for _, id := range []matrix.EventID{redaction, invited} {
+		ev, err := a.Event(ctx, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pdus = append(pdus, ev.JSON())
+	}
+	for _, r := range b.receive(a, room, pdus...) {
+		if r.Err != nil {
+			t.Error(r.Err)
+		}
+	}
+	if d := cmp.Diff(a.state(room), b.state(room)); d != "" {
+		t.Error(d)
 	}
 }
