@@ -68,6 +68,8 @@ func shortcomings(t *testing.T, s *homeserver.Server) map[string]string {
 			"withdrawn invites":           "tells nobody outside of the room, and, told of it, wants the state before it, which no server gives to one that is not in the room",
 			"invites/here/version_12":     "sends stripped state, the create event too, with invites to rooms of version 12, by which nobody can tell what the room is (ss/sendInviteV2)",
 			"invites/there/version_12":    "the same",
+			"elsewhere/there/version_12":  "the same",
+			"late refusals":               "tells nobody later of an invite that was refused while the other server was down (roomserver, performFederatedRejectInvite)",
 			"joins that others authorise": "says of its own users in a restricted room that they are in none of the other rooms, and does not ask the other server",
 			"unknown aliases":             "answers 500 for what another server does not find",
 			"threaded receipts":           "knows of no threads in receipts",
