@@ -233,6 +233,9 @@ async function main() {
     step("anna logs in on a tablet that uses sliding sync");
     assert.equal(tablet.client.getRoom(roomId).name, "The yard");
     await readsOld(tablet, roomId, [first, third]);
+    await until(phone.client, "bert's new device has heard of anna's tablet", async () =>
+        (await phone.client.getCrypto().getUserDeviceInfo([anna.id])).get(anna.id)?.has(tablet.client.getDeviceId()),
+    ); // what is sent before is not for it
     const sixth = "Can you read this on the tablet?";
     await reads(tablet, roomId, await say(phone, roomId, sixth), sixth);
 
