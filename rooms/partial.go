@@ -370,13 +370,14 @@ func (e *Engine) awaitWanted(ctx context.Context, room storage.RoomNID) error {
 	return e.awaitFull(ctx, room)
 }
 
-// awaitMember returns when it is known whether a user is in a room: at once, if a partial state says so.
+// awaitMember returns when it is known whether a user is in a room: at once, if a partial state says so. Of those whom this server knew when it was in
+// the room before, it does not: their memberships have ended without an event.
 func (e *Engine) awaitMember(ctx context.Context, id matrix.RoomID, sender, user matrix.UserID) error {
 	if e.partials.count.Load() == 0 || e.isLocal(user) {
 		return nil
 	}
 	m, err := e.MembershipOf(ctx, id, user)
-	if err != nil || m.Membership != "" {
+	if err != nil || m.Event != "" {
 		return err
 	}
 	return e.AwaitMembers(ctx, sender, id)
@@ -385,7 +386,7 @@ func (e *Engine) awaitMember(ctx context.Context, id matrix.RoomID, sender, user
 // MayBeJoined reports whether a user of another server is in a room, or may be, as far as a partial state tells.
 func (e *Engine) MayBeJoined(ctx context.Context, id matrix.RoomID, user matrix.UserID) (bool, error) {
 	m, err := e.MembershipOf(ctx, id, user)
-	if err != nil || m.Membership != "" {
+	if err != nil || m.Event != "" {
 		return m.Membership == "join", err
 	}
 	nid, err := e.RoomNID(ctx, id)

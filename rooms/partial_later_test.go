@@ -192,3 +192,31 @@ func TestPartialRejoinOfLostJoin(t *testing.T) {
 		})
 	}
 }
+
+// Whom this server knew in a room when it was in it before may be there still: who invites them waits until that is known.
+func TestInviteToRejoinedPartialRoom(t *testing.T) {
+	p := newPartialJoin(t, rooms.CreateRequest{Name: "one without heroes"}, func(p *partialJoin) {
+		p.b.join(p.b.user("bob"), p.room, p.a)
+		p.n.settle()
+		p.b.must(p.b.Leave(ctx, rooms.MemberRequest{Room: p.room, Sender: p.b.user("bob")}))
+		p.n.settle()
+		p.a.say(p.a.user("alice"), p.room, "without b")
+	})
+	bob, carol := p.b.user("bob"), p.c.user("carol")
+	if !p.partial() {
+		t.Fatal("b knows the members")
+	}
+	if may, err := p.b.MayBeJoined(ctx, p.room, carol); err != nil || !may {
+		t.Error("carol is taken for gone", err)
+	}
+	soon, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	if _, err := p.b.Invite(soon, rooms.MemberRequest{Room: p.room, Sender: bob, Target: carol}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error("the invite does not wait: ", err)
+	}
+	p.complete(bob)
+	if _, err := p.b.Invite(ctx, rooms.MemberRequest{Room: p.room, Sender: bob, Target: carol}); !matrix.HasCode(err, "M_FORBIDDEN") {
+		t.Error(err)
+	}
+	p.b.expectMembership(carol, p.room, "join")
+}
