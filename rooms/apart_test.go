@@ -89,6 +89,47 @@ func TestInviteTakenBackIfTheInviterDoesNotKnow(t *testing.T) {
 	c.expectMembership(carol, room, "leave")
 }
 
+// The request with an invite may be repeated when the invite is over: it does not come back. Another invite does count.
+func TestInviteRepeated(t *testing.T) {
+	for name, end := range map[string]func(a, b *server, room matrix.RoomID, bob matrix.UserID) (matrix.EventID, error){
+		"taken back": func(a, _ *server, room matrix.RoomID, bob matrix.UserID) (matrix.EventID, error) {
+			return a.Kick(ctx, rooms.MemberRequest{Room: room, Sender: a.user("alice"), Target: bob})
+		},
+		"turned down": func(_, b *server, room matrix.RoomID, bob matrix.UserID) (matrix.EventID, error) {
+			return b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob})
+		},
+		"accepted, and left": func(a, b *server, room matrix.RoomID, bob matrix.UserID) (matrix.EventID, error) {
+			b.join(bob, room, a)
+			return b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNetwork(t)
+			a, b := n.server("a.example"), n.server("b.example")
+			alice, bob := a.user("alice"), b.user("bob")
+			room := a.create(alice, rooms.CreateRequest{Preset: "private_chat", Version: "11"})
+			id, err := a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bob})
+			a.must(id, err)
+			n.settle()
+			b.expectMembership(bob, room, "invite")
+			invite, err := a.Event(ctx, id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.must(end(a, b, room, bob))
+			n.settle()
+			b.expectMembership(bob, room, "leave")
+			if _, err := b.ReceiveInvite(ctx, a.name, room, id, "11", invite.JSON(), nil); err != nil {
+				t.Errorf("repeated: %v", err)
+			}
+			b.expectMembership(bob, room, "leave")
+			id, err = a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bob})
+			a.must(id, err)
+			b.expectMembership(bob, room, "invite")
+		})
+	}
+}
+
 // An invite may be taken back by others than who sent it; whether they may is asked of the server that the invite came from.
 func TestInviteTakenBackByOthers(t *testing.T) {
 	n := newNetwork(t)

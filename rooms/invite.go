@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"hanok/matrix"
 	"hanok/matrix/canonicaljson"
@@ -533,6 +534,10 @@ func (r *room) setApart(ctx context.Context, parsed *event.Event, user matrix.Us
 	}
 	if old := known[parsed.ID()]; old != nil && !old.Outlier {
 		return nil // from when we were in the room: it has had its effect
+	} else if old != nil && old.Membership() == "invite" {
+		if over, err := r.wentOn(ctx, user, old.ID()); over || err != nil {
+			return err
+		}
 	}
 	ev, stored, err := r.newEvent(ctx, parsed)
 	if err != nil {
@@ -560,6 +565,36 @@ func (r *room) setApart(ctx context.Context, parsed *event.Event, user matrix.Us
 	}
 	r.e.committer.add(en)
 	return en.wait(ctx)
+}
+
+// maxWentOn bounds the memberships of a user that are looked at, from the present one back.
+const maxWentOn = 100
+
+// wentOn says whether a local user's membership in a room came of an invite, and is another one by now. The request with the invite may come
+// again, because its sender has not got the answer or the network repeats it, and must not bring back what was turned down or taken back.
+func (r *room) wentOn(ctx context.Context, user matrix.UserID, invite matrix.EventID) (bool, error) {
+	m, err := r.e.membershipIn(ctx, r.nid, user)
+	if err != nil || m.Event == 0 {
+		return false, err
+	}
+	ev, err := r.e.eventByNID(ctx, m.Event)
+	for range maxWentOn {
+		if err != nil || ev == nil || ev.ID() == invite {
+			return false, err
+		}
+		if slices.Contains(ev.AuthEvents(), invite) {
+			return true, nil
+		}
+		var known map[matrix.EventID]*Event
+		known, err = r.eventsByID(ctx, ev.AuthEvents())
+		ev = nil
+		for _, a := range known {
+			if a.Is("m.room.member", string(user)) {
+				ev = a
+			}
+		}
+	}
+	return false, err
 }
 
 // Invited is a local user's invite that still stands.
