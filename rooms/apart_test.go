@@ -845,3 +845,48 @@ func TestServerACLInTheGap(t *testing.T) {
 	}
 	b.expectMembership(bob, room, "join")
 }
+
+// A server comes back without the members through one that had not heard that a user of it was kicked, and went on meanwhile. That one is out still; and where
+// the kick belongs is found out, so that it does not stay an end of the room.
+func TestRejoinThroughServerThatMissedAKick(t *testing.T) {
+	for _, missed := range []bool{true, false} {
+		t.Run(fmt.Sprint("missed ", missed), func(t *testing.T) {
+			n := newNetwork(t)
+			n.runningClock()
+			a, b, c, room := n.three()
+			alice, bob, bella, carol := a.user("alice"), b.user("bob"), b.user("bella"), c.user("carol")
+			a.set(alice, room, "m.room.name", "", `{"name":"one without heroes"}`)
+			b.join(bella, room)
+			b.must(b.Leave(ctx, rooms.MemberRequest{Room: room, Sender: bob}))
+			n.settle()
+			n.split(a, c, missed)
+			a.must(a.Kick(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bella}))
+			n.settle()
+			b.expectMembership(bella, room, "leave")
+			for range 3 {
+				c.say(carol, room, "on")
+			}
+			n.omit = true
+			b.join(bob, room, c)
+			if _, err := b.Members(ctx, rooms.MembersRequest{Room: room, User: bob}); err != nil {
+				t.Fatal(err)
+			}
+			b.expectMembership(bella, room, "leave")
+			n.split(a, c, false)
+			n.settle()
+			c.say(carol, room, "and on")
+			n.settle()
+			b.say(bob, room, "and on")
+			n.settle()
+			for _, s := range []*server{a, c} {
+				if diff := cmp.Diff(b.state(room), s.state(room)); diff != "" {
+					t.Errorf("%s: %s", s.name, diff)
+				}
+				if diff := cmp.Diff(b.tips(room), s.tips(room)); diff != "" {
+					t.Errorf("%s: %s", s.name, diff)
+				}
+			}
+			b.expectMembership(bella, room, "leave")
+		})
+	}
+}

@@ -400,6 +400,7 @@ func (r *room) restart(ctx context.Context, en *entry, tree, after statetree.Tre
 		// Its state is another branch's. What we know of ours counts as well, as it does for all who have heard.
 		for _, t := range deepest(r.head.tips, min(len(r.head.tips), maxTips-1)) {
 			if !slices.Contains(ev.prevs, t.nid) {
+				t.unweighed = t.unweighed || ev.Partial
 				en.head.tips = append(en.head.tips, t)
 			}
 		}
@@ -497,8 +498,9 @@ func (r *room) missedLeave(ctx context.Context, tree statetree.Tree, join *Event
 			if before != nil {
 				theirs = before.NID
 			}
-		case join.Partial && ours.Membership() == "leave" && join.Depth() <= ours.Depth():
-			return true, nil // the state lacks this membership, and is too early for its end
+		case join.Partial && (ours.Membership() == "leave" || ours.Membership() == "ban") && join.Depth() <= ours.Depth()+maxGap:
+			// The state lacks this membership, and is too early for its end, or may be. What comes before the join tells: see gap.go.
+			return true, nil
 		}
 		if apart, err := r.apartFrom(ctx, ours, theirs); apart || err != nil {
 			return apart, err
