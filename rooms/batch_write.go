@@ -37,16 +37,17 @@ func newBatchWrite(entries []*entry) *batchWrite { return &batchWrite{entries: e
 
 func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 	var (
-		inserts []*storage.EventRow
-		updates []*storage.EventRow
-		states  []storage.RoomState
-		heads   []storage.RoomHead
-		members []storage.MembershipRow
-		settled []storage.MemberKey // whose signed invites have come
-		related []storage.RelationRow
-		sticky  []storage.StickyRow
-		seen    = make(map[int64]bool)
-		byRoom  = make(map[*room]*roomUpdate)
+		inserts     []*storage.EventRow
+		updates     []*storage.EventRow
+		states      []storage.RoomState
+		heads       []storage.RoomHead
+		members     []storage.MembershipRow
+		settled     []storage.MemberKey       // whose signed invites have come
+		unannounced []storage.UnannouncedJoin // of local users
+		related     []storage.RelationRow
+		sticky      []storage.StickyRow
+		seen        = make(map[int64]bool)
+		byRoom      = make(map[*room]*roomUpdate)
 	)
 	var kept statetree.Ref
 	keep := func(t statetree.Tree) {
@@ -155,6 +156,9 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 			if ch.Local && (m.current == "invite" || m.current == "join") {
 				settled = append(settled, storage.MemberKey{Room: en.room.nid, User: m.user})
 			}
+			if ch.Local && m.current == "join" && ch.Previous != "join" {
+				unannounced = append(unannounced, storage.UnannouncedJoin{UserID: ch.User, Pos: row.Pos})
+			}
 			u.Memberships = append(u.Memberships, ch)
 		}
 		if last != 0 {
@@ -201,6 +205,9 @@ func (w *batchWrite) run(ctx context.Context, tx *storage.Tx) error {
 		return err
 	}
 	if err := w.step(len(members), func() error { return storage.UpsertMemberships(ctx, tx, members) }); err != nil {
+		return err
+	}
+	if err := w.step(len(unannounced), func() error { return storage.PutUnannouncedJoins(ctx, tx, unannounced) }); err != nil {
 		return err
 	}
 	if err := w.step(len(settled), func() error { return storage.DropSignedInvites(ctx, tx, settled) }); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"hanok/matrix"
 	"hanok/rooms"
+	"hanok/storage"
 )
 
 // A user leaves the only room that is shared with a server; before that server knows, it comes into another one in which the user is.
@@ -94,4 +95,20 @@ func TestPartedWithoutBothKnowing(t *testing.T) {
 	}
 	shared(b, bob, "a.example", false)
 	newServer(b, other, alice, 0)
+}
+
+// The commit of a local user's join notes that it is to be announced, and no other does.
+func TestJoinsAreNoted(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat"})
+	b.join(bob, room, a)
+	n.settle()
+	for s, want := range map[*server]matrix.UserID{a: alice, b: bob} {
+		joins, err := storage.ListUnannouncedJoins(ctx, s.db, "", 10)
+		if err != nil || len(joins) != 1 || joins[0].UserID != want || joins[0].Pos == 0 {
+			t.Errorf("%s: joins to be announced: %v, %v", s.name, joins, err)
+		}
+	}
 }

@@ -62,6 +62,50 @@ func DeviceListsChangedSince(ctx context.Context, q Querier, users []matrix.User
 	return collectIn(ctx, q, scan, deviceListsChangedSince, []any{since}, users)
 }
 
+// UnannouncedJoin is the last join of a local user of which other servers were not told yet in an update of the user's devices.
+type UnannouncedJoin struct {
+	UserID matrix.UserID
+	Pos    Position
+}
+
+const (
+	putUnannouncedJoin = `INSERT INTO unannounced_joins (user_id, position) VALUES ($1, $2)
+	ON CONFLICT (user_id) DO UPDATE SET position = excluded.position`
+	getUnannouncedJoin    = `SELECT position FROM unannounced_joins WHERE user_id = $1`
+	listUnannouncedJoins  = `SELECT user_id, position FROM unannounced_joins WHERE user_id > $1 ORDER BY user_id LIMIT $2`
+	deleteUnannouncedJoin = `DELETE FROM unannounced_joins WHERE user_id = $1 AND position <= $2`
+)
+
+// PutUnannouncedJoins notes joins of local users, to be announced.
+func PutUnannouncedJoins(ctx context.Context, tx *Tx, joins []UnannouncedJoin) error {
+	args := make([][]any, len(joins))
+	for i, j := range joins {
+		args[i] = []any{j.UserID, j.Pos}
+	}
+	return tx.ExecBatch(ctx, putUnannouncedJoin, args)
+}
+
+// UnannouncedJoinOf returns the position of a user's last join that is to be announced, 0 if there is none.
+func UnannouncedJoinOf(ctx context.Context, q Querier, user matrix.UserID) (pos Position, err error) {
+	err = q.QueryRow(ctx, getUnannouncedJoin, user).Scan(&pos)
+	if err == ErrNotFound {
+		err = nil
+	}
+	return pos, err
+}
+
+// ListUnannouncedJoins returns those that are to be announced, in the order of users.
+func ListUnannouncedJoins(ctx context.Context, q Querier, after matrix.UserID, limit int) ([]UnannouncedJoin, error) {
+	scan := func(r *Rows) (j UnannouncedJoin, err error) { return j, r.Scan(&j.UserID, &j.Pos) }
+	return collect(ctx, q, scan, listUnannouncedJoins, after, limit)
+}
+
+// DeleteUnannouncedJoin notes that a user's joins up to a position were announced.
+func DeleteUnannouncedJoin(ctx context.Context, tx *Tx, user matrix.UserID, until Position) error {
+	_, err := tx.Exec(ctx, deleteUnannouncedJoin, user, until)
+	return err
+}
+
 const putPrivateKeyChange = `INSERT INTO private_key_changes (observer, user_id, position) VALUES ($1, $2, $3)
 	ON CONFLICT (observer, user_id) DO UPDATE SET position = excluded.position`
 

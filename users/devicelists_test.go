@@ -471,6 +471,37 @@ func TestJoinsAreAnnouncedTogether(t *testing.T) {
 	})
 }
 
+// A join that was not announced when the server was killed is announced when it is there again, once.
+func TestJoinsAreAnnouncedAfterDeath(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		alice := w.register(t, "alice")
+		w.login(t, alice, "A")
+		w.rooms.join("!r:here.test", alice, carol)
+		must(t, w.db.Write(t.Context(), func(tx *storage.Tx) error {
+			pos, err := tx.NextPosition()
+			if err != nil {
+				return err
+			}
+			return storage.PutUnannouncedJoins(t.Context(), tx, []storage.UnannouncedJoin{{UserID: alice, Pos: pos}})
+		}))
+		w.outbox.take()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- w.Service.Run(ctx) }()
+		var sent []sentEDU
+		eventually(t, "the join is announced", func() bool { sent = w.outbox.take(); return len(sent) > 0 })
+		cancel()
+		must(t, <-done)
+		if len(sent) != 1 || !slices.Equal(sent[0].To, []matrix.ServerName{"there.test"}) {
+			t.Errorf("announced %+v", sent)
+		}
+		barrier(w.db)
+		if left := mustGet[[]storage.UnannouncedJoin](t)(storage.ListUnannouncedJoins(t.Context(), w.db, "", 10)); len(left) != 0 {
+			t.Errorf("still to be announced: %v", left)
+		}
+	})
+}
+
 // A server that comes into a room is told of changes that it may not have been told of while it thought so.
 func TestChangesMissedByNewServer(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {

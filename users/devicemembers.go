@@ -50,13 +50,17 @@ func (d *DeviceLists) MembershipChanged(user matrix.UserID, room matrix.RoomID, 
 	case to <- membershipChange{user: user, room: room, joined: joined}:
 	default:
 		// Too many at once. A list kept too long is found out when it is asked for, at the next start, or by the
-		// gap in the user's next update; a server that was not told asks when it needs the devices.
+		// gap in the user's next update; a join of a local user is announced at the next start; a server that was
+		// not told asks when it needs the devices.
 	}
 }
 
 // followMemberships does what MembershipChanged was told.
 func (d *DeviceLists) followMemberships(ctx context.Context) error {
 	var a announcements
+	if err := d.unannounced(ctx, &a); err != nil && ctx.Err() == nil {
+		d.Log.Error().Err(err).Msg("users: could not read which joins are to be announced")
+	}
 	due := time.NewTimer(joinsTogether)
 	defer due.Stop()
 	for {
@@ -179,7 +183,8 @@ const joinsTogether = 2 * time.Second
 // announcement is of a local user who has joined a room.
 type announcement struct {
 	user   matrix.UserID
-	stream int64 // of the user's last update then
+	stream int64            // of the user's last update then
+	joined storage.Position // the last join, 0 if it was announced already
 	due    time.Time
 }
 
@@ -189,15 +194,15 @@ type announcements struct {
 	of      map[matrix.UserID]*announcement
 }
 
-func (a *announcements) add(user matrix.UserID, stream int64) {
+func (a *announcements) add(user matrix.UserID, stream int64, joined storage.Position) {
 	if has := a.of[user]; has != nil {
-		has.stream = stream
+		has.stream, has.joined = stream, joined
 		return
 	}
 	if a.of == nil {
 		a.of = map[matrix.UserID]*announcement{}
 	}
-	a.of[user] = &announcement{user: user, stream: stream, due: time.Now().Add(joinsTogether)}
+	a.of[user] = &announcement{user: user, stream: stream, joined: joined, due: time.Now().Add(joinsTogether)}
 	a.waiting = append(a.waiting, a.of[user])
 }
 
@@ -208,18 +213,43 @@ func (a *announcements) next() *announcement {
 	return first
 }
 
+// unannounced lets the announcements wait that a server that was killed has not sent.
+func (d *DeviceLists) unannounced(ctx context.Context, a *announcements) error {
+	for after := matrix.UserID(""); ; {
+		joins, err := storage.ListUnannouncedJoins(ctx, d.DB, after, 500)
+		if err != nil || len(joins) == 0 {
+			return err
+		}
+		for _, j := range joins {
+			stream, err := storage.DeviceListStreamID(ctx, d.DB, j.UserID)
+			if err != nil {
+				return err
+			}
+			a.add(j.UserID, stream, j.Pos)
+		}
+		after = joins[len(joins)-1].UserID
+	}
+}
+
 // announceSoon lets the announcement of a local user wait who has joined a room, if other servers are in that.
 func (d *DeviceLists) announceSoon(ctx context.Context, a *announcements, user matrix.UserID, room matrix.RoomID) error {
 	servers, err := d.Rooms.JoinedServers(ctx, room)
 	if err != nil {
 		return fmt.Errorf("announce device list: %w", err)
 	}
+	joined, err := storage.UnannouncedJoinOf(ctx, d.DB, user)
+	if err != nil {
+		return fmt.Errorf("announce device list: %w", err)
+	}
 	if !slices.ContainsFunc(servers, func(s matrix.ServerName) bool { return s != d.ServerName }) {
-		return nil
+		if joined == 0 || a.of[user] != nil {
+			return nil // or it goes with what waits
+		}
+		return d.DB.Write(ctx, func(tx *storage.Tx) error { return storage.DeleteUnannouncedJoin(ctx, tx, user, joined) })
 	}
 	stream, err := storage.DeviceListStreamID(ctx, d.DB, user)
 	if err == nil {
-		a.add(user, stream)
+		a.add(user, stream, joined)
 	}
 	return err
 }
@@ -232,6 +262,9 @@ func (d *DeviceLists) announce(ctx context.Context, a *announcement) error {
 		return fmt.Errorf("announce device list: %w", err)
 	}
 	return d.DB.Write(ctx, func(tx *storage.Tx) error {
+		if err := storage.DeleteUnannouncedJoin(ctx, tx, a.user, a.joined); err != nil {
+			return err
+		}
 		if now, err := storage.DeviceListStreamID(ctx, tx, a.user); err != nil || now != a.stream {
 			return err
 		}

@@ -126,6 +126,12 @@ CREATE TABLE device_list_changes (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX device_list_changes_position ON device_list_changes (position);
 
+-- unannounced_joins are the local users with a join of which other servers were not told in an m.device_list_update.
+CREATE TABLE unannounced_joins (
+    user_id  TEXT    NOT NULL PRIMARY KEY,
+    position INTEGER NOT NULL -- of the last join
+) STRICT, WITHOUT ROWID;
+
 -- private_key_changes are changes that only observer may see: signatures by their user-signing key.
 CREATE TABLE private_key_changes (
     observer TEXT    NOT NULL,
