@@ -96,11 +96,11 @@ func (e *Engine) tellLeave(ctx context.Context, l storage.UntoldLeave) error {
 	defer r.release()
 	var over bool
 	// While a leave is being sent of what was a refused invite the user must not enter the room with another. Until then whoever wants to comes first.
-	_, _, err = e.joins.DoYielding(ctx, r.id, func(wanted <-chan struct{}) (struct{}, error) {
+	_, shared, err := e.joins.DoYielding(ctx, r.id, func(wanted <-chan struct{}) (struct{}, error) {
 		over, err = e.tryToTell(ctx, r, l, wanted)
 		return struct{}{}, err
 	})
-	if err != nil {
+	if err != nil && !shared { // else that is what became of somebody's attempt to enter the room
 		return err
 	}
 	return e.db.Write(ctx, func(tx *storage.Tx) error {
