@@ -347,6 +347,8 @@ func (w *world) checkMemberships(ctx context.Context, r *room) {
 			// It was changed, and the word that it was got lost on the way back.
 		case !r.spoken[first] && w.untiedSay(ctx, r, residents, u, got.Membership):
 			// The first has soft-failed what stays an end of the room to others, and to the user's server; nobody may tie it to the rest.
+		case w.softFailedBy(ctx, r, residents, u, got):
+			// The same, though the first may speak: those who may not have what it soft-failed.
 		case r.version == "1" && w.follows(ctx, first, got, want):
 			// Resolutions of states of that version go back to an earlier membership where a later one follows on one in between.
 		case w.lostAtHome(ctx, r, first, u):
@@ -375,6 +377,26 @@ func (w *world) untiedSay(ctx context.Context, r *room, residents []*server, u *
 			w.fail("%s: %v", s.short, err)
 		}
 		return m.Membership == membership && !slices.Equal(sorted(ends), sorted(other))
+	})
+}
+
+// softFailedBy says whether the first resident has soft-failed the membership that a user has at the user's own server, where a branch that the first
+// soft-failed stays an end of the room: nobody who has that end may speak and tie it to the rest.
+func (w *world) softFailedBy(ctx context.Context, r *room, residents []*server, u *user, own rooms.Membership) bool {
+	first := r.voice(residents).current()
+	failed := func(id matrix.EventID) bool {
+		ev, err := first.rooms.Event(ctx, id)
+		return err == nil && ev.SoftFailed
+	}
+	if !slices.Contains(residents, u.s) || own.Event == "" || !failed(own.Event) {
+		return false
+	}
+	_, ends := w.state(ctx, u.s, r)
+	return slices.ContainsFunc(ends, func(end matrix.EventID) bool {
+		return failed(end) && !slices.ContainsFunc(residents, func(s *server) bool {
+			_, theirs := w.state(ctx, s, r)
+			return r.spoken[s] && slices.Contains(theirs, end)
+		})
 	})
 }
 
