@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -410,7 +411,7 @@ func (w *world) lost(ctx context.Context, s, there *server, theirs, own rooms.Me
 		// A knock may also be made beside the join: through a server that had heard that the room was closed, when another one had not.
 		return own.Membership == "join" && (theirs.Membership == "knock" || w.follows(ctx, s, own, theirs)) && w.joinRulesChanged(ctx, there, own)
 	}
-	if theirs.Event == "" || w.follows(ctx, s, own, theirs) || w.endedByNobody(ctx, s, theirs) {
+	if theirs.Event == "" || w.follows(ctx, s, own, theirs) || w.endedByNobody(ctx, s, theirs) || w.follows(ctx, s, theirs, own) && w.undone(ctx, s, theirs) {
 		return true
 	}
 	ended, err := there.current().rooms.Event(ctx, theirs.Event)
@@ -461,6 +462,38 @@ func (w *world) endedByNobody(ctx context.Context, s *server, ended rooms.Member
 		w.fail("%s: %v", s.short, err)
 	}
 	return slices.ContainsFunc(basis, func(e *rooms.Event) bool { return e == nil || !slices.Contains(ev.AuthEvents(), e.ID()) })
+}
+
+// undone says whether s knows the event that ended a membership, and that its sender has lost power since. Where the power levels are in conflict, the
+// later ones may be ordered before it in a resolution: it comes after the join that it ends, whose sender need not have any power. Another resolution,
+// in which all agree on the power levels, lets it hold, but who has been removed by that is not told what was resolved.
+func (w *world) undone(ctx context.Context, s *server, ended rooms.Membership) bool {
+	ev, err := s.current().rooms.Event(ctx, ended.Event)
+	if err != nil || ev.SoftFailed || ev.Sender() == ended.User {
+		return false
+	}
+	level := func(e *rooms.Event) int {
+		var levels struct {
+			Users map[matrix.UserID]int `json:"users"`
+		}
+		if err := json.Unmarshal(e.Content(), &levels); err != nil {
+			w.fail("%s: %v", s.short, err)
+		}
+		return levels.Users[ev.Sender()]
+	}
+	snap, err := s.current().rooms.Snapshot(ctx, ev.RoomID())
+	if err != nil {
+		w.fail("%s: %v", s.short, err)
+		return false
+	}
+	now, err := snap.State.Event(ctx, "m.room.power_levels", "")
+	if err != nil {
+		w.fail("%s: %v", s.short, err)
+	}
+	return now != nil && slices.ContainsFunc(ev.AuthEvents(), func(id matrix.EventID) bool {
+		then, err := s.current().rooms.Event(ctx, id)
+		return err == nil && then.Is("m.room.power_levels", "") && level(then) > level(now)
+	})
 }
 
 // follows says whether a membership came after another one of the same user, as far as s knows.
