@@ -259,11 +259,11 @@ func (w *world) quiesce() {
 	const patience = 24 * time.Hour // what cannot be settled is asked for a good half of a day
 	for began, wait := time.Now(), 3*time.Second; time.Since(began) < patience; wait += wait / 50 {
 		time.Sleep(w.untilTick(wait))
-		if w.quiet() {
+		if w.busy() == "" {
 			return
 		}
 	}
-	w.fail("there is no end of it")
+	w.fail("there is no end of it: %s", w.busy())
 }
 
 // awaitMembers waits for the members of rooms that were joined without them: a server that was alone for long asks again after minutes. Where the
@@ -294,9 +294,9 @@ func (w *world) awaitLeaves() {
 	}
 }
 
-func (w *world) quiet() bool {
-	if w.net.underWay(0) > 0 {
-		return false
+func (w *world) busy() string {
+	if n := w.net.underWay(0); n > 0 {
+		return fmt.Sprintf("%d requests are under way", n)
 	}
 	for _, s := range w.servers {
 		p := s.current()
@@ -309,10 +309,10 @@ func (w *world) quiet() bool {
 			w.fail("%s: %v", s.short, err)
 		}
 		if len(sizes)+len(waiting) > 0 {
-			return false
+			return fmt.Sprintf("%s has to send %v and to receive %v", s.short, sizes, waiting)
 		}
 	}
-	return true
+	return ""
 }
 
 // end stops everything.
