@@ -150,7 +150,7 @@ func (q *Queue) settle(ctx context.Context, pdus []storage.OutboxPDU) (bool, err
 	if len(newest) == 0 {
 		return false, nil
 	}
-	return true, q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+	err := q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		for _, p := range pdus {
 			if !p.Newest {
 				continue
@@ -161,6 +161,26 @@ func (q *Queue) settle(ctx context.Context, pdus []storage.OutboxPDU) (bool, err
 		}
 		return nil
 	})
+	if err == nil {
+		q.lookAgainAt(newest)
+	}
+	return true, err
+}
+
+// lookAgainAt has destinations look for events once the reader is there. It may come to one after an older one was said to stand for it, and then
+// wakes nobody.
+func (q *Queue) lookAgainAt(events map[storage.Position]*storage.OutboxPDU) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, p := range events {
+		switch {
+		case p == nil:
+		case p.Position > storage.Position(q.passed.Load()):
+			q.ahead[p.Destination] = max(q.ahead[p.Destination], p.Position)
+		default:
+			q.destination(p.Destination).again = true
+		}
+	}
 }
 
 // longGone says whether a server has been silent for so long that events for it take the place of older ones.
