@@ -281,3 +281,39 @@ func TestAServerThatIsLongGoneAndTriedInVain(t *testing.T) {
 	}
 	f.empty()
 }
+
+// The reader is about to pass an event for which an older one stands, when that one's place is taken by it: it is sent once the reader is there.
+func TestNewestEventAheadOfTheReader(t *testing.T) {
+	f := setUp(t, "gone.example")
+	f.stop()
+	f.silent("gone.example", 2*collapseAfter)
+	f.loadPeers()
+	f.start()
+	f.say("@me:us.example", "one")
+	f.publish()
+	waitFor(t, func() bool {
+		f.q.mu.Lock()
+		defer f.q.mu.Unlock()
+		d := f.q.busy["gone.example"]
+		return d != nil && d.timer != nil
+	})
+	f.say("@me:us.example", "two")
+	two := f.house.events[len(f.house.events)-1].Pos
+	f.peers.Answered("gone.example")
+	waitFor(t, func() bool {
+		f.q.mu.Lock()
+		defer f.q.mu.Unlock()
+		pdus, err := storage.FindOutboxPDUs(t.Context(), f.db, "gone.example", everything, 10)
+		return err == nil && len(pdus) == 1 && pdus[0].Position == two && f.q.busy["gone.example"] == nil
+	})
+	passed := *f.house.events[1]
+	passed.Relay = false // for the reader, which has found that another one stands for it
+	f.house.mu.Lock()
+	f.house.events[1] = &passed
+	f.house.mu.Unlock()
+	(&reader{q: f.q}).goTo(two)
+	if d := f.next(); !slices.Equal(d.PDUs, []string{"two"}) {
+		t.Errorf("%+v", d)
+	}
+	f.empty()
+}
