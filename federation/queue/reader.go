@@ -372,6 +372,11 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 				return err
 			}
 		}
+		tx.OnVisible(func() { // not before: until then the reader cannot go there
+			for _, p := range late {
+				q.wakeThere(p.Position, p.Destination)
+			}
+		})
 		if err := storage.AddOutboxPDUs(ctx, tx, slices.Concat(pdus, late)); err != nil {
 			return err
 		}
@@ -392,9 +397,6 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 	}
 	r.unsaved = 0
 	r.goTo(next)
-	for _, p := range late {
-		q.wakeThere(p.Position, p.Destination)
-	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	first = slices.DeleteFunc(first, func(t storage.OutboxTransaction) bool { return q.busy[t.Destination] != nil })
