@@ -158,6 +158,17 @@ func (f *fixture) silent(server matrix.ServerName, since time.Duration) {
 	}
 }
 
+// awaitPause returns when something is queued for a server, and waits for the end of its back-off.
+func (f *fixture) awaitPause(server matrix.ServerName) {
+	f.house.t.Helper()
+	waitFor(f.house.t, func() bool {
+		f.q.mu.Lock()
+		defer f.q.mu.Unlock()
+		d := f.q.busy[server]
+		return d != nil && d.timer != nil
+	})
+}
+
 // Of what passes, nothing is kept for servers that have been silent for long; messages to devices wait for everybody.
 func TestReceiptsForAServerThatIsLongGone(t *testing.T) {
 	f := setUp(t, "a.example")
@@ -259,12 +270,7 @@ func TestAServerThatIsLongGoneAndTriedInVain(t *testing.T) {
 	f.say("@me:us.example", "one")
 	f.say("@me:us.example", "two")
 	f.publish()
-	waitFor(t, func() bool {
-		f.q.mu.Lock()
-		defer f.q.mu.Unlock()
-		d := f.q.busy["gone.example"]
-		return d != nil && d.timer != nil
-	})
+	f.awaitPause("gone.example")
 	f.peers.Answered("gone.example") // so it is tried, and is down again
 	<-f.attempted
 	f.say("@me:us.example", "three")
@@ -291,12 +297,7 @@ func TestNewestEventAheadOfTheReader(t *testing.T) {
 	f.start()
 	f.say("@me:us.example", "one")
 	f.publish()
-	waitFor(t, func() bool {
-		f.q.mu.Lock()
-		defer f.q.mu.Unlock()
-		d := f.q.busy["gone.example"]
-		return d != nil && d.timer != nil
-	})
+	f.awaitPause("gone.example")
 	f.say("@me:us.example", "two")
 	two := f.house.events[len(f.house.events)-1].Pos
 	f.peers.Answered("gone.example")

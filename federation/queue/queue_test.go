@@ -601,7 +601,7 @@ func TestBackOffAndRecovery(t *testing.T) {
 	f.empty()
 }
 
-func waitFor(t *testing.T, ok func() bool) {
+func waitFor(t testing.TB, ok func() bool) {
 	t.Helper()
 	for range 2000 {
 		if ok() {
