@@ -225,7 +225,11 @@ type fixture struct {
 
 func setUp(t testing.TB, servers ...matrix.ServerName) *fixture {
 	t.Helper()
-	db := storagetest.Open(t)
+	return setUpOn(t, storagetest.Open(t), servers...)
+}
+
+func setUpOn(t testing.TB, db *storage.DB, servers ...matrix.ServerName) *fixture {
+	t.Helper()
 	f := &fixture{
 		network: &network{
 			down: map[matrix.ServerName]error{}, active: map[matrix.ServerName]int{},
@@ -527,6 +531,57 @@ func TestServerThatJoinsAndIsSentAnEvent(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	f.empty()
+}
+
+// What a server missed is stored while another write, which began before, is under way: the reader is told of it once it can read up to there.
+func TestWhatAServerMissedIsVisibleLater(t *testing.T) {
+	db := storagetest.OpenDSN(t, storagetest.PostgresDSN(t)) // SQLite has one writer
+	f := setUpOn(t, db)
+	f.stop()
+	f.prepare()
+	f.q.rooms = f.house
+	f.say("@x:a.example", "meanwhile")
+	f.sticky = slices.Clone(f.events)
+	target := "@x:b.example"
+	join := f.add(event.Proto{Sender: "@x:b.example", Type: "m.room.member", StateKey: &target, Content: []byte(`{"membership":"join"}`)}, true)
+	r := &reader{q: f.q}
+	r.goTo(f.events[0].Pos)
+	begun, ended := make(chan struct{}), make(chan error, 1)
+	goOn := make(chan struct{})
+	release := sync.OnceFunc(func() { close(goOn) })
+	defer release()
+	go func() {
+		ended <- db.Write(t.Context(), func(tx *storage.Tx) error {
+			_, err := tx.NextPosition()
+			close(begun)
+			<-goOn
+			return err
+		})
+	}()
+	<-begun
+	if err := r.handle(t.Context(), []*rooms.Event{join}, join.Pos, 1); err != nil {
+		t.Fatal(err)
+	}
+	queued, err := storage.FindOutboxPDUs(t.Context(), db, "b.example", everything, 10)
+	if err != nil || len(queued) != 1 || queued[0].Position <= db.Current() {
+		t.Fatalf("queued %+v at %d: %v", queued, db.Current(), err)
+	}
+	select {
+	case <-f.q.news:
+		t.Fatal("the reader is told of what it cannot read yet")
+	default:
+	}
+	release()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	<-f.q.news
+	if err := r.catchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r.cursor < queued[0].Position || len(f.q.ahead) != 0 {
+		t.Errorf("the reader is at %d, and waited for are %v", r.cursor, f.q.ahead)
+	}
 }
 
 func TestMembershipMustArrive(t *testing.T) {
