@@ -260,13 +260,24 @@ func (q *Queue) QueueAgain(ctx context.Context, dest matrix.ServerName, ev *room
 		return nil
 	}
 	return q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-		pos, err := tx.NextPosition()
-		if err != nil {
+		return q.queueBehind(ctx, tx, storage.OutboxPDU{Destination: dest, Room: ev.RoomNID, EventID: ev.ID()})
+	})
+}
+
+// queueBehind queues events whose time has passed: behind those that may be under way to their destinations, at positions that it gives them.
+func (q *Queue) queueBehind(ctx context.Context, tx *storage.Tx, pdus ...storage.OutboxPDU) error {
+	for i := range pdus {
+		var err error
+		if pdus[i].Position, err = tx.NextPosition(); err != nil {
 			return err
 		}
-		tx.OnVisible(func() { q.wakeThere(pos, dest) })
-		return storage.AddOutboxPDUs(ctx, tx, []storage.OutboxPDU{{Destination: dest, Position: pos, Room: ev.RoomNID, EventID: ev.ID()}})
+	}
+	tx.OnVisible(func() { // not before: until then the reader cannot go there
+		for _, p := range pdus {
+			q.wakeThere(p.Position, p.Destination)
+		}
 	})
+	return storage.AddOutboxPDUs(ctx, tx, pdus)
 }
 
 // wakeThere is wake once the reader is at a position at least, which it is told to go to.

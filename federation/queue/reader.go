@@ -365,19 +365,10 @@ func (r *reader) handle(ctx context.Context, events []*rooms.Event, next storage
 	to = slices.Compact(to)
 	first := q.firstTransactions(pdus, late)
 	err := q.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-		// Older events than those that may be under way to the server: they queue up behind them.
-		for i := range late {
-			var err error
-			if late[i].Position, err = tx.NextPosition(); err != nil {
-				return err
-			}
+		if err := storage.AddOutboxPDUs(ctx, tx, pdus); err != nil {
+			return err
 		}
-		tx.OnVisible(func() { // not before: until then the reader cannot go there
-			for _, p := range late {
-				q.wakeThere(p.Position, p.Destination)
-			}
-		})
-		if err := storage.AddOutboxPDUs(ctx, tx, slices.Concat(pdus, late)); err != nil {
+		if err := q.queueBehind(ctx, tx, late...); err != nil {
 			return err
 		}
 		if err := storage.SupersedeOutboxPDUs(ctx, tx, standing, matrix.TimestampOf(q.opts.Now())); err != nil {
