@@ -184,14 +184,13 @@ func TestInboundTransactions(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		ctx := t.Context()
 		write(t, db, func(tx *storage.Tx) error {
-			if err := storage.PutInboundTransaction(ctx, tx, "a", "1", []byte("first"), 10); err != nil {
-				return err
-			}
-			return storage.PutInboundTransaction(ctx, tx, "a", "1", []byte("second"), 20)
+			return storage.PutInboundTransaction(ctx, tx, storage.InboundTransaction{Origin: "a", ID: "1", Digest: []byte("one"), Response: []byte("first"), Received: 9})
 		})
+		second := storage.InboundTransaction{Origin: "a", ID: "1", Digest: []byte("two"), Response: []byte("second"), Received: 10}
+		write(t, db, func(tx *storage.Tx) error { return storage.PutInboundTransaction(ctx, tx, second) })
 		got, err := storage.GetInboundTransaction(ctx, db, "a", "1")
-		if string(got) != "first" || err != nil {
-			t.Errorf("%q %v", got, err)
+		if d := cmp.Diff(second, got); d != "" || err != nil {
+			t.Errorf("%v %s", err, d)
 		}
 		if _, err := storage.GetInboundTransaction(ctx, db, "b", "1"); !errors.Is(err, storage.ErrNotFound) {
 			t.Errorf("another origin's: %v", err)

@@ -7,24 +7,35 @@ import (
 	"hanok/matrix"
 )
 
-const selectInboundTransaction = `SELECT response FROM inbound_transactions WHERE origin = $1 AND txn_id = $2`
-
-// GetInboundTransaction returns the answer that a transaction of another server got. spec: ss/sendTransaction
-func GetInboundTransaction(ctx context.Context, q Querier, origin matrix.ServerName, txnID string) ([]byte, error) {
-	var response []byte
-	if err := q.QueryRow(ctx, selectInboundTransaction, string(origin), txnID).Scan(&response); err != nil {
-		return nil, fmt.Errorf("inbound transaction: %w", err)
-	}
-	return response, nil
+// InboundTransaction is what is kept of a transaction of another server. spec: ss/sendTransaction
+type InboundTransaction struct {
+	Origin   matrix.ServerName
+	ID       string
+	Digest   []byte // of what was in it
+	Response []byte
+	Received matrix.Timestamp
 }
 
-const insertInboundTransaction = `
-INSERT INTO inbound_transactions (origin, txn_id, response, received_at) VALUES ($1, $2, $3, $4)
-ON CONFLICT (origin, txn_id) DO NOTHING`
+const selectInboundTransaction = `SELECT digest, response, received_at FROM inbound_transactions WHERE origin = $1 AND txn_id = $2`
 
-// PutInboundTransaction remembers the answer to a transaction.
-func PutInboundTransaction(ctx context.Context, tx *Tx, origin matrix.ServerName, txnID string, response []byte, at matrix.Timestamp) error {
-	if _, err := tx.Exec(ctx, insertInboundTransaction, string(origin), txnID, response, int64(at)); err != nil {
+// GetInboundTransaction returns the transaction that another server sent last under an ID.
+func GetInboundTransaction(ctx context.Context, q Querier, origin matrix.ServerName, id string) (InboundTransaction, error) {
+	t := InboundTransaction{Origin: origin, ID: id}
+	var received int64
+	if err := q.QueryRow(ctx, selectInboundTransaction, string(origin), id).Scan(&t.Digest, &t.Response, &received); err != nil {
+		return InboundTransaction{}, fmt.Errorf("inbound transaction: %w", err)
+	}
+	t.Received = matrix.Timestamp(received)
+	return t, nil
+}
+
+const upsertInboundTransaction = `
+INSERT INTO inbound_transactions (origin, txn_id, digest, response, received_at) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (origin, txn_id) DO UPDATE SET digest = excluded.digest, response = excluded.response, received_at = excluded.received_at`
+
+// PutInboundTransaction remembers a transaction and its answer, in place of another with its ID.
+func PutInboundTransaction(ctx context.Context, tx *Tx, t InboundTransaction) error {
+	if _, err := tx.Exec(ctx, upsertInboundTransaction, string(t.Origin), t.ID, t.Digest, t.Response, int64(t.Received)); err != nil {
 		return fmt.Errorf("store inbound transaction: %w", err)
 	}
 	return nil

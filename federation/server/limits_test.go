@@ -214,11 +214,11 @@ func TestTransactionsWithoutEnd(t *testing.T) {
 	ctx := t.Context()
 	err := f.db.Write(ctx, func(tx *storage.Tx) error {
 		for i := range 3 * maxTransactionsKept {
-			if err := storage.PutInboundTransaction(ctx, tx, "a.example", fmt.Sprint("old", i), []byte("{}"), matrix.Timestamp(i)); err != nil {
+			if err := storage.PutInboundTransaction(ctx, tx, storage.InboundTransaction{Origin: "a.example", ID: fmt.Sprint("old", i), Response: []byte("{}"), Digest: []byte{}, Received: matrix.Timestamp(i)}); err != nil {
 				return err
 			}
 		}
-		return storage.PutInboundTransaction(ctx, tx, "b.example", "only", []byte("{}"), 1)
+		return storage.PutInboundTransaction(ctx, tx, storage.InboundTransaction{Origin: "b.example", ID: "only", Response: []byte("{}"), Digest: []byte{}, Received: 1})
 	})
 	if err != nil {
 		t.Fatal(err)

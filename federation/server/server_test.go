@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -381,7 +382,7 @@ func TestTransactions(t *testing.T) {
 	// Again, also after a restart: the same answer, no work.
 	f.expect(200, want)(f.call("PUT", "/_matrix/federation/v1/send/1", body))
 	f.start()
-	f.expect(200, want)(f.call("PUT", "/_matrix/federation/v1/send/1", `{"pdus":[]}`))
+	f.expect(200, want)(f.call("PUT", "/_matrix/federation/v1/send/1", strings.Replace(body, `"origin_server_ts":1`, `"origin_server_ts":2`, 1)))
 	if calls.Load() != 5 {
 		t.Errorf("a repeated transaction was processed again: %d calls", calls.Load())
 	}
@@ -409,6 +410,39 @@ func TestASlowRoomDoesNotBlockAnother(t *testing.T) {
 	}
 	f.expect(200, `{"pdus":{"$1":{},"$2":{}}}`)(f.call("PUT", "/_matrix/federation/v1/send/1",
 		`{"pdus":[{"id":"$1","room_id":"!slow:us.example"},{"id":"$2","room_id":"!quick:us.example"}]}`))
+}
+
+// Dendrite sends a transaction to which it got no answer again with what has come up since, under the same ID.
+func TestATransactionWithMoreInItThanBefore(t *testing.T) {
+	f := setUp(t, nil)
+	var came []string
+	f.rooms.receive = func(_ matrix.ServerName, _ matrix.RoomID, pdus [][]byte) []rooms.Received {
+		out := received(pdus, nil)
+		for _, r := range out {
+			came = append(came, string(r.ID))
+		}
+		return out
+	}
+	presence := func(user, state string) string {
+		return fmt.Sprintf(`{"edu_type":"m.presence","content":{"push":[{"user_id":"@%s:a.example","presence":"%s"}]}}`, user, state)
+	}
+	const first = `{"id":"$1","room_id":"!r:us.example"}`
+	const both = `{"pdus":{"$1":{},"$2":{}}}`
+	send := func(pdus, edus, want string) {
+		t.Helper()
+		f.expect(200, want)(f.call("PUT", "/_matrix/federation/v1/send/1", `{"pdus":[`+pdus+`],"edus":[`+edus+`]}`))
+	}
+	send(first, presence("x", "online"), `{"pdus":{"$1":{}}}`)
+	send(first+`,{"id":"$2","room_id":"!r:us.example"}`, presence("x", "online")+","+presence("y", "online"), both)
+	send(first+`,{"id":"$2","room_id":"!r:us.example"}`, presence("x", "online")+","+presence("y", "online"), both)
+	if want := []string{"$1", "$1", "$2"}; !slices.Equal(came, want) {
+		t.Errorf("%v came, want %v", came, want)
+	}
+	// Only an EDU is new.
+	send(first+`,{"id":"$2","room_id":"!r:us.example"}`, presence("x", "online")+","+presence("y", "unavailable"), both)
+	if len(came) != 5 {
+		t.Errorf("%v came", came)
+	}
 }
 
 func TestATransactionRepeatedWhileItIsUnderWay(t *testing.T) {

@@ -1,7 +1,10 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
@@ -59,6 +62,24 @@ type edu struct {
 	Content jsontext.Value `json:"content"`
 }
 
+// digest tells a transaction from others with the same ID.
+func (t transaction) digest() []byte {
+	sum := sha256.New()
+	add := func(part []byte) {
+		sum.Write(binary.AppendUvarint(nil, uint64(len(part))))
+		sum.Write(part)
+	}
+	for _, p := range t.PDUs {
+		add(p)
+	}
+	add(nil)
+	for _, e := range t.EDUs {
+		add([]byte(e.Type))
+		add(e.Content)
+	}
+	return sum.Sum(nil)
+}
+
 type transactionAnswer struct {
 	PDUs map[matrix.EventID]pduResult `json:"pdus"`
 }
@@ -68,7 +89,8 @@ type pduResult struct {
 }
 
 // sendTransaction answers when everything in the transaction is durable. A
-// repeated transaction gets the first one's answer, also while that is still being worked on.
+// repeated transaction gets the first one's answer, also while that is still being worked on. One that comes with the ID of another and something
+// else in it is not that one: Dendrite keeps the ID of a transaction to which it got no answer, and adds what has come up since.
 // spec: ss/sendTransaction
 func (s *Server) sendTransaction(r *endpoint.Request) (any, error) {
 	from, id := origin(r), r.Var("txnId")
@@ -84,8 +106,9 @@ func (s *Server) sendTransaction(r *endpoint.Request) (any, error) {
 	}
 	defer s.leave(from)
 	// A sender that gives up will repeat the transaction: what was begun is finished all the same.
-	done := s.transactions.DoChan(string(from)+" "+id, func() (any, error) {
-		return s.process(s.life, from, id, txn)
+	digest := txn.digest()
+	done := s.transactions.DoChan(string(from)+" "+id+" "+string(digest), func() (any, error) {
+		return s.process(s.life, from, id, txn, digest)
 	})
 	select {
 	case res := <-done:
@@ -121,12 +144,12 @@ func (s *Server) leave(from matrix.ServerName) {
 	}
 }
 
-func (s *Server) process(ctx context.Context, from matrix.ServerName, id string, txn transaction) ([]byte, error) {
+func (s *Server) process(ctx context.Context, from matrix.ServerName, id string, txn transaction, digest []byte) ([]byte, error) {
 	stored, err := storage.GetInboundTransaction(ctx, s.opts.DB, from, id)
-	if err == nil {
-		return stored, nil
-	}
-	if !errors.Is(err, storage.ErrNotFound) {
+	switch {
+	case err == nil && bytes.Equal(stored.Digest, digest):
+		return stored.Response, nil
+	case err != nil && !errors.Is(err, storage.ErrNotFound):
 		return nil, err
 	}
 	var wg sync.WaitGroup
@@ -146,7 +169,8 @@ func (s *Server) process(ctx context.Context, from matrix.ServerName, id string,
 		if staged, err = stage(ctx, tx, from, slow); err != nil {
 			return err
 		}
-		if err := storage.PutInboundTransaction(ctx, tx, from, id, answer, matrix.TimestampOf(s.opts.Now())); err != nil {
+		kept := storage.InboundTransaction{Origin: from, ID: id, Digest: digest, Response: answer, Received: matrix.TimestampOf(s.opts.Now())}
+		if err := storage.PutInboundTransaction(ctx, tx, kept); err != nil {
 			return err
 		}
 		if s.received.Add(1)%trimTransactionsEvery == 0 {

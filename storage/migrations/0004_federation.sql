@@ -67,10 +67,11 @@ CREATE TABLE outbox_newcomers (
 ) STRICT;
 CREATE INDEX outbox_newcomers_until ON outbox_newcomers (until_ts);
 
--- Answers to transactions of other servers, so that a repeated one gets the same.
+-- Answers to transactions of other servers, so that a repeated one gets the same. One with other contents is another, whatever its ID.
 CREATE TABLE inbound_transactions (
     origin      TEXT NOT NULL,
     txn_id      TEXT NOT NULL,
+    digest      BLOB NOT NULL, -- SHA-256 of the events and EDUs
     response    BLOB NOT NULL,
     received_at INTEGER NOT NULL,
     PRIMARY KEY (origin, txn_id)
