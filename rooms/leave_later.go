@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"hanok/internal/backoff"
 	"hanok/internal/wake"
 	"hanok/storage"
 )
@@ -108,7 +109,7 @@ func (e *Engine) tellLeave(ctx context.Context, l storage.UntoldLeave) error {
 			return storage.DropUntoldLeave(ctx, tx, l)
 		}
 		l.Tries++
-		l.Next = e.now().Add(min(untoldFirst<<min(l.Tries, 20), untoldLast))
+		l.Next = e.now().Add(backoff.Doubled(untoldFirst, untoldLast, l.Tries))
 		return storage.PutUntoldLeave(ctx, tx, l)
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"hanok/internal/backoff"
 	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/storage"
@@ -308,7 +309,7 @@ func (d *DeviceLists) retryLater(ctx context.Context, tx *storage.Tx, user matri
 
 // retryDelay is how long it takes until a list is tried again that could not be fetched so many times.
 func retryDelay(failures int64) matrix.Timestamp {
-	return matrix.Span(min(fetchFirstRetry<<min(failures-1, 20), fetchLastRetry))
+	return matrix.Span(backoff.Doubled(fetchFirstRetry, fetchLastRetry, int(failures-1)))
 }
 
 // store replaces what is cached of a user by a fetched list. asked is what was known of the list when the fetch began, and before the position

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"hanok/internal/backoff"
 	"hanok/matrix"
 )
 
@@ -73,10 +74,7 @@ func (r *Resolver) refreshWellKnown(ctx context.Context, host string) WellKnown 
 		r.cache.Put(host, e)
 		return e.found
 	}
-	wait := failureMax
-	if old.failures < 5 {
-		wait = min(failureMax, failureFirst<<old.failures)
-	}
+	wait := backoff.Doubled(failureFirst, failureMax, old.failures)
 	e := wellKnownEntry{failures: old.failures + 1, until: now.Add(wait), found: WellKnown{Problem: brief(err), Absent: absent(err)}}
 	// A web server that is down for an hour must not move a homeserver: what was true lately stays true.
 	if old.found.Server != "" && now.Sub(old.lastGood) < wellKnownMax {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hanok/internal/backoff"
 	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/matrix/glob"
@@ -190,7 +191,7 @@ func (p *Peers) Failed(server matrix.ServerName, wait time.Duration, reason stri
 	}
 	b.Attempts++
 	b.Reason = strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
-	b.RetryAt = matrix.Timestamp(now.Add(max(p.opts.Jitter(server, backoff(b.Attempts)), min(wait, maxWait))).UnixMilli())
+	b.RetryAt = matrix.Timestamp(now.Add(max(p.opts.Jitter(server, backoff.Doubled(firstWait, maxWait, b.Attempts-1)), min(wait, maxWait))).UnixMilli())
 	p.failing[server] = b
 	p.mu.Unlock()
 	p.store(func(tx *storage.Tx) error {
@@ -201,14 +202,6 @@ func (p *Peers) Failed(server matrix.ServerName, wait time.Duration, reason stri
 		}
 		return storage.PutServerBackoff(context.Background(), tx, b)
 	})
-}
-
-// backoff doubles with every attempt.
-func backoff(attempts int) time.Duration {
-	if attempts > 15 {
-		return maxWait
-	}
-	return min(maxWait, firstWait<<(attempts-1))
 }
 
 // Heard says whether a server was heard from since the start, and has not failed to answer after that.

@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"hanok/federation/client"
+	"hanok/internal/backoff"
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -183,7 +184,7 @@ func (d *destination) pause(err error) time.Duration {
 	if e.Status >= http.StatusInternalServerError {
 		longest = maxOutagePause
 	}
-	grown := min(time.Second<<min(d.failures, 16), longest)
+	grown := backoff.Doubled(time.Second, longest, d.failures)
 	return max(grown, min(e.RetryAfter, maxAskedPause))
 }
 
