@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hanok/config"
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -83,21 +84,10 @@ func (r *reader) wait(ctx context.Context, pause time.Duration) error {
 	case <-r.heard: // from before it failed
 	default:
 	}
-	timer := time.NewTimer(firstPause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := wake.After(ctx, firstPause, nil); err != nil {
+		return err
 	}
-	timer.Reset(pause - firstPause)
-	select {
-	case <-timer.C:
-	case <-r.heard:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	return nil
+	return wake.After(ctx, pause-firstPause, r.heard)
 }
 
 func (r *reader) send(ctx context.Context, id string, body []byte) error {

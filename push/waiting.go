@@ -26,14 +26,8 @@ func (s *Sender) followWaiting(ctx context.Context) error {
 			s.opts.Log.Error().Err(err).Msg("push: find pushers that are due")
 			wait = retryAfter
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if wake.After(ctx, wait, s.due) != nil {
 			return nil
-		case <-timer.C:
-		case <-s.due:
-			timer.Stop()
 		}
 	}
 }

@@ -55,14 +55,7 @@ func (e *Engine) tellLeaves(ctx context.Context) {
 			e.log.Error().Err(err).Msg("tell rooms of leaves")
 			wait = untoldFirst
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		case <-e.untold:
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
+		if wake.After(ctx, wait, e.untold) != nil {
 			return
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/matrix/eventauth"
@@ -208,11 +209,7 @@ func (e *Engine) awaitSigned(nid storage.RoomNID) {
 	started := e.background(func() {
 		defer e.awaited.Delete(nid)
 		for pause := signedPatience; ; pause = min(6*pause, signedLast) {
-			timer := time.NewTimer(pause)
-			select {
-			case <-timer.C:
-			case <-e.life.Done():
-				timer.Stop()
+			if wake.After(e.life, pause, nil) != nil {
 				return
 			}
 			settled, err := e.lookForSigned(e.life, nid)

@@ -85,21 +85,16 @@ func (d *DeviceLists) run(ctx context.Context) error {
 		}
 		w := newFetchWork(d)
 		defer w.group.Wait()
-		for ctx.Err() == nil {
+		for {
 			wait, err := w.dispatch(ctx)
 			if err != nil && ctx.Err() == nil {
 				d.Log.Error().Err(err).Msg("users: could not fetch device lists")
 				wait = fetchFirstRetry
 			}
-			t := time.NewTimer(wait)
-			select {
-			case <-ctx.Done():
-			case <-d.wake:
-			case <-t.C:
+			if wake.After(ctx, wait, d.wake) != nil {
+				return nil
 			}
-			t.Stop()
 		}
-		return nil
 	})
 	return g.Wait()
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"hanok/internal/wake"
 	"hanok/matrix"
 	"hanok/storage"
 )
@@ -185,12 +186,8 @@ func (s *Server) retryAll(room matrix.RoomID) {
 	}
 	wait := s.opts.Retry
 	for range maxAttempts {
-		timer := time.NewTimer(wait)
-		select {
-		case <-s.life.Done():
-			timer.Stop()
+		if wake.After(s.life, wait, nil) != nil {
 			return
-		case <-timer.C:
 		}
 		if s.resumeRoom(s.life, room) == 0 {
 			return

@@ -27,3 +27,15 @@ func Every(ctx context.Context, interval time.Duration, fn func()) {
 		fn()
 	}
 }
+
+// After waits, no longer than until a token is in a channel, which may be nil. Its error is that of ctx.
+func After(ctx context.Context, wait time.Duration, waiting <-chan struct{}) error {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-waiting:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}

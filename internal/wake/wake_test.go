@@ -36,3 +36,23 @@ func TestEvery(t *testing.T) {
 		}
 	})
 }
+
+func TestAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		waiting := make(chan struct{}, 1)
+		expect := func(waiting <-chan struct{}, want time.Duration, ended bool) {
+			t.Helper()
+			begun := time.Now()
+			if err := wake.After(ctx, time.Minute, waiting); time.Since(begun) != want || (err != nil) != ended {
+				t.Errorf("after %v: %v", time.Since(begun), err)
+			}
+		}
+		expect(nil, time.Minute, false)
+		expect(waiting, time.Minute, false)
+		wake.Up(waiting)
+		expect(waiting, 0, false)
+		time.AfterFunc(time.Second, cancel)
+		expect(waiting, time.Second, true)
+	})
+}
