@@ -370,14 +370,17 @@ func (e *Engine) awaitWanted(ctx context.Context, room storage.RoomNID) error {
 	return e.awaitFull(ctx, room)
 }
 
-// awaitMember returns when it is known whether a user is in a room: at once, if a partial state says so. Of those whom this server knew when it was in
-// the room before, it does not: their memberships have ended without an event.
+// known says whether a partial state tells a user's membership. It does not of those whom this server knew when it was in the room before: their
+// memberships have ended without an event.
+func (m Membership) known() bool { return m.Event != "" }
+
+// awaitMember returns when it is known whether a user is in a room: at once, if a partial state says so.
 func (e *Engine) awaitMember(ctx context.Context, id matrix.RoomID, sender, user matrix.UserID) error {
 	if e.partials.count.Load() == 0 || e.isLocal(user) {
 		return nil
 	}
 	m, err := e.MembershipOf(ctx, id, user)
-	if err != nil || m.Event != "" {
+	if err != nil || m.known() {
 		return err
 	}
 	return e.AwaitMembers(ctx, sender, id)
@@ -386,7 +389,7 @@ func (e *Engine) awaitMember(ctx context.Context, id matrix.RoomID, sender, user
 // MayBeJoined reports whether a user of another server is in a room, or may be, as far as a partial state tells.
 func (e *Engine) MayBeJoined(ctx context.Context, id matrix.RoomID, user matrix.UserID) (bool, error) {
 	m, err := e.MembershipOf(ctx, id, user)
-	if err != nil || m.Event != "" {
+	if err != nil || m.known() {
 		return m.Membership == "join", err
 	}
 	nid, err := e.RoomNID(ctx, id)
