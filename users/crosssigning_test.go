@@ -272,8 +272,7 @@ func TestUploadSignatures(t *testing.T) {
 func TestReceiveSigningKeys(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
-		alice := w.register(t, "alice")
-		w.rooms.join("!r:here.test", alice, carol)
+		alice := w.registerWithCarol(t)
 		w.remote.lists[carol] = remoteList(t, carol, 1, "C1")
 		w.carolsDevices(t, alice)
 		w.follow(t)

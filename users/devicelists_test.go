@@ -145,8 +145,7 @@ func TestReceiveDeviceListUpdates(t *testing.T) {
 func TestResyncBackOff(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
-		alice := w.register(t, "alice")
-		w.rooms.join("!r:here.test", alice, carol)
+		alice := w.registerWithCarol(t)
 		w.remote.lists[carol] = remoteList(t, carol, 1, "C1")
 		w.remote.down = true
 		must(t, w.DeviceLists.ReceiveUpdate(ctx, "there.test", deviceUpdate(t, "C0", 0)))
@@ -185,8 +184,7 @@ func TestResyncBackOff(t *testing.T) {
 func TestUpdateDuringResync(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
-		alice := w.register(t, "alice")
-		w.rooms.join("!r:here.test", alice, carol)
+		alice := w.registerWithCarol(t)
 		w.remote.lists[carol] = remoteList(t, carol, 1, "OLD")
 		w.remote.during = func(matrix.UserID) {
 			// The fetch below answers with the list from before this.
@@ -213,8 +211,7 @@ func TestUpdateDuringResync(t *testing.T) {
 // A query does not ask for a list that the background is fetching, but waits for it.
 func TestQueryDuringFetch(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
-		alice := w.register(t, "alice")
-		w.rooms.join("!r:here.test", alice, carol)
+		alice := w.registerWithCarol(t)
 		w.remote.lists[carol] = remoteList(t, carol, 1, "C1")
 		must(t, w.DeviceLists.ReceiveUpdate(t.Context(), "there.test", deviceUpdate(t, "C0", 0)))
 		asked := make(chan []string)
@@ -272,8 +269,7 @@ func TestFetchGoesByServer(t *testing.T) {
 func TestUntrack(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
-		alice := w.register(t, "alice")
-		w.rooms.join("!r:here.test", alice, carol)
+		alice := w.registerWithCarol(t)
 		w.remote.lists[carol] = remoteList(t, carol, 1, "C1")
 		track := func() {
 			w.carolsDevices(t, alice)
@@ -574,8 +570,7 @@ func TestChangesMissedByNewServer(t *testing.T) {
 func TestChangesMissedWhileParted(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
-		alice := w.register(t, "alice")
-		w.rooms.join("!r:here.test", alice, carol)
+		alice := w.registerWithCarol(t)
 		w.remote.lists[carol] = remoteList(t, carol, 1, "C1")
 		w.carolsDevices(t, alice)
 		w.follow(t)
@@ -645,8 +640,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func TestSentUpdatesFormAChain(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
-		alice := w.register(t, "alice")
-		w.rooms.join("!r:here.test", alice, carol)
+		alice := w.registerWithCarol(t)
 		w.login(t, alice, "A")
 		w.login(t, alice, "B")
 		_, err := w.Keys.Upload(ctx, alice, "A", KeysUpload{DeviceKeys: deviceKeys(t, alice, "A", newKeypair("a"))})

@@ -21,8 +21,7 @@ func (w *world) count(t *testing.T, query string, args ...any) (n int) {
 func TestUpdatesThatNeverFollow(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
-		alice := w.register(t, "alice")
-		w.rooms.join("!r:here.test", alice, carol)
+		alice := w.registerWithCarol(t)
 		w.remote.lists[carol] = remoteList(t, carol, 5, "C1")
 		w.carolsDevices(t, alice)
 		for _, down := range []bool{false, true} {
@@ -54,8 +53,7 @@ func TestUpdatesThatNeverFollow(t *testing.T) {
 func TestDevicesWithoutEnd(t *testing.T) {
 	w := newWorld(openSQLite(t))
 	ctx := t.Context()
-	alice := w.register(t, "alice")
-	w.rooms.join("!r:here.test", alice, carol)
+	alice := w.registerWithCarol(t)
 	const size = 60_000
 	const most = maxRemoteKeys / size
 	device := func(i int) (matrix.DeviceID, []byte) {
@@ -180,8 +178,7 @@ func TestReceiptsForThreadsWithoutEnd(t *testing.T) {
 // What is said of one user a thousand times is one change, and asks once who has to know.
 func TestPresenceOfOneUser(t *testing.T) {
 	w := newWorld(openSQLite(t))
-	alice := w.register(t, "alice")
-	w.rooms.join("!r:here.test", alice, carol)
+	w.registerWithCarol(t)
 	w.settle()
 	var push presencePush
 	for i := range 1000 {

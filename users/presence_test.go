@@ -77,8 +77,7 @@ func TestPresence(t *testing.T) {
 func TestReceivePresence(t *testing.T) {
 	w := newWorld(openSQLite(t))
 	ctx := t.Context()
-	alice := w.register(t, "alice")
-	w.rooms.join("!r:here.test", alice, carol)
+	alice := w.registerWithCarol(t)
 	w.settle()
 	for _, bad := range []string{
 		`{}`, `[]`, `{`, `{"push":[{"user_id":"@alice:here.test","presence":"online"}]}`, `{"push":[{"user_id":"nonsense","presence":"online"}]}`,
@@ -128,8 +127,7 @@ func TestPresenceIsBounded(t *testing.T) {
 func TestPresenceOfStrangers(t *testing.T) {
 	w := newWorld(openSQLite(t))
 	ctx := t.Context()
-	alice := w.register(t, "alice")
-	w.rooms.join("!r:here.test", alice, carol)
+	alice := w.registerWithCarol(t)
 	must(t, w.Presence.Set(ctx, alice, "online", nil))
 	must(t, w.Presence.Receive(ctx, "there.test", []byte(`{"push":[{"user_id":"@carol:there.test","presence":"online","last_active_ago":100000}]}`)))
 	must(t, w.Presence.store(ctx))
@@ -227,8 +225,7 @@ func TestPresenceAcrossRestart(t *testing.T) {
 func TestPresenceIsToldAgain(t *testing.T) {
 	w := newWorld(openSQLite(t))
 	ctx := t.Context()
-	alice := w.register(t, "alice")
-	w.rooms.join("!r:here.test", alice, carol)
+	alice := w.registerWithCarol(t)
 	w.Presence.Active(ctx, alice, "online")
 	w.settle()
 	w.outbox.take()

@@ -381,6 +381,14 @@ func (w *world) register(t *testing.T, localpart string) matrix.UserID {
 	return a.UserID
 }
 
+// registerWithCarol registers alice, who is in a room with carol of another server.
+func (w *world) registerWithCarol(t *testing.T) matrix.UserID {
+	t.Helper()
+	alice := w.register(t, "alice")
+	w.rooms.join("!r:here.test", alice, carol)
+	return alice
+}
+
 // login makes a session on a device.
 func (w *world) login(t *testing.T, user matrix.UserID, device matrix.DeviceID) *Session {
 	t.Helper()
