@@ -255,23 +255,15 @@ func (e *Engine) withoutMembers(ctx context.Context, r *room, join *Event, state
 }
 
 // serversBefore lists the servers that were in the room before a join: those that are now, but for the joining one if
-// nobody else of it is.
+// it was not.
 func (e *Engine) serversBefore(ctx context.Context, r *room, join *Event) ([]matrix.ServerName, error) {
 	servers, err := e.JoinedServers(ctx, r.id)
 	if err != nil {
 		return nil, err
 	}
 	joining := domain(join.Sender())
-	nid, err := e.db.LookupName(ctx, string(joining))
-	if err != nil {
-		return nil, err
-	}
-	users, err := storage.JoinedOfServer(ctx, e.db, r.nid, nid)
-	if err != nil || len(users) > 1 {
-		return servers, err
-	}
-	before, err := State{e, e.treeBefore(join)}.Membership(ctx, join.Sender())
-	if err != nil || before == "join" {
+	before, err := e.servers.at(ctx, e, r.nid, e.treeBefore(join))
+	if err != nil || before[joining] > 0 {
 		return servers, err
 	}
 	return slices.DeleteFunc(slices.Clone(servers), func(s matrix.ServerName) bool { return s == joining }), nil

@@ -11,6 +11,18 @@ import (
 	"hanok/rooms"
 )
 
+// joinUpon makes a join of a user of this server upon a room as another one knows it.
+func (s *server) joinUpon(snap *rooms.Snapshot, user matrix.UserID) *event.Event {
+	key := string(user)
+	create, _ := snap.State.Event(ctx, "m.room.create", "")
+	rules, _ := snap.State.Event(ctx, "m.room.join_rules", "")
+	levels, _ := snap.State.Event(ctx, "m.room.power_levels", "")
+	return s.build(snap.Version, event.Proto{
+		RoomID: snap.Room, Sender: user, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"join"}`), OriginServerTS: 1,
+		PrevEvents: snap.Extremities, AuthEvents: []matrix.EventID{create.ID(), rules.ID(), levels.ID()}, Depth: snap.Depth + 1,
+	})
+}
+
 func TestSendJoinOmitsMembers(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.server("a.example"), n.server("b.example")
@@ -24,14 +36,7 @@ func TestSendJoinOmitsMembers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		key := string(bob)
-		create, _ := snap.State.Event(ctx, "m.room.create", "")
-		rules, _ := snap.State.Event(ctx, "m.room.join_rules", "")
-		levels, _ := snap.State.Event(ctx, "m.room.power_levels", "")
-		join := b.build(snap.Version, event.Proto{
-			RoomID: room, Sender: bob, Type: "m.room.member", StateKey: &key, Content: []byte(`{"membership":"join"}`), OriginServerTS: 1,
-			PrevEvents: snap.Extremities, AuthEvents: []matrix.EventID{create.ID(), rules.ID(), levels.ID()}, Depth: snap.Depth + 1,
-		})
+		join := b.joinUpon(snap, bob)
 		sent, err := a.SendJoin(ctx, b.name, room, join.ID(), join.JSON(), true)
 		if err != nil {
 			t.Fatal(err)
@@ -69,6 +74,40 @@ func TestSendJoinOmitsMembers(t *testing.T) {
 		if members != want || !sent.MembersOmitted || len(sent.Servers) != 1 {
 			t.Errorf("room %q: %d memberships, want %d; servers %v", name, members, want, sent.Servers)
 		}
+	}
+}
+
+// Who joins is told which servers were in the room before, its own too if another user of it was, whoever has left since.
+func TestServersBeforeAJoin(t *testing.T) {
+	n := newNetwork(t)
+	a, b, c := n.server("a.example"), n.server("b.example"), n.server("c.example")
+	alice, bella, bob, carol := a.user("alice"), b.user("bella"), b.user("bob"), c.user("carol")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "11", Name: "named"})
+	b.join(bella, room, a)
+	n.settle()
+	for _, joiner := range []struct {
+		server *server
+		user   matrix.UserID
+		want   []matrix.ServerName
+	}{{b, bob, []matrix.ServerName{a.name, b.name}}, {c, carol, []matrix.ServerName{a.name, b.name}}} {
+		snap, err := a.Snapshot(ctx, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		join := joiner.server.joinUpon(snap, joiner.user)
+		expect := func(when string) {
+			t.Helper()
+			sent, err := a.SendJoin(ctx, joiner.server.name, room, join.ID(), join.JSON(), true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if slices.Sort(sent.Servers); !slices.Equal(sent.Servers, joiner.want) {
+				t.Errorf("%s, %s: %v", joiner.user, when, sent.Servers)
+			}
+		}
+		expect("at first")
+		a.must(a.Kick(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: joiner.user}))
+		expect("again, when it has been removed")
 	}
 }
 
