@@ -47,15 +47,19 @@ func underWay(ctx context.Context, tx storage.Querier, server matrix.ServerName)
 	return txn, err
 }
 
-// collapseEDUs removes EDUs that are stale, and news of a user's devices and keys that are followed by newer: whoever gets the newer sees
-// that some are missing, and asks. Messages to devices stay. spec: server-server-api#device-management
+// collapseEDUs removes EDUs that are stale, and news of a user's devices and keys that are followed by newer: who gets the newer has the keys, or sees
+// that some devices are missing, and asks. Messages to devices stay. spec: server-server-api#device-management
 func (q *Queue) collapseEDUs(ctx context.Context, server matrix.ServerName) error {
 	txn, err := underWay(ctx, q.opts.DB, server)
 	if err != nil {
 		return err
 	}
 	now := matrix.TimestampOf(q.opts.Now())
-	newest := map[string]storage.Position{}
+	type last struct {
+		position storage.Position
+		stream   int64
+	}
+	words := map[string][]last{}
 	var gone []storage.Position
 	after := txn.LastEDU
 	for {
@@ -69,14 +73,19 @@ func (q *Queue) collapseEDUs(ctx context.Context, server matrix.ServerName) erro
 				gone = append(gone, e.ID)
 				continue
 			}
-			about := supersedes(e)
+			about, stream, follows := supersedes(e)
 			if about == "" {
 				continue
 			}
-			if older, ok := newest[about]; ok {
-				gone = append(gone, older)
+			var stand []last
+			for _, older := range words[about] {
+				if older.stream <= follows {
+					gone = append(gone, older.position)
+				} else {
+					stand = append(stand, older)
+				}
 			}
-			newest[about] = e.ID
+			words[about] = append(stand, last{e.ID, stream})
 		}
 		if len(edus) < collapseAt {
 			break
@@ -88,18 +97,27 @@ func (q *Queue) collapseEDUs(ctx context.Context, server matrix.ServerName) erro
 	return q.opts.DB.Write(ctx, func(tx *storage.Tx) error { return storage.DeleteOutboxEDUs(ctx, tx, server, gone) })
 }
 
-// supersedes names what an EDU is the last word on; "" if it stands for itself.
-func supersedes(e storage.OutboxEDU) string {
+// supersedes names what an EDU is a word on; "" if it stands for itself. It takes the place of older ones whose stream is no later than follows.
+//
+// Of device lists that is the update that it follows on: a server that has not got that one asks for the list, and one that has the list from
+// then on needs nothing older. One from before that may have to stay, since it is not in the sequence: it was sent to
+// have that server alone ask for the list, and of keys of the user that have changed the sequence does not tell.
+func supersedes(e storage.OutboxEDU) (about string, stream, follows int64) {
 	if e.Type != "m.device_list_update" && e.Type != "m.signing_key_update" {
-		return ""
+		return "", 0, 0
 	}
-	var about struct {
-		User string `json:"user_id"`
+	var news struct {
+		User   string  `json:"user_id"`
+		Stream int64   `json:"stream_id"`
+		Prev   []int64 `json:"prev_id"`
 	}
-	if err := json.Unmarshal(e.Content, &about); err != nil || about.User == "" {
-		return ""
+	if err := json.Unmarshal(e.Content, &news); err != nil || news.User == "" {
+		return "", 0, 0
 	}
-	return e.Type + " " + about.User
+	for _, prev := range news.Prev {
+		follows = max(follows, prev)
+	}
+	return e.Type + " " + news.User, news.Stream, follows
 }
 
 // Of a server that is long gone only the newest event of each room matters, so one row stands for it however many follow: most servers of a

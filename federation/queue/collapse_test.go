@@ -109,7 +109,7 @@ func TestCollapsedEDUs(t *testing.T) {
 	want := []string{}
 	for i := range collapseAt {
 		user := fmt.Sprintf("@u%d:us.example", i%3)
-		news := fmt.Sprintf(`{"user_id":%q,"stream_id":%d}`, user, i)
+		news := fmt.Sprintf(`{"user_id":%q,"stream_id":%d,"prev_id":[%d]}`, user, i+3, i)
 		f.queueEDU("m.device_list_update", news, "a.example")
 		if i == 0 || i >= collapseAt-3 { // the first is under way
 			want = append(want, news)
@@ -145,6 +145,58 @@ func TestCollapsedEDUs(t *testing.T) {
 	slices.Sort(want)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Whoever gets what is left of updates of devices in the end has the right list, or asks for it.
+func TestCollapsedDeviceLists(t *testing.T) {
+	for name, c := range map[string]struct {
+		updates [][2]int // stream_id, and the one before
+		want    []int
+	}{
+		"a sequence":                             {[][2]int{{5, 0}, {6, 5}, {9, 6}}, []int{9}},
+		"some of it was not for that server":     {[][2]int{{5, 4}, {6, 5}, {9, 8}}, []int{9}},
+		"told that it misses something":          {[][2]int{{5, 4}, {8, 7}}, []int{8}},
+		"and then goes on from what it has":      {[][2]int{{8, 7}, {9, 5}}, []int{8, 9}},
+		"and from what it does not get":          {[][2]int{{8, 7}, {9, 5}, {10, 9}}, []int{10}},
+		"told twice that it misses something":    {[][2]int{{8, 7}, {9, 5}, {12, 11}}, []int{12}},
+		"the first ever, after it was told so":   {[][2]int{{8, 7}, {9, 0}}, []int{8, 9}},
+		"told so, and a sequence from before it": {[][2]int{{5, 4}, {8, 7}, {9, 5}}, []int{8, 9}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := idle(t)
+			err := f.db.Write(t.Context(), func(tx *storage.Tx) error {
+				for i := range collapseAt { // that it is much
+					if err := f.q.QueueEDU(t.Context(), tx, []matrix.ServerName{"a.example"}, "m.direct_to_device", fmt.Appendf(nil, `{"m":%d}`, i)); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, u := range c.updates {
+				prev := fmt.Sprint(u[1:])
+				if u[1] == 0 {
+					prev = "[]"
+				}
+				f.queueEDU("m.device_list_update", fmt.Sprintf(`{"user_id":"@me:us.example","stream_id":%d,"prev_id":%s}`, u[0], prev), "a.example")
+			}
+			f.q.collapse(t.Context(), "a.example")
+			left, err := storage.FindOutboxEDUs(t.Context(), f.db, "a.example", everything, 1000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []int
+			for _, e := range left[collapseAt:] {
+				_, stream, _ := supersedes(e)
+				got = append(got, int(stream))
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("left are %v, want %v", got, c.want)
+			}
+		})
 	}
 }
 
