@@ -92,6 +92,13 @@ func (r *room) takeIn(ctx context.Context, en *entry, state statetree.Tree) erro
 			i++
 			continue
 		}
+		known, err := r.eventsByID(ctx, ev.PrevEvents())
+		if err != nil {
+			return err
+		}
+		for _, id := range missingPrevs(ev.Event, known) { // what comes before it is history of the room now
+			en.missing = append(en.missing, storage.MissingPrev{ID: id, Child: ev.NID, Depth: ev.Depth()})
+		}
 		accepted := *ev
 		accepted.SoftFailed = false
 		en.items = append(en.items, &item{ev: &accepted, before: r.e.treeBefore(ev), timeline: backward, promote: true})

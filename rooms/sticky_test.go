@@ -153,6 +153,34 @@ func TestStickySoftFailure(t *testing.T) {
 	}
 }
 
+// What comes before a sticky event that is taken in late is fetched like all history.
+func TestHistoryBeforeWhatWasSoftFailed(t *testing.T) {
+	n, a, b, room := twoServers(t)
+	alice, bob := a.user("alice"), b.user("bob")
+	n.split(a, b, true)
+	b.say(bob, room, "missed")
+	sticky, err := b.Event(ctx, b.stick(bob, room, hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.settle()
+	a.must(a.Kick(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: bob}))
+	n.split(a, b, false)
+	n.unanswered("get_missing_events", true)
+	if r := a.receive(b, room, sticky.JSON()); r[0].Err != nil {
+		t.Fatal(r[0].Err)
+	}
+	n.unanswered("get_missing_events", false)
+	a.expectSticky("soft-failed", room, 0)
+	n.settle()
+	b.join(bob, room, a)
+	n.settle()
+	a.expectSticky("taken in", room, 0, sticky.ID())
+	if got := a.texts(alice, room); !slices.Equal(got, []string{"missed"}) {
+		t.Errorf("alice reads %q", got)
+	}
+}
+
 // Who joins sees what is sticky, whatever the history visibility.
 func TestStickyVisibility(t *testing.T) {
 	n := newNetwork(t)
