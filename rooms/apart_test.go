@@ -723,6 +723,22 @@ func TestBackfillAsksWitnesses(t *testing.T) {
 	}
 }
 
+// Who was there and has left since may be the only one to have it.
+func TestBackfillAsksThoseWhoLeft(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.server("a.example"), n.server("b.example")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, rooms.CreateRequest{Preset: "public_chat", Version: "12"})
+	a.say(alice, room, "first")
+	b.join(bob, room, a)
+	n.settle()
+	a.must(a.Leave(ctx, rooms.MemberRequest{Room: room, Sender: alice}))
+	n.settle()
+	if got := b.texts(bob, room); !slices.Equal(got, []string{"first"}) {
+		t.Errorf("bob reads %q", got)
+	}
+}
+
 // Who had nothing to add is asked last the next time, so that in the end the one is found that has it.
 func TestBackfillAsksOthersNextTime(t *testing.T) {
 	n := newNetwork(t)

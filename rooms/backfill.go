@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -83,10 +84,10 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 	if s := domain(r.id); s != "" && !slices.Contains(servers, s) {
 		servers = append(servers, s)
 	}
-	servers = slices.DeleteFunc(servers, func(s matrix.ServerName) bool { return s == e.server })
 	if servers, err = e.witnessesFirst(ctx, missing, servers); err != nil {
 		return false, err
 	}
+	servers = slices.DeleteFunc(servers, func(s matrix.ServerName) bool { return s == e.server })
 	// Each time others are asked than those that had nothing the last time.
 	servers = sortedLast(servers, func(s matrix.ServerName) bool { return e.dry.Has(dryServer{r.nid, s}) })
 	var from []matrix.EventID
@@ -128,7 +129,7 @@ func (e *Engine) backfillNow(ctx context.Context, r *room, missing []storage.Mis
 }
 
 // witnessesFirst puts servers first that had members in the room when what is missing was sent: others may have come later, and
-// have it as little as we do.
+// have it as little as we do. Those of them that are in the room no more come last: they may be the only ones to have it.
 func (e *Engine) witnessesFirst(ctx context.Context, missing []storage.MissingPrev, servers []matrix.ServerName) ([]matrix.ServerName, error) {
 	if len(missing) == 0 {
 		return servers, nil
@@ -158,7 +159,11 @@ func (e *Engine) witnessesFirst(ctx context.Context, missing []storage.MissingPr
 	for _, user := range names {
 		were[domain(user)] = true
 	}
-	return sortedLast(servers, func(s matrix.ServerName) bool { return !were[s] }), nil
+	sorted := sortedLast(servers, func(s matrix.ServerName) bool { return !were[s] })
+	for _, s := range servers {
+		delete(were, s)
+	}
+	return append(sorted, slices.Sorted(maps.Keys(were))...), nil
 }
 
 // askHistory asks one server for events and what comes before them, in order of depth.
