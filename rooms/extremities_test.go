@@ -248,6 +248,29 @@ func TestDoubtIsUnfounded(t *testing.T) {
 	})
 }
 
+// Who came into the room after us does not know what lies before our join, and says that there is nothing: others are asked then.
+func TestDoubtIsSettledByWhoKnows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b, room, _ := aheadOfJoin(t, "11")
+		c := n.server("c.example")
+		c.join(c.user("carol"), room, a)
+		a.mu.Lock()
+		a.outbox = nil
+		a.mu.Unlock()
+		time.Sleep(time.Hour)
+		join, err := c.Event(ctx, c.tips(room)[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := b.receive(c, room, join.JSON()); r[0].Err != nil {
+			t.Fatal(r[0].Err)
+		}
+		if got := b.tips(room); len(got) != 1 || got[0] != join.ID() {
+			t.Errorf("ends: %v", got)
+		}
+	})
+}
+
 // An event comes while another is about to be stored that follows on it: it is history as if that were stored.
 func TestHistoryOfWhatIsNotStoredYet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

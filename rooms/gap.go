@@ -62,6 +62,10 @@ func (in *inbound) handleGap(ctx context.Context, events []*event.Event) {
 	}
 }
 
+// errNothingBetween is what is wrong with an empty answer about a gap: before what is asked about lies what is missing here, so it comes from a
+// server that does not know what it is asked about, or has not got it either.
+var errNothingBetween = errors.New("nothing came of what lies between events")
+
 // between fetches what lies between some events and later ones. all is false if there may be more: then the result is what
 // has come so far, and the error if that is why.
 func (in *inbound) between(ctx context.Context, earliest, latest []matrix.EventID) (events []*event.Event, all bool, err error) {
@@ -71,7 +75,11 @@ func (in *inbound) between(ctx context.Context, earliest, latest []matrix.EventI
 	}
 	for range maxGapRounds {
 		raw, _, err := askAround(ctx, in, func(ctx context.Context, s matrix.ServerName) ([][]byte, error) {
-			return in.e.remote.MissingEvents(ctx, s, in.r.id, earliest, latest, maxGap, 0)
+			between, err := in.e.remote.MissingEvents(ctx, s, in.r.id, earliest, latest, maxGap, 0)
+			if err == nil && len(between) == 0 {
+				err = errNothingBetween
+			}
+			return between, err
 		})
 		if err != nil {
 			return events, false, err
@@ -151,7 +159,7 @@ func (in *inbound) weigh(ctx context.Context, ev *event.Event) (asked bool, err 
 }
 
 // beforeGaps has it noted in in.behind which of some events come before gaps. The result is what lies between, in order of depth; all is false if
-// that could not be had, or there may be more.
+// that could not be had, or there may be more, or if what is missing at one of the gaps was not among it: who does not have that cannot tell.
 func (in *inbound) beforeGaps(ctx context.Context, ids []matrix.EventID, gaps []storage.MissingPrev) (events []*event.Event, all bool, err error) {
 	var latest []matrix.EventID
 	for _, g := range gaps {
@@ -165,6 +173,11 @@ func (in *inbound) beforeGaps(ctx context.Context, ids []matrix.EventID, gaps []
 	if err != nil {
 		in.e.log.Debug().Err(err).Str("event", string(ids[0])).Msg("get_missing_events")
 	}
+	told := make(map[matrix.EventID]bool, len(events))
+	for _, m := range events {
+		told[m.ID()] = true
+	}
+	all = all && !slices.ContainsFunc(gaps, func(g storage.MissingPrev) bool { return !told[g.ID] })
 	sortByDepth(events)
 	return events, all, errors.Join(ctx.Err(), in.noteHistory(ctx, events))
 }
