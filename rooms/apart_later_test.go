@@ -185,6 +185,42 @@ func TestLeaveToldLaterGivesWay(t *testing.T) {
 	})
 }
 
+// What others send of a room does not wait until a silent server was told of a leave.
+func TestLeaveToldLaterHoldsUpNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b, room := twoServers(t)
+		c := n.server("c.example")
+		alice, bob, carol, cleo := a.user("alice"), b.user("bob"), c.user("carol"), c.user("cleo")
+		a.set(alice, room, "m.room.power_levels", "", `{"users":{"@alice:a.example":100,"@bob:b.example":50}}`)
+		n.settle()
+		a.must(a.Invite(ctx, rooms.MemberRequest{Room: room, Sender: alice, Target: carol}))
+		b.must(b.Invite(ctx, rooms.MemberRequest{Room: room, Sender: bob, Target: cleo}))
+		n.settle()
+		c.expectMembership(cleo, room, "invite")
+		quiet := n.silence(a.name)
+		c.must(c.Leave(ctx, rooms.MemberRequest{Room: room, Sender: carol}))
+		for range 2 { // when the user leaves, and later
+			<-quiet.begun
+		}
+		id, err := b.Kick(ctx, rooms.MemberRequest{Room: room, Sender: bob, Target: cleo})
+		b.must(id, err)
+		kick, err := b.Event(ctx, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		within(t, time.Second, "an event", func() {
+			if r := c.receive(b, room, kick.JSON()); r[0].Err != nil {
+				t.Error(r[0].Err)
+			}
+		})
+		c.expectMembership(cleo, room, "leave")
+		quiet.stop()
+		time.Sleep(10 * time.Minute)
+		n.settle()
+		a.expectMembership(carol, room, "leave")
+	})
+}
+
 // watched is a policy that tells of the local events that are about to be built.
 type watched struct{ senders chan matrix.UserID }
 

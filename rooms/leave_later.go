@@ -90,6 +90,7 @@ func (e *Engine) tellLeave(ctx context.Context, l storage.UntoldLeave) error {
 	defer r.release()
 	var over bool
 	// While a leave is being sent of what was a refused invite the user must not enter the room with another. Until then whoever wants to comes first.
+	// What others send of the room concerns neither, and goes on: this lets nobody into it.
 	_, shared, err := e.joins.DoYielding(ctx, r.id, func(wanted <-chan struct{}) (struct{}, error) {
 		over, err = e.tryToTell(ctx, r, l, wanted)
 		return struct{}{}, err

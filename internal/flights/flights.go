@@ -18,6 +18,7 @@ type Flights[K comparable, V any] struct {
 
 type flight[V any] struct {
 	done    chan struct{}
+	yields  bool
 	wanted  chan struct{} // closed when the first of them came
 	value   V
 	err     error
@@ -34,12 +35,12 @@ func (f *Flights[K, V]) Waiting(key K) int {
 	return 0
 }
 
-// Wait waits for the work under way with a key, if there is any.
+// Wait waits for the work under way with a key, if there is any and it is not one that yields.
 func (f *Flights[K, V]) Wait(ctx context.Context, key K) {
 	f.mu.Lock()
 	other := f.under[key]
 	f.mu.Unlock()
-	if other == nil {
+	if other == nil || other.yields {
 		return
 	}
 	select {
@@ -50,11 +51,15 @@ func (f *Flights[K, V]) Wait(ctx context.Context, key K) {
 
 // Do runs work in the caller's goroutine, or waits for the run under way with the same key. shared is true for those who waited.
 func (f *Flights[K, V]) Do(ctx context.Context, key K, work func() (V, error)) (value V, shared bool, err error) {
-	return f.DoYielding(ctx, key, func(<-chan struct{}) (V, error) { return work() })
+	return f.do(ctx, key, false, func(<-chan struct{}) (V, error) { return work() })
 }
 
-// DoYielding is Do for work that others need not wait for to its end: wanted is closed when the first of them comes.
+// DoYielding is Do for work that others need not wait for to its end: wanted is closed when the first of them comes, and Wait does not wait for it.
 func (f *Flights[K, V]) DoYielding(ctx context.Context, key K, work func(wanted <-chan struct{}) (V, error)) (value V, shared bool, err error) {
+	return f.do(ctx, key, true, work)
+}
+
+func (f *Flights[K, V]) do(ctx context.Context, key K, yields bool, work func(wanted <-chan struct{}) (V, error)) (value V, shared bool, err error) {
 	f.mu.Lock()
 	if f.under == nil {
 		f.under = make(map[K]*flight[V])
@@ -71,7 +76,7 @@ func (f *Flights[K, V]) DoYielding(ctx context.Context, key K, work func(wanted 
 			return value, true, ctx.Err()
 		}
 	}
-	mine := &flight[V]{done: make(chan struct{}), wanted: make(chan struct{}), err: errAbandoned}
+	mine := &flight[V]{done: make(chan struct{}), yields: yields, wanted: make(chan struct{}), err: errAbandoned}
 	f.under[key] = mine
 	f.mu.Unlock()
 	defer func() {
