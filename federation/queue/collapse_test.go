@@ -17,16 +17,6 @@ import (
 	"hanok/storage"
 )
 
-// idle is a fixture whose queue does not run: tests call its steps.
-func idle(t *testing.T) *fixture {
-	f := setUp(t, "a.example")
-	f.stop()
-	f.prepare()
-	f.q.rooms = f.house
-	f.q.passed.Store(int64(everything))
-	return f
-}
-
 // One event or EDU that a server stumbles over is dropped, and nothing else.
 func TestWhatIsRefusedIsFoundByHalves(t *testing.T) {
 	for _, refusal := range []client.Error{{Status: 400}, {Status: 401, Retry: true}} { // the latter by a server that cannot read what was signed
@@ -367,6 +357,28 @@ func TestNewestEventAheadOfTheReader(t *testing.T) {
 	(&reader{q: f.q}).goTo(two)
 	if d := f.next(); !slices.Equal(d.PDUs, []string{"two"}) {
 		t.Errorf("%+v", d)
+	}
+	f.empty()
+}
+
+func TestCatchUpAfterALongOutage(t *testing.T) {
+	f := setUp(t, "a.example")
+	f.peers.Failed("a.example", time.Hour, "")
+	target := "@x:a.example"
+	f.add(event.Proto{Sender: "@me:us.example", Type: "m.room.member", StateKey: &target, Content: []byte(`{"membership":"leave","body":"kick"}`)}, false)
+	for i := range collapseAt + 10 {
+		f.say("@me:us.example", fmt.Sprint(i))
+	}
+	f.publish()
+	waitFor(t, func() bool {
+		n, err := storage.CountOutboxPDUs(t.Context(), f.db, "a.example", 10_000)
+		return err == nil && n == collapseAt+11
+	})
+	f.q.collapse(t.Context(), "a.example")
+	f.peers.Answered("a.example")
+	d := f.next()
+	if want := []string{"kick", fmt.Sprint(collapseAt + 9)}; !cmp.Equal(d.PDUs, want) {
+		t.Errorf("sent %v, want %v", d.PDUs, want)
 	}
 	f.empty()
 }
