@@ -7,7 +7,7 @@
 //	go test ./sytest/simulation -run TestSimulation -seeds 20000 -timeout 0
 //
 // Start reading at world.run. By concept: network_test.go (what happens to messages), server_test.go (a server, and how it
-// is killed), operations_test.go (what users do), user_test.go (what a client is told), check_test.go (what must hold).
+// is killed), operations_test.go (what users do), user_test.go (what a client is told), check_test.go and memberships_test.go (what must hold).
 package simulation
 
 import (
