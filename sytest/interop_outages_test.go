@@ -48,9 +48,8 @@ func interopLongOutage(t *testing.T, p pair) {
 		}
 	}
 	p.away.Start()
-	after := alice.Say(room, "after")
 	bob.Sync(0) // that he is online tells the other server that his is back
-	sees(t, bob, room, after)
+	after := p.heard(t, alice, bob, room, "after")
 	sameState(t, room, alice, bob)
 	wholeHistory(t, bob, room, append(said, after))
 	sees(t, alice, room, bob.Say(room, "all here"))
@@ -88,7 +87,7 @@ func interopUnderFire(t *testing.T, p pair) {
 		p.away.Start()
 	}
 	all.Wait()
-	last := alice.Say(room, "cease fire")
+	last := p.heard(t, alice, bob, room, "cease fire")
 	eventually(t, "the last message", func() string {
 		look()
 		if seen[last] == 0 {

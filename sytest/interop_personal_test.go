@@ -96,6 +96,7 @@ func crossSign(t *testing.T, d device) (master string) {
 // interopKeysAfterRejoin changes devices and cross-signing keys while their users share no room, or the other server is down.
 func interopKeysAfterRejoin(t *testing.T, p pair) {
 	alice, bob, room := p.sharedRoom(t)
+	p.knowEachOther(t, room, alice, bob)
 	for _, who := range [][2]*homeserver.Client{{alice, bob}, {bob, alice}} {
 		from, to := who[0], who[1]
 		shows := func(master string, there, gone device) {
@@ -143,7 +144,7 @@ func interopKeysAfterRejoin(t *testing.T, p pair) {
 		second.Must("POST", "/v3/logout", json{})
 		master = crossSign(t, third)
 		to.Server().Start()
-		sees(t, to, room, from.Say(room, "I have a new phone"))
+		p.heard(t, from, to, room, "I have a new phone")
 		changed(t, to, from.UserID)
 		shows(master, third, second)
 		ping("back", third)
@@ -169,7 +170,7 @@ func interopProfileFields(t *testing.T, p pair) {
 		}
 		set("displayname", "Named meanwhile")
 		to.Server().EnsureStarted()
-		sees(t, to, room, from.Say(room, "how do you like my name?"))
+		p.heard(t, from, to, room, "how do you like my name?")
 		stateIs(t, to, room, "m.room.member", from.UserID, "displayname", "Named meanwhile")
 		set("displayname", "")
 		set("avatar_url", "")

@@ -148,10 +148,13 @@ func (p pair) can(c *homeserver.Client, what string) bool {
 	return p.lacks[what] == "" || c.Server() == p.ours
 }
 
-// eventually asks until there is no problem, for 30 seconds at most.
+// patience is how long a server may take. Dendrite takes up what one of its parts had in hand when it was killed 30 seconds later only (AckWait of JetStream).
+const patience = time.Minute
+
+// eventually asks until there is no problem, or for as long as patience lasts.
 func eventually(t *testing.T, what string, problem func() string) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		p := problem()
 		if p == "" {
@@ -214,15 +217,20 @@ func merged(a, b map[string]string) map[string]string {
 func sees(t *testing.T, c *homeserver.Client, room, eventID string) json {
 	t.Helper()
 	var found json
-	eventually(t, c.UserID+" reads "+eventID, func() string {
-		status, e := c.Do("GET", "/v3/rooms"+homeserver.Path(room, "event", eventID), nil)
-		if status != http.StatusOK {
-			return fmt.Sprint(status, e)
-		}
-		found = e
-		return ""
+	eventually(t, c.UserID+" reads "+eventID, func() (problem string) {
+		found, problem = readable(c, room, eventID)
+		return problem
 	})
 	return found
+}
+
+// readable returns an event, or why a user cannot read it.
+func readable(c *homeserver.Client, room, eventID string) (json, string) {
+	status, e := c.Do("GET", "/v3/rooms"+homeserver.Path(room, "event", eventID), nil)
+	if status != http.StatusOK {
+		return nil, fmt.Sprint(status, e)
+	}
+	return e, ""
 }
 
 // member waits until a user's membership in a room is what it should be, as another user sees it.

@@ -40,6 +40,7 @@ func (p pair) sharedRoomOf(t *testing.T, version string) (alice, bob *homeserver
 
 func interopEphemeral(t *testing.T, p pair) {
 	alice, bob, room := p.sharedRoom(t)
+	p.knowEachOther(t, room, alice, bob)
 	eachOther := func(name string, run func(t *testing.T, from, to *homeserver.Client)) {
 		p.part(t, name, func(t *testing.T) { run(t, alice, bob); run(t, bob, alice) })
 	}
@@ -224,6 +225,7 @@ func changed(t *testing.T, c *homeserver.Client, user string) {
 
 func interopDevices(t *testing.T, p pair) {
 	alice, bob, room := p.sharedRoom(t)
+	p.knowEachOther(t, room, alice, bob)
 	for _, who := range [][2]*homeserver.Client{{alice, bob}, {bob, alice}} {
 		from, to := who[0], who[1]
 		to.Sync(0)
@@ -300,7 +302,8 @@ func interopDevices(t *testing.T, p pair) {
 }
 
 func interopCrossSigning(t *testing.T, p pair) {
-	alice, bob, _ := p.sharedRoom(t)
+	alice, bob, room := p.sharedRoom(t)
+	p.knowEachOther(t, room, alice, bob)
 	for _, who := range [][2]*homeserver.Client{{alice, bob}, {bob, alice}} {
 		from, to := who[0], who[1]
 		d := upload(t, from)
