@@ -108,6 +108,7 @@ func interopUnderFire(t *testing.T, p pair) {
 
 // interopRestored puts one server back to where it was some time ago, as from a backup, while the other goes on from where they were.
 func interopRestored(t *testing.T, p pair) {
+	p.forgetOutages(t)
 	alice, bob, room := p.sharedRoom(t)
 	carol := p.home.Register(t, "carol")
 	quiet := alice.CreateRoom(json{"preset": "public_chat"}) // where the first to speak afterwards is who has lost something

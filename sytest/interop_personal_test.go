@@ -95,6 +95,7 @@ func crossSign(t *testing.T, d device) (master string) {
 
 // interopKeysAfterRejoin changes devices and cross-signing keys while their users share no room, or the other server is down.
 func interopKeysAfterRejoin(t *testing.T, p pair) {
+	p.forgetOutages(t)
 	alice, bob, room := p.sharedRoom(t)
 	p.knowEachOther(t, room, alice, bob)
 	for _, who := range [][2]*homeserver.Client{{alice, bob}, {bob, alice}} {

@@ -86,6 +86,7 @@ func shortcomings(t *testing.T, s *homeserver.Server) map[string]string {
 			"files that come later":       "has no such endpoint",
 			"restarts right after a join": "may end with a nil pointer as it starts (federationapi, sendPresence)",
 			"changes right after a join":  "finds out whom to tell of devices, typing and receipts from joins that it hears of on another way, maybe later (federationapi, KeyChangeConsumer and OutputRoomEventConsumer)",
+			"changes after an outage":     "looks for ten minutes at no update of devices from a server of which it could not fetch the devices of one user (userapi, DeviceListUpdater.worker and processServerUser)",
 			"what waits after a restart":  "wakes its queue for another server 5 s after its start, with nothing to send if it has sent in vain meanwhile; the queue does not heed the end of its pause then, and waits for something new (federationapi, NewOutgoingQueues and handleBackoffNotifier)",
 			"pages of branches":           "goes on below the depth of a page's last event, so that others of that depth are in no page (syncapi, TopologyToken.Decrement)",
 			"repeated sends":              "forgets with its process which requests of clients it has answered, so what is sent again comes twice",
@@ -111,6 +112,23 @@ func (p pair) heard(t *testing.T, from, to *homeserver.Client, room, text string
 		return problem
 	})
 	return eventID
+}
+
+// forgetOutages makes the other software fetch devices again.
+func (p pair) forgetOutages(t *testing.T) {
+	t.Helper()
+	if p.lacks["changes after an outage"] == "" {
+		return
+	}
+	for _, s := range []*homeserver.Server{p.home, p.away} {
+		if s == p.ours {
+			continue
+		}
+		if err := s.Stop(); err != nil {
+			t.Log(err) // not all software ends in peace
+		}
+		s.Start()
+	}
 }
 
 // knowEachOther waits until the servers of two users who share a room tell each other of everything.
