@@ -2,6 +2,7 @@ package rooms_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"hanok/matrix"
 	"hanok/matrix/event"
 	"hanok/rooms"
+	"hanok/storage"
 )
 
 // partialJoin is a room of a.example and c.example which bob of b.example has joined without its members, and their
@@ -227,6 +229,28 @@ func TestPartialJoinVersions(t *testing.T) {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+// A server that was in the room before us counts, though nothing is known of it but that.
+func TestPartialServers(t *testing.T) {
+	p := newPartialJoin(t, rooms.CreateRequest{Name: "without heroes"}, nil)
+	bob := p.b.user("bob")
+	if _, err := p.b.db.LookupName(ctx, string(p.c.name)); !errors.Is(err, storage.ErrNotFound) {
+		t.Fatal("b knows a user of c:", err)
+	}
+	said, err := p.b.Event(ctx, p.b.say(bob, p.room, "to all of you"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.b.ServeMissingEvents(ctx, p.c.name, p.room, nil, []matrix.EventID{said.ID()}, 10, 0); err != nil {
+		t.Errorf("what came before an event: %v", err)
+	}
+	if shared, err := p.b.SharedSince(ctx, bob, p.c.name, p.b.db.Current()+1); err != nil || !shared {
+		t.Errorf("shares a room with bob: %v, %v", shared, err)
+	}
+	if _, err := p.b.ServeMissingEvents(ctx, "d.example", p.room, nil, []matrix.EventID{said.ID()}, 10, 0); !matrix.HasCode(err, "M_FORBIDDEN") {
+		t.Errorf("to another one: %v", err)
 	}
 }
 

@@ -165,11 +165,18 @@ func (r *room) joinedUpon(ctx context.Context, server matrix.ServerName, ev *Eve
 	}), nil
 }
 
+// serverNID is the number of a server's name, 0 if that occurs nowhere. It need not, though the server is in a room: while a room's members are not
+// known its servers are, as they were told on joining.
+func (e *Engine) serverNID(ctx context.Context, server matrix.ServerName) (storage.NameNID, error) {
+	nid, err := e.db.LookupName(ctx, string(server))
+	return nid, ignoreNotFound(err)
+}
+
 // hasServer says whether a server has a user in the room, or may have one by what is known of a partial state.
 func (r *room) hasServer(ctx context.Context, server matrix.ServerName) (bool, error) {
-	nid, err := r.e.db.LookupName(ctx, string(server))
+	nid, err := r.e.serverNID(ctx, server)
 	if err != nil {
-		return false, ignoreNotFound(err)
+		return false, err
 	}
 	if joined, err := storage.ServerJoined(ctx, r.e.db, r.nid, nid, storage.EndOfStream); joined || err != nil {
 		return joined, err

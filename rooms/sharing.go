@@ -70,9 +70,9 @@ func (e *Engine) NewServer(ctx context.Context, room matrix.RoomID, user matrix.
 // SharedSince says whether a local user and somebody of another server have both been joined to a room since before a position. Of a room whose
 // members are not known yet, all count that were in it before our join.
 func (e *Engine) SharedSince(ctx context.Context, user matrix.UserID, server matrix.ServerName, pos storage.Position) (bool, error) {
-	nid, err := e.db.LookupName(ctx, string(server))
+	nid, err := e.serverNID(ctx, server)
 	if err != nil {
-		return false, ignoreNotFound(err)
+		return false, err
 	}
 	rows, err := e.membershipRows(ctx, user, func(m storage.MembershipRow) bool { return m.Membership == storage.MembershipJoin && m.Pos < pos })
 	if err == nil {
