@@ -114,6 +114,25 @@ func (p pair) heard(t *testing.T, from, to *homeserver.Client, room, text string
 	return eventID
 }
 
+// history is all that a user is shown of a room with branches, in pages of a size.
+func (p pair) history(c *homeserver.Client, room string, page int) []json {
+	events := backwards(c, room, page)
+	if p.can(c, "pages of branches") {
+		return events
+	}
+	shown := map[any]bool{}
+	for _, e := range events {
+		shown[e["event_id"]] = true
+	}
+	for _, e := range backwards(c, room, 2*page/3) { // pages that end elsewhere
+		if id := e["event_id"]; !shown[id] {
+			shown[id] = true
+			events = append(events, e)
+		}
+	}
+	return events
+}
+
 // forgetOutages makes the other software fetch devices again.
 func (p pair) forgetOutages(t *testing.T) {
 	t.Helper()

@@ -61,13 +61,9 @@ func interopCrashes(t *testing.T, p pair) {
 	p.heard(t, alice, bob, room, "all quiet here")
 	p.heard(t, bob, alice, room, "here, too")
 	for _, c := range talkers[:2] {
-		page := 100
-		if !p.can(c, "pages of branches") {
-			page = 10 * messages
-		}
 		eventually(t, "all of it for "+c.UserID, func() string {
 			count := map[any]int{}
-			for _, e := range backwards(c, room, page) {
+			for _, e := range p.history(c, room, 100) {
 				count[homeserver.Dig(e, "content", "body")]++
 			}
 			problem := ""
