@@ -270,7 +270,7 @@ func (e *Engine) serversBefore(ctx context.Context, r *room, join *Event) ([]mat
 }
 
 // MissedBy lists what a server has to be sent beside the join by which it comes into a room, none for any other event: this server's own sticky events,
-// and what happened while the join was made, if it came in through this server.
+// and what happened while the join was made: what our own users did, who were not heard of where it was made; all of it if it came in through this server.
 func (e *Engine) MissedBy(ctx context.Context, join *Event) ([]*Event, error) {
 	key, ok := join.StateKey()
 	if !ok || join.Type() != "m.room.member" || join.Membership() != "join" || e.isLocal(matrix.UserID(key)) {
@@ -281,8 +281,8 @@ func (e *Engine) MissedBy(ctx context.Context, join *Event) ([]*Event, error) {
 		return nil, err
 	}
 	missed, err := e.stickyFor(ctx, join)
-	if err != nil || !join.Relay {
-		return missed, err
+	if err != nil {
+		return nil, err
 	}
 	beside, err := e.beside(ctx, join)
 	return append(beside, slices.DeleteFunc(missed, func(ev *Event) bool {
@@ -293,9 +293,9 @@ func (e *Engine) MissedBy(ctx context.Context, join *Event) ([]*Event, error) {
 // maxBeside is among how many events that came last those are looked for which are sent to a server because they came while its join was made.
 const maxBeside = 50
 
-// beside lists what came into the room before a join and not before what it was made upon, as far as its server may see it. Nobody sends that server
-// these events, since it was not in the room when they were made, and nothing that it has refers to them: it would learn of them with the next
-// event only, which may be a long time off.
+// beside lists what came into the room before a join and not before what it was made upon, as far as its server may see it, and only what our users
+// sent of a join that came in through another server. Nobody sends that server these events, since it was not in the room when they were made, and nothing
+// that it has refers to them: it would learn of them with the next event only, which may be a long time off.
 func (e *Engine) beside(ctx context.Context, join *Event) ([]*Event, error) {
 	if len(join.prevs) < max(len(distinctIDs(join.PrevEvents())), 1) {
 		return nil, nil
@@ -313,6 +313,12 @@ func (e *Engine) beside(ctx context.Context, join *Event) ([]*Event, error) {
 	events, err := e.eventsByNID(ctx, nids)
 	if err != nil {
 		return nil, err
+	}
+	if !join.Relay {
+		events = slices.DeleteFunc(events, func(ev *Event) bool { return !e.isLocal(ev.Sender()) })
+	}
+	if len(events) == 0 {
+		return nil, nil
 	}
 	if events, err = e.withoutBefore(ctx, join.RoomNID, events, prevs); err != nil {
 		return nil, err

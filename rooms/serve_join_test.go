@@ -203,6 +203,27 @@ func TestBesideAJoin(t *testing.T) {
 	if got := missed(dora); !slices.Equal(got, []string{"unknown to the other"}) {
 		t.Errorf("%q", got)
 	}
+	n.settle()
+
+	// Who came in through another server is sent by each what its own users said.
+	f := n.server("f.example")
+	for _, s := range []*server{b, c, d, f} {
+		n.split(a, s, true)
+	}
+	f.join(f.user("frank"), room, b)
+	join, err := b.Event(ctx, b.tips(room)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.say(bob, room, "b sends that itself")
+	a.say(alice, room, "said apart from all")
+	n.settle()
+	if r := a.receive(b, room, join.JSON()); r[0].Err != nil {
+		t.Fatal(r[0].Err)
+	}
+	if got := missed(f.user("frank")); !slices.Equal(got, []string{"said apart from all"}) {
+		t.Errorf("%q", got)
+	}
 }
 
 // What somebody says whose server has not heard yet that another one came into the room is missed there, if it may be seen there at all.
