@@ -212,7 +212,8 @@ func (w *world) compareHistory(ctx context.Context, r *room, a, b *user, seen, o
 			follows = w.children(ctx, a, seen)
 		}
 		if len(follows[id]) == 0 {
-			return len(r.excluded) > 0 // what came in through an excluded server reached nobody, and was left behind on joining again
+			// What came in through an excluded server reached nobody, and was left behind on joining again; and whoever came later has not got what others soft-failed.
+			return len(r.excluded) > 0 || err != nil && w.softFailed(ctx, r, id)
 		}
 		return !slices.ContainsFunc(follows[id], func(child matrix.EventID) bool { return !excused(child) })
 	}
@@ -222,6 +223,14 @@ func (w *world) compareHistory(ctx context.Context, r *room, a, b *user, seen, o
 			w.fail("%s sees %s in %s, %s does not: %v", a, id, r.name, b, err)
 		}
 	}
+}
+
+// softFailed says whether a server in a room has soft-failed an event.
+func (w *world) softFailed(ctx context.Context, r *room, id matrix.EventID) bool {
+	return slices.ContainsFunc(w.residents(ctx, r), func(s *server) bool {
+		ev, err := s.current().rooms.Event(ctx, id)
+		return err == nil && ev.SoftFailed
+	})
 }
 
 // children lists those of some events that follow directly on an event, by that.
