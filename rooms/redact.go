@@ -192,7 +192,11 @@ func (r *room) redactedEarly(ctx context.Context, ev *Event) error {
 			continue
 		}
 		it := &item{}
-		if _, err := r.eraseIfAllowed(ctx, it, ev, red, State{r.e, r.e.treeBefore(red)}); err != nil {
+		state, err := r.treeAfter(ctx, red) // which is the state before it, and may not be stored yet either
+		if err != nil {
+			return err
+		}
+		if _, err := r.eraseIfAllowed(ctx, it, ev, red, State{r.e, state}); err != nil {
 			return err
 		}
 		if len(it.erased) > 0 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -56,6 +57,36 @@ func redactionBeforeItsTarget(t *testing.T, size int) {
 	if err != nil || len(o.RedactedBecause) == 0 || o.RedactedBy == "" || o.Membership != "join" {
 		t.Fatal(o, err)
 	}
+}
+
+// So does one that is not stored yet when its target comes, and neither is the state that gave the power to redact.
+func TestRedactionThatIsNotStoredYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b, c, room := aModeratorOnC(t)
+		bob, carol := b.user("bob"), c.user("carol")
+		target := b.forge(room, event.Proto{Sender: bob, Type: "m.room.message", Content: []byte(`{"body":"secret"}`), Depth: 100}) // the last in order of depth
+		n.split(a, c, true)
+		topic, err := c.Event(ctx, c.set(carol, room, "m.room.topic", "", `{"topic":"no secrets"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.settle()
+		n.split(a, c, false)
+		redaction := c.forge(room, event.Proto{Sender: carol, Type: "m.room.redaction", Content: []byte(`{"redacts":"` + string(target.ID()) + `"}`)})
+		release := a.holdCommits()
+		done := make(chan []rooms.Received)
+		go func() { done <- a.receive(c, room, topic.JSON(), redaction.JSON(), target.JSON()) }()
+		synctest.Wait()
+		release()
+		for _, r := range <-done {
+			if r.Err != nil {
+				t.Error(r.Err)
+			}
+		}
+		if ev, err := a.Event(ctx, target.ID()); err != nil || ev.RedactedBy != redaction.ID() {
+			t.Errorf("%+v, %v", ev, err)
+		}
+	})
 }
 
 // An access list without content shuts everybody out, those included who could send another.
